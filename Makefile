@@ -1,0 +1,51 @@
+# One self-documenting task runner; CI calls the same targets.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements/locked.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Citywatch needs Python 3.11 to 3.13; set PYTHON=python3.x" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "No venv module: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/locked.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Run the whole system on the embedded stack until Ctrl-C
+	@$(BIN)/citywatch demo $(ARGS)
+
+test: $(STAMP) ## Run all tests, with real brokers and a real database
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP) ## Lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure the whole way of a reading at 2,000 messages/s
+	$(BIN)/python benchmarks/pipeline.py $(ARGS)
+
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-header
+
+lock: $(STAMP) ## Lock the dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	$(UV_COMPILE) --all-extras --upgrade pyproject.toml -o requirements/locked.txt
+	$(UV_COMPILE) --no-annotate --upgrade -c requirements/locked.txt pyproject.toml -o requirements/runtime.txt
+	printf 'hatchling>=1.27\nsetuptools>=77\n' | $(UV_COMPILE) --no-annotate --upgrade - -o requirements/build.txt
+
+clean: ## Remove the environment and the demo's data
+	rm -rf $(VENV) .citywatch

@@ -1,0 +1,1 @@
+"""Alerts to people: pure stages decide, the outbox remembers, a notifier tells."""

@@ -1,0 +1,1 @@
+"""Schema, migrations, the COPY sink and the queries of the database."""

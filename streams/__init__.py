@@ -1,0 +1,1 @@
+"""The Faust app: partition state, scoring, one commit."""
