@@ -1,0 +1,164 @@
+"""The bridge: takes what MQTT delivered, gives it to Kafka, and only then acknowledges it."""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from aiokafka.errors import KafkaError
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from ingest.assembly import Assembler
+from ingest.kafka import RecordSender, ensure_topics
+from ingest.mqtt import MqttConfig, Receipt, Subscriber
+
+_LOG = logging.getLogger(__name__)
+_REPORT_INTERVAL_S: Final = 30.0
+# Messages taken at a time; decoding them blocks the loop for about 5 ms.
+_SLICE: Final = 500
+_STOP_GRACE_S: Final = 5.0
+# Payloads of one flush, so that large rejects do not pile up while rows are few.
+_MAX_FLUSH_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """What a bridge needs to know.
+
+    Parameters
+    ----------
+    namespace : str
+    mqtt : MqttConfig
+    bootstrap : str
+        Kafka addresses.
+    partitions, replication_factor : int
+        Of the Kafka topics, where they must be made.
+    flush_interval_s : float
+        Longest wait of a message before it goes to Kafka.
+    max_batch_rows : int
+        Readings after which a flush does not wait.
+    max_payload_bytes : int
+        A larger message is rejected unread.
+    """
+
+    namespace: str
+    mqtt: MqttConfig
+    bootstrap: str
+    partitions: int
+    replication_factor: int
+    flush_interval_s: float
+    max_batch_rows: int
+    max_payload_bytes: int
+
+
+async def run(config: BridgeConfig, stop: asyncio.Event) -> None:
+    """Carry messages until `stop` is set; what was taken by then is finished.
+
+    Kafka away: nothing is acknowledged, so the broker holds what comes, and sending goes on when
+    it is back. MQTT away: paho connects again, and the persistent session delivers the rest.
+    """
+    sender = await _connect_or_stop(config, stop)
+    if sender is None:
+        return
+    subscriber = Subscriber(config.mqtt)
+    assembler = Assembler(
+        config.namespace, config.mqtt.client_id, config.partitions, config.max_payload_bytes
+    )
+    subscriber.start()
+    reporter = asyncio.create_task(_report(assembler))
+    try:
+        while not stop.is_set():
+            full = await _flush(config, subscriber, assembler, sender, stop)
+            if not full:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), config.flush_interval_s)
+    finally:
+        reporter.cancel()
+        subscriber.stop()
+        await sender.stop()
+
+
+async def _connect_or_stop(config: BridgeConfig, stop: asyncio.Event) -> RecordSender | None:
+    connecting = asyncio.create_task(_connect(config))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            return connecting.result()
+    finally:
+        stopping.cancel()
+        if not connecting.done():
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+    return None
+
+
+async def _connect(config: BridgeConfig) -> RecordSender:
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type((KafkaError, OSError)),
+        wait=wait_random_exponential(multiplier=0.2, max=10),
+        before_sleep=lambda state: _LOG.warning("kafka is not ready: %r", state.outcome),
+    )
+    async for attempt in retrying:
+        with attempt:
+            await ensure_topics(
+                config.bootstrap, config.namespace, config.partitions, config.replication_factor
+            )
+            sender = RecordSender(config.bootstrap)
+            try:
+                await sender.start()
+            except BaseException:
+                await sender.stop()
+                raise
+            return sender
+    raise AssertionError("retries without end have ended")
+
+
+async def _flush(
+    config: BridgeConfig,
+    subscriber: Subscriber,
+    assembler: Assembler,
+    sender: RecordSender,
+    stop: asyncio.Event,
+) -> bool:
+    """Move what waits through Kafka; say whether more is waiting."""
+    receipts: list[Receipt] = []
+    size = 0
+    while assembler.rows < config.max_batch_rows and size < _MAX_FLUSH_BYTES:
+        waiting = subscriber.take(_SLICE)
+        for arrival, receipt in waiting:
+            assembler.add(arrival)
+            receipts.append(receipt)
+            size += len(arrival.payload)
+        if len(waiting) < _SLICE or len(receipts) >= config.mqtt.receive_maximum:
+            break
+    if not receipts:
+        return False
+    sending = asyncio.create_task(sender.send(assembler.take()))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            # Told to stop while Kafka is away: what is not acknowledged is delivered again.
+            await asyncio.wait({sending}, timeout=_STOP_GRACE_S)
+        if not sending.done():
+            sending.cancel()
+            return False
+        sending.result()
+    finally:
+        stopping.cancel()
+    subscriber.acknowledge(receipts)
+    return len(receipts) >= _SLICE
+
+
+async def _report(assembler: Assembler) -> None:
+    while True:
+        await asyncio.sleep(_REPORT_INTERVAL_S)
+        _LOG.info(
+            "bridge messages=%d readings=%d rejected=%d withheld=%d",
+            assembler.messages,
+            assembler.readings,
+            assembler.rejected,
+            assembler.withheld,
+        )

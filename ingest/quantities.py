@@ -1,0 +1,67 @@
+"""The one table of what a city measures.
+
+Names follow the FIWARE Smart Data Models, units are UCUM codes. Whatever needs the unit, the
+physical range or the usual period of a quantity reads it here and nowhere else.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What a quantity means and what a working sensor can report.
+
+    Parameters
+    ----------
+    name : str
+        The Smart Data Models attribute name.
+    unit : str
+        UCUM code of every stored value.
+    low, high : float
+        Physical range in `unit`; a value outside it is a sensor fault, not an event.
+    max_rate : float
+        Fastest believable change in `unit` per second; `inf` where a jump is a real event.
+    domain : str
+        The topic level the quantity is reported under.
+    period_s : float
+        Usual reporting period.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    max_rate: float
+    domain: str
+    period_s: float
+
+
+# Ranges are those of the instruments in common use: inductive loops and radar for traffic,
+# EN 14625/14211/14626 reference analysers and low-cost optical counters for air, IEC 61672 class 2
+# meters for noise. A temperature moves at most about 1 degree a second past a passing exhaust.
+_ROWS = (
+    Quantity("intensity", "1", 0.0, 20_000.0, inf, "traffic", 60.0),
+    Quantity("occupancy", "1", 0.0, 1.0, inf, "traffic", 60.0),
+    Quantity("averageVehicleSpeed", "km/h", 0.0, 250.0, inf, "traffic", 60.0),
+    Quantity("averageHeadwayTime", "s", 0.0, 3_600.0, inf, "traffic", 60.0),
+    Quantity("pm25", "ug/m3", 0.0, 2_000.0, inf, "environment", 60.0),
+    Quantity("pm10", "ug/m3", 0.0, 5_000.0, inf, "environment", 60.0),
+    Quantity("no2", "ug/m3", 0.0, 2_000.0, inf, "environment", 60.0),
+    Quantity("o3", "ug/m3", 0.0, 1_500.0, inf, "environment", 60.0),
+    Quantity("so2", "ug/m3", 0.0, 5_000.0, inf, "environment", 60.0),
+    Quantity("co", "mg/m3", 0.0, 200.0, inf, "environment", 60.0),
+    Quantity("temperature", "Cel", -60.0, 65.0, 2.0, "environment", 60.0),
+    Quantity("relativeHumidity", "1", 0.0, 1.0, 0.05, "environment", 60.0),
+    Quantity("LAeq", "dB", 15.0, 140.0, inf, "environment", 60.0),
+    Quantity("peopleCount", "1", 0.0, 100_000.0, inf, "cameras", 60.0),
+    Quantity("peopleCountTowards", "1", 0.0, 100_000.0, inf, "cameras", 60.0),
+    Quantity("peopleCountAway", "1", 0.0, 100_000.0, inf, "cameras", 60.0),
+    Quantity("averageCrowdSpeed", "km/h", 0.0, 40.0, inf, "cameras", 60.0),
+    # Travel time over a stretch of road: not a Smart Data Models attribute of
+    # TrafficFlowObserved, but what probe-vehicle systems report about it.
+    Quantity("averageTravelTime", "s", 0.0, 86_400.0, inf, "traffic", 300.0),
+)
+
+QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
+DOMAINS: tuple[str, ...] = ("traffic", "environment", "cameras")

@@ -1,0 +1,144 @@
+"""What stands in the headers of the project's Kafka messages, written and read in one place."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from ingest import ledger
+from ingest.batch import SCHEMA_VERSION
+from ingest.ledger import SensorCard, Tally
+from ingest.reject import Reject
+
+SCHEMA_HEADER: Final = "schema"
+# A foreign producer may leave headers out, set them to null, or nest them without end.
+_DAMAGE: Final = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
+
+
+class HeaderError(ValueError):
+    """Headers that no bridge of this version writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaRecord:
+    """One message for Kafka, partition chosen."""
+
+    topic: str
+    partition: int
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the content of a Kafka message comes from.
+
+    Parameters
+    ----------
+    bridge : str
+        Client id of the bridge.
+    tallies : list of Tally
+        What the message accounts for.
+    cards : list of SensorCard
+        Sensors that are new or changed.
+    """
+
+    bridge: str
+    tallies: list[Tally]
+    cards: list[SensorCard] = field(default_factory=list)
+
+    def headers(self, namespace: str) -> list[tuple[str, bytes]]:
+        """Return the headers of a Kafka message."""
+        headers = [
+            (SCHEMA_HEADER, str(SCHEMA_VERSION).encode()),
+            ("namespace", namespace.encode()),
+            ("bridge", self.bridge.encode()),
+            ("ledger", ledger.encode(self.tallies)),
+        ]
+        if self.cards:
+            headers.append(("sensors", ledger.encode(self.cards)))
+        return headers
+
+    @classmethod
+    def read(cls, headers: Mapping[str, bytes], namespace: str) -> "Provenance":
+        """Read the headers of a Kafka message.
+
+        Raises
+        ------
+        HeaderError
+            If a header is missing, of another version or another namespace.
+        """
+        version = headers.get(SCHEMA_HEADER, b"none")
+        if version != str(SCHEMA_VERSION).encode():
+            raise HeaderError(f"schema version {version!r}, expected {SCHEMA_VERSION}")
+        if headers.get("namespace") != namespace.encode():
+            raise HeaderError(f"namespace {headers.get('namespace')!r}, expected {namespace!r}")
+        try:
+            return cls(
+                bridge=headers["bridge"].decode(),
+                tallies=ledger.decode_tallies(headers["ledger"]),
+                cards=ledger.decode_cards(headers.get("sensors", b"[]")),
+            )
+        except (*_DAMAGE, msgspec.MsgspecError) as error:
+            raise HeaderError(f"damaged headers: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was not taken, and why.
+
+    Parameters
+    ----------
+    mqtt_topic : str
+        Where it was published.
+    reason, place : str
+        See `Reject`.
+    received_ns : int
+        Arrival, UTC nanoseconds.
+    payload : bytes or None
+        None where privacy forbids to keep it.
+    """
+
+    mqtt_topic: str
+    reason: str
+    place: str
+    received_ns: int
+    payload: bytes | None
+
+    @classmethod
+    def of(
+        cls, fault: Reject, mqtt_topic: str, payload: bytes | None, received_ns: int
+    ) -> "DeadLetter":
+        """Return the dead letter of a rejected message."""
+        return cls(mqtt_topic, fault.reason, fault.place, received_ns, payload)
+
+    def headers(self) -> Iterable[tuple[str, bytes]]:
+        """Return the headers that go beside those of the provenance."""
+        return (
+            ("topic", self.mqtt_topic.encode(errors="replace")),
+            ("reason", self.reason.encode()),
+            ("place", self.place.encode(errors="replace")),
+            ("received_ns", str(self.received_ns).encode()),
+            ("kept", b"0" if self.payload is None else b"1"),
+        )
+
+    @classmethod
+    def read(cls, headers: Mapping[str, bytes], value: bytes) -> "DeadLetter":
+        """Read a dead letter from Kafka.
+
+        Raises
+        ------
+        HeaderError
+            If a header is missing or damaged.
+        """
+        try:
+            return cls(
+                mqtt_topic=headers["topic"].decode(),
+                reason=headers["reason"].decode(),
+                place=headers["place"].decode(),
+                received_ns=int(headers["received_ns"]),
+                payload=value if headers["kept"] == b"1" else None,
+            )
+        except _DAMAGE as error:
+            raise HeaderError(f"damaged dead letter: {error!r}") from error
