@@ -1,0 +1,41 @@
+"""Columns of readings in, verdicts out: numpy only, no I/O, no clock, no logging.
+
+`Suite` holds the state of many series as columns and judges a batch at a time. Its results are
+those of judging the readings one by one in arrival order, to the bit.
+"""
+
+from detectors.config import Limits, SuiteConfig
+from detectors.hysteresis import (
+    CATEGORY_NAMES,
+    CITY,
+    FLATLINE,
+    HEALTH,
+    KIND_NAMES,
+    LEVEL,
+    RANGE,
+    RATE,
+    REPORTED,
+    Transitions,
+)
+from detectors.suite import Suite, Verdicts
+from detectors.table import StateError
+from detectors.tail import tail_score
+
+__all__ = [
+    "CATEGORY_NAMES",
+    "CITY",
+    "FLATLINE",
+    "HEALTH",
+    "KIND_NAMES",
+    "LEVEL",
+    "RANGE",
+    "RATE",
+    "REPORTED",
+    "Limits",
+    "StateError",
+    "Suite",
+    "SuiteConfig",
+    "Transitions",
+    "Verdicts",
+    "tail_score",
+]

@@ -1,0 +1,266 @@
+"""All detectors over all series."""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.config import Limits, SuiteConfig
+from detectors.flatline import flatline
+from detectors.hysteresis import (
+    FLATLINE,
+    LEVEL,
+    RANGE,
+    RATE,
+    REPORTED,
+    Flips,
+    Transitions,
+    city_flips,
+    health_flips,
+    transitions,
+)
+from detectors.level import forget, learn, outlook
+from detectors.rate import too_fast
+from detectors.table import NEVER, Columns, Table
+from detectors.tail import tail_score
+from detectors.waves import by_series, fresh_only, in_waves
+
+# QARTOD primary flags (IOC 54:V3). From SUSPECT on a reading is bad.
+_SUSPECT: Final = 3
+_FAIL: Final = 4
+_MISSING: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What is to be said about a batch; row i speaks of its row i.
+
+    Parameters
+    ----------
+    fresh : (n,) bool
+        Strictly newer than every reading of its series before it. Other rows change nothing and
+        are not scored; of all checks only their range is looked at.
+    quality : (n,) uint8
+        QARTOD flag: the worst of the given one and what range (4), rate of change (3) and
+        flatline (3) say.
+    score : (n,) float64
+        -log10 of the two-sided tail probability; NaN in warm-up, on bad quality, while a
+        sensor-health alert is open, or not fresh.
+    expected : (n,) float64
+        Level before the reading, in the unit of the quantity; NaN in warm-up or not fresh.
+    band : (n,) float64
+        Half width around `expected` inside which no alert opens; NaN like `expected`.
+    transitions : Transitions
+        Alerts that opened or closed.
+    """
+
+    fresh: NDArray[np.bool_]
+    quality: NDArray[np.uint8]
+    score: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    band: NDArray[np.float64]
+    transitions: Transitions
+
+
+@dataclass(frozen=True, slots=True)
+class _Wave:
+    """Columns of one wave, or of all waves one after another."""
+
+    time_ns: NDArray[np.int64]
+    value: NDArray[np.float64]
+    quality: NDArray[np.uint8]
+    spreads: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    band: NDArray[np.float64]
+
+    def part(self, start: int, stop: int) -> "_Wave":
+        return _Wave(
+            self.time_ns[start:stop],
+            self.value[start:stop],
+            self.quality[start:stop],
+            self.spreads[start:stop],
+            self.expected[start:stop],
+            self.band[start:stop],
+        )
+
+
+class Suite:
+    """Range, rate of change, flatline and level detectors over many series.
+
+    Parameters
+    ----------
+    config : SuiteConfig
+        Thresholds. They are not part of the saved state.
+    """
+
+    def __init__(self, config: SuiteConfig = SuiteConfig()) -> None:  # noqa: B008 - frozen
+        self._config = config
+        self._table = Table()
+
+    def __len__(self) -> int:
+        """Return the number of series."""
+        return len(self._table)
+
+    def add(self, limits: Limits) -> None:
+        """Append new series, numbered from `len(self)` on."""
+        self._table.add(limits)
+
+    def step(
+        self,
+        series: NDArray[np.int32],
+        time_ns: NDArray[np.int64],
+        value: NDArray[np.float64],
+        quality: NDArray[np.uint8],
+    ) -> Verdicts:
+        """Judge a batch as if its readings came one by one.
+
+        Parameters
+        ----------
+        series : (n,) int32
+            Number of each reading's series, in any order.
+        time_ns : (n,) int64
+            Event time, UTC nanoseconds since 1970.
+        value : (n,) float64
+            In the unit of the quantity.
+        quality : (n,) uint8
+            QARTOD flag given with the reading; 3 and more is bad.
+
+        Raises
+        ------
+        ValueError
+            If the columns differ in length.
+        IndexError
+            If a series was never added. Nothing has changed then.
+        """
+        if series.ndim != 1 or not series.shape == time_ns.shape == value.shape == quality.shape:
+            raise ValueError("series, time_ns, value and quality must be columns of one length")
+        count = len(series)
+        if count and not 0 <= int(series.min()) <= int(series.max()) < len(self):
+            raise IndexError(f"series must be within 0 and {len(self) - 1}")
+        runs = by_series(series, len(self))
+        kept = fresh_only(runs, series, time_ns, self._table.last_ns(runs.series))
+        waves = in_waves(kept)
+        rows = waves.rows
+        size = len(rows)
+        work = _Wave(
+            time_ns[rows],
+            value[rows],
+            quality[rows],
+            np.empty(size),
+            np.empty(size),
+            np.empty(size),
+        )
+        block, columns = self._table.gather(waves.series)
+        flips: list[tuple[NDArray[np.intp], Flips]] = []
+        start = 0
+        # NaN and infinity are ordinary input here; masks keep them out of the state.
+        with np.errstate(all="ignore"):
+            for length in waves.sizes:
+                stop = start + length
+                found = self._judge(columns.first(length), work.part(start, stop))
+                flips.extend((rows[start:stop], flip) for flip in found if flip is not None)
+                start = stop
+            score = tail_score(work.spreads)
+        self._table.scatter(waves.series, block)
+
+        fresh = np.zeros(count, np.bool_)
+        fresh[rows] = True
+        flags = quality.copy()
+        if size < count:
+            outside = self._table.out_of_range(series.astype(np.intp), value)
+            np.maximum(flags, np.uint8(_FAIL), out=flags, where=outside)
+        flags[rows] = work.quality
+        return Verdicts(
+            fresh=fresh,
+            quality=flags,
+            score=_spread_out(score, rows, count),
+            expected=_spread_out(work.expected, rows, count),
+            band=_spread_out(work.band, rows, count),
+            transitions=transitions(flips, series),
+        )
+
+    def save(self) -> bytes:
+        """Return the state of all series, exactly."""
+        return self._table.to_bytes()
+
+    @classmethod
+    def load(cls, data: bytes, config: SuiteConfig = SuiteConfig()) -> Self:  # noqa: B008 - frozen
+        """Return a suite that goes on where the saved one stood.
+
+        Raises
+        ------
+        StateError
+            If the bytes are damaged, not a state, or of another version.
+        """
+        suite = cls(config)
+        suite._table = Table.from_bytes(data)
+        return suite
+
+    def _judge(self, columns: Columns, wave: _Wave) -> tuple[Flips | None, Flips | None]:
+        """Judge one reading of each series, all fresh; fill the wave and move the state on."""
+        config = self._config
+        time_ns, value, given = wave.time_ns, wave.value, wave.quality
+        forget(columns, time_ns, config)
+        in_range = (value >= columns.low) & (value <= columns.high)
+        usable = in_range & (given < _SUSPECT)
+        flat = flatline(columns, value, usable, config)
+        fast = too_fast(columns, time_ns, value, usable, config)
+        good = usable & ~(flat | fast)
+
+        seen = outlook(columns, config)
+        # While the sensor itself is in doubt nothing it says is held against the city, or learned:
+        # a jittering sensor has believable readings in between.
+        trusted = good & (columns.health_opened_ns == NEVER)
+        scored = trusted & seen.warm
+        spreads = np.abs(value - columns.level) / seen.spread
+        wave.spreads[:] = np.where(scored, spreads, np.nan)
+        wave.expected[:] = np.where(seen.warm, columns.level, np.nan)
+        wave.band[:] = np.where(seen.warm, seen.spread * config.city_open_spreads, np.nan)
+        city_open = columns.city_opened_ns != NEVER
+        learn(columns, seen, value, trusted, city_open, config)
+
+        np.copyto(columns.previous, value, where=usable)
+        np.copyto(columns.previous_ns, time_ns, where=usable)
+        columns.last_ns[:] = time_ns
+        kind = _kinds(given, in_range, flat, fast, good)
+        _raise_flags(given, in_range, flat, fast)
+        return (
+            city_flips(columns, time_ns, spreads, scored, city_open, config),
+            health_flips(columns, time_ns, kind, config),
+        )
+
+
+def _kinds(
+    given: NDArray[np.uint8],
+    in_range: NDArray[np.bool_],
+    flat: NDArray[np.bool_],
+    fast: NDArray[np.bool_],
+    good: NDArray[np.bool_],
+) -> NDArray[np.uint8]:
+    kind = np.full(len(given), LEVEL, np.uint8)
+    if not good.all():
+        kind[~good] = REPORTED
+        # A missing value has no range to be out of.
+        kind[~in_range & (given != _MISSING)] = RANGE
+        kind[fast] = RATE
+        kind[flat] = FLATLINE
+    return kind
+
+
+def _raise_flags(
+    flags: NDArray[np.uint8],
+    in_range: NDArray[np.bool_],
+    flat: NDArray[np.bool_],
+    fast: NDArray[np.bool_],
+) -> None:
+    np.maximum(flags, np.uint8(_SUSPECT), out=flags, where=flat | fast)
+    np.maximum(flags, np.uint8(_FAIL), out=flags, where=~in_range)
+
+
+def _spread_out(
+    column: NDArray[np.float64], rows: NDArray[np.intp], count: int
+) -> NDArray[np.float64]:
+    result = np.full(count, np.nan)
+    result[rows] = column
+    return result

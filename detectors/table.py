@@ -1,0 +1,206 @@
+"""The state of every series: a table with a row a series, and its saved form.
+
+A row is what one series needs, so that a batch that touches few series touches few cache lines.
+For the arithmetic the rows of a batch are turned into contiguous columns once, and written back
+once.
+"""
+
+import json
+import struct
+from typing import Any, Final, NamedTuple, Self
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.config import Limits
+
+VERSION: Final = 1
+# "Has not happened"; no reading of that time is ever fresh.
+NEVER: Final = int(np.iinfo(np.int64).min)
+# Beyond it a value is as good as infinite: its square must stay a number.
+LARGEST_VALUE: Final = 1e150
+
+_MAGIC: Final = b"citywatch-detectors\n"
+_LENGTHS: Final = struct.Struct("<II")  # length of the header, CRC-32 of header and body
+_MAX_HEADER_BYTES: Final = 65_536
+_FIRST_ROWS: Final = 64
+# Rows turned into columns at a time: few enough to stay in the first-level cache. All 10,000 rows
+# of a batch at once take five times as long.
+_TURNED_ROWS: Final = 256
+
+
+class StateError(ValueError):
+    """Bytes that are not a saved state this version can read."""
+
+
+class Columns(NamedTuple):
+    """State of some series, a contiguous column a field.
+
+    `*_ns` are int64 nanoseconds, all others float64 (counts too: exact up to 2**53).
+    """
+
+    last_ns: NDArray[np.int64]  # of any reading
+    # The last usable reading: neither given as bad nor out of range.
+    previous_ns: NDArray[np.int64]
+    previous: NDArray[np.float64]
+    # The last usable reading whose rate of change was believable.
+    anchor_ns: NDArray[np.int64]
+    anchor: NDArray[np.float64]
+    repeats: NDArray[np.float64]  # in the runs that have ended
+    changes: NDArray[np.float64]
+    run: NDArray[np.float64]  # repeats so far in the present run
+    run_chance: NDArray[np.float64]
+    learned: NDArray[np.float64]  # count of readings
+    level: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    difference: NDArray[np.float64]  # mean square of successive differences
+    city_streak: NDArray[np.float64]
+    city_opened_ns: NDArray[np.int64]
+    health_streak: NDArray[np.float64]
+    health_opened_ns: NDArray[np.int64]
+    health_kind: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    max_rate: NDArray[np.float64]
+
+    def first(self, count: int) -> "Columns":
+        """Return views of the first series."""
+        return Columns._make(column[:count] for column in self)
+
+
+_NAMES: Final = Columns._fields
+_WIDTH: Final = len(_NAMES)
+_IS_TIME: Final = tuple(name.endswith("_ns") for name in _NAMES)
+
+
+def _columns(block: NDArray[np.float64]) -> Columns:
+    views: list[Any] = [
+        row.view(np.int64) if is_time else row for row, is_time in zip(block, _IS_TIME, strict=True)
+    ]
+    return Columns._make(views)
+
+
+def _new_rows(limits: Limits) -> NDArray[np.float64]:
+    block = np.zeros((_WIDTH, len(limits)))
+    columns = _columns(block)
+    for column, is_time in zip(columns, _IS_TIME, strict=True):
+        if is_time:
+            column.fill(NEVER)
+    columns.previous.fill(np.nan)
+    columns.anchor.fill(np.nan)
+    # The first reading differs from NaN and is counted as a change; it is none.
+    columns.changes.fill(-1.0)
+    columns.run_chance.fill(1.0)
+    np.maximum(limits.low, -LARGEST_VALUE, out=columns.low)
+    np.minimum(limits.high, LARGEST_VALUE, out=columns.high)
+    columns.max_rate[:] = limits.max_rate
+    return block.T
+
+
+class Table:
+    """Rows of state that grow, are gathered, put back and saved."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty((_FIRST_ROWS, _WIDTH))
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return the number of series."""
+        return self._count
+
+    def add(self, limits: Limits) -> None:
+        """Append a new series for every row of `limits`."""
+        count = self._count + len(limits)
+        if count > len(self._rows):
+            # Doubling keeps the cost of a series constant, however few are added at a time.
+            rows = np.empty((max(count, 2 * len(self._rows)), _WIDTH))
+            rows[: self._count] = self._rows[: self._count]
+            self._rows = rows
+        self._rows[self._count : count] = _new_rows(limits)
+        self._count = count
+
+    def last_ns(self, series: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return the newest time of each of the series."""
+        times: NDArray[np.int64] = self._rows[series, _NAMES.index("last_ns")].view(np.int64)
+        return times
+
+    def out_of_range(
+        self, series: NDArray[np.intp], value: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Return which values lie outside the range of their series or are not finite."""
+        low, high = (
+            self._rows[series, _NAMES.index("low")],
+            self._rows[series, _NAMES.index("high")],
+        )
+        outside: NDArray[np.bool_] = ~((value >= low) & (value <= high))
+        return outside
+
+    def gather(self, series: NDArray[np.intp]) -> tuple[NDArray[np.float64], Columns]:
+        """Return a copy of the state of distinct series, for `scatter`, and its columns."""
+        block = np.empty((_WIDTH, len(series)))
+        for start in range(0, len(series), _TURNED_ROWS):
+            stop = start + _TURNED_ROWS
+            block[:, start:stop] = self._rows.take(series[start:stop], axis=0).T
+        return block, _columns(block)
+
+    def scatter(self, series: NDArray[np.intp], block: NDArray[np.float64]) -> None:
+        """Put the state of distinct series back."""
+        for start in range(0, len(series), _TURNED_ROWS):
+            stop = start + _TURNED_ROWS
+            self._rows[series[start:stop]] = block[:, start:stop].T
+
+    def to_bytes(self) -> bytes:
+        """Return the state exactly, with its version and the names of its columns."""
+        header = json.dumps(
+            {
+                "version": VERSION,
+                "series": self._count,
+                "columns": _NAMES,
+                "layout": "rows of <f8; _ns: <i8",
+            }
+        ).encode()
+        body = self._rows[: self._count].astype("<f8", copy=False).tobytes()
+        return b"".join(
+            (_MAGIC, _LENGTHS.pack(len(header), crc32(body, crc32(header))), header, body)
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read a saved state.
+
+        Raises
+        ------
+        StateError
+            If the bytes are damaged, not a state, or of another version.
+        """
+        count, body = _parsed(data)
+        table = cls()
+        table._rows = np.empty((max(count, _FIRST_ROWS), _WIDTH))
+        table._rows[:count] = np.frombuffer(body, "<f8").reshape(count, _WIDTH)
+        table._count = count
+        return table
+
+
+def _parsed(data: bytes) -> tuple[int, memoryview]:
+    start = len(_MAGIC) + _LENGTHS.size
+    if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
+        raise StateError("not a saved detector state: it does not begin with its mark")
+    length, checksum = _LENGTHS.unpack_from(data, len(_MAGIC))
+    if length > _MAX_HEADER_BYTES or len(data) < start + length:
+        raise StateError(f"damaged detector state: a header of {length} bytes is not there")
+    if crc32(memoryview(data)[start:]) != checksum:
+        raise StateError("damaged detector state: the checksum does not match")
+    try:
+        header = json.loads(data[start : start + length])
+        version = header["version"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise StateError("damaged detector state: its header names no version") from error
+    if version != VERSION:
+        raise StateError(f"detector state of version {version}; only {VERSION} is known")
+    body = memoryview(data)[start + length :]
+    count = header.get("series")
+    columns = tuple(header.get("columns", ()))
+    if columns != _NAMES or type(count) is not int or len(body) != count * _WIDTH * 8:
+        raise StateError(f"detector state of version {VERSION} with other columns or length")
+    return count, body

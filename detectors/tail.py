@@ -1,0 +1,42 @@
+"""The tail probability behind a score."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The residuals of city sensors have heavier tails than a Gaussian, and their spread is itself an
+# estimate. Six degrees of freedom have an excess kurtosis of 3, that of a Laplace distribution.
+DEGREES_OF_FREEDOM: Final = 6
+# Keeps the probability above the smallest float64: the score ends at about 297.
+_LARGEST: Final = 1e50
+
+
+def tail_score(spreads: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return -log10 of the two-sided tail probability of Student's t.
+
+    For even degrees of freedom the probability is a finite sum (Abramowitz & Stegun 26.7.4). With
+    c = t / sqrt(6 + t^2) and s = 1 - c^2 the factor (1 - c)^3 is taken out of 1 - A(t|6), so that
+    nothing cancels in the far tail::
+
+        P(|T| > t) = s^3 (8 + 9 c + 3 c^2) / (8 (1 + c)^3)
+
+    Parameters
+    ----------
+    spreads : (n,) float64
+        Distance from the level in spreads, not negative; NaN stays NaN.
+
+    Returns
+    -------
+    (n,) float64
+        From 0 to about 297, always finite for a number.
+    """
+    t = np.minimum(spreads, _LARGEST)
+    square = t * t + DEGREES_OF_FREEDOM
+    c = t / np.sqrt(square)
+    ratio = DEGREES_OF_FREEDOM / square / (1.0 + c)
+    chance = ratio * ratio * ratio * ((3.0 * c + 9.0) * c + 8.0) * 0.125
+    # Rounding may leave the chance of 0 spreads a little above 1; 0.0 minus, or a score of zero
+    # would carry a sign.
+    scores: NDArray[np.float64] = 0.0 - np.log10(np.minimum(chance, 1.0))
+    return scores

@@ -1,0 +1,62 @@
+"""Streams that bring out every branch: freezes, jumps, bad flags, late and equal times."""
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from detectors import Limits
+
+SERIES = 5
+Stream = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]
+
+
+def limits(count: int = SERIES) -> Limits:
+    """Series differ in range and rate limit; one has none at all."""
+    low = np.array([-50.0, 0.0, -np.inf, 0.0, -1000.0])
+    high = np.array([50.0, 1.0, np.inf, 20.0, 1000.0])
+    max_rate = np.array([2.0, 0.05, np.inf, np.inf, 5.0])
+    pick = np.arange(count) % SERIES
+    return Limits(low[pick], high[pick], max_rate[pick])
+
+
+@st.composite
+def streams(draw: st.DrawFn, max_rows: int = 400, series: int = SERIES) -> Stream:
+    """Columns (series, time_ns, value, quality) of one stream."""
+    count = draw(st.integers(0, max_rows))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    odd = draw(st.sampled_from([0.0, 0.02, 0.2]))
+    weights = rng.random(series) ** draw(st.sampled_from([0, 4])) + 1e-3
+    which = rng.choice(series, count, p=weights / weights.sum()).astype(np.int32)
+    step = rng.choice([10**9, 10**8, 60 * 10**9])
+    time_ns = np.arange(1, count + 1) * step + draw(st.sampled_from([0, 10**18, -(10**11)]))
+    if draw(st.booleans()):
+        time_ns[rng.integers(0, count + 1) :] += 3 * 3600 * 10**9  # long silence
+    late = rng.random(count) < odd
+    time_ns[late] -= rng.choice([0, step, 3 * step, 400 * step], late.sum())
+    scale = rng.choice([0.01, 0.3, 5.0])
+    value = rng.normal(0.5, scale, count)
+    if draw(st.booleans()):
+        value = np.round(value, 1)
+    # Stretches where a value stands still, or everything is shifted.
+    for _ in range(draw(st.integers(0, 4))):
+        start = rng.integers(0, max(count, 1))
+        stretch = slice(start, start + rng.integers(1, 150))
+        if rng.random() < 0.5:
+            value[stretch] = rng.choice([0.5, 0.0, -0.0, 1e6])
+        else:
+            value[stretch] += rng.choice([3.0, 40.0, 1e3]) * scale
+    strange = rng.random(count) < odd
+    value[strange] = rng.choice(
+        [np.nan, np.inf, -np.inf, 1e300, -1e149, 5e-324, 0.0, 30.0], strange.sum()
+    )
+    quality = np.ones(count, np.uint8)
+    flagged = rng.random(count) < odd
+    quality[flagged] = rng.choice([0, 2, 3, 4, 9], flagged.sum())
+    return which, time_ns.astype(np.int64), value, quality
+
+
+@st.composite
+def splits(draw: st.DrawFn, count: int) -> list[int]:
+    """Places to cut `count` rows into batches."""
+    cuts = draw(st.lists(st.integers(0, count), max_size=8))
+    return [0, *sorted(cuts), count]

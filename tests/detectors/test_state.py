@@ -1,0 +1,197 @@
+"""Saved state, wrong input, and the numbers behind the scores."""
+
+import json
+import math
+import struct
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors import Limits, StateError, Suite, SuiteConfig, tail_score
+from tests.detectors.naive import t_tail
+from tests.detectors.strategies import limits
+
+MARK = b"citywatch-detectors\n"
+
+
+def lived_in() -> Suite:
+    suite = Suite()
+    suite.add(limits())
+    suite.step(
+        np.arange(5, dtype=np.int32),
+        np.arange(5, dtype=np.int64) * 10**18,
+        np.full(5, 0.5),
+        np.ones(5, np.uint8),
+    )
+    return suite
+
+
+def parts(data: bytes) -> tuple[dict[str, object], bytes]:
+    length, _ = struct.unpack_from("<II", data, len(MARK))
+    start = len(MARK) + 8
+    return json.loads(data[start : start + length]), data[start + length :]
+
+
+def sealed(header: dict[str, object], body: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return MARK + struct.pack("<II", len(text), crc32(text + body)) + text + body
+
+
+def test_the_state_describes_itself() -> None:
+    header, body = parts(lived_in().save())
+    assert header["version"] == 1
+    assert header["series"] == 5
+    names = header["columns"]
+    assert isinstance(names, list)
+    rows = np.frombuffer(body, "<f8").reshape(5, len(names))
+    assert rows[:, names.index("level")].tolist() == [0.5] * 5
+    times = np.frombuffer(body, "<i8").reshape(5, len(names))[:, names.index("last_ns")]
+    assert times.tolist() == [0, 10**18, 2 * 10**18, 3 * 10**18, 4 * 10**18]
+
+
+def test_an_empty_suite_is_saved_and_loaded() -> None:
+    suite = Suite.load(Suite().save())
+    assert len(suite) == 0
+    suite.add(limits())
+    assert len(suite) == 5
+
+
+def test_another_version_is_named() -> None:
+    header, body = parts(lived_in().save())
+    with pytest.raises(StateError, match="version 2; only 1"):
+        Suite.load(sealed(header | {"version": 2}, body))
+
+
+def test_other_columns_or_lengths_are_refused() -> None:
+    header, body = parts(lived_in().save())
+    assert Suite.load(sealed(header, body)).save() == lived_in().save()
+    for changed, rest in (
+        (header | {"columns": ["level"]}, body),
+        (header | {"series": 6}, body),
+        (header, body[:-8]),
+    ):
+        with pytest.raises(StateError, match="other columns or length"):
+            Suite.load(sealed(changed, rest))
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{}", b"{", b"\xff", b'{"version": 1}'])
+def test_a_header_that_is_none_is_refused(text: bytes) -> None:
+    with pytest.raises(StateError):
+        Suite.load(MARK + struct.pack("<II", len(text), crc32(text)) + text)
+
+
+@given(data=st.data())
+def test_damage_anywhere_is_noticed(data: st.DataObject) -> None:
+    saved = bytearray(lived_in().save())
+    place = data.draw(st.integers(0, len(saved) - 1))
+    if data.draw(st.booleans()):
+        saved[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del saved[place:]
+    with pytest.raises(StateError):
+        Suite.load(bytes(saved))
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_no_state(noise: bytes) -> None:
+    for data in (noise, MARK + noise):
+        with pytest.raises(StateError):
+            Suite.load(data)
+
+
+def test_wrong_input_is_refused_and_changes_nothing() -> None:
+    suite = lived_in()
+    before = suite.save()
+    one = np.ones(1)
+    for series in (-1, 5):
+        with pytest.raises(IndexError, match="within 0 and 4"):
+            suite.step(
+                np.array([series], np.int32), one.astype(np.int64), one, one.astype(np.uint8)
+            )
+    with pytest.raises(ValueError, match="one length"):
+        suite.step(np.zeros(2, np.int32), one.astype(np.int64), one, one.astype(np.uint8))
+    assert suite.save() == before
+
+
+def test_read_only_columns_and_empty_batches_are_welcome() -> None:
+    suite = lived_in()
+    columns = (np.zeros(3, np.int32), np.arange(1, 4), np.ones(3), np.ones(3, np.uint8))
+    for column in columns:
+        column.flags.writeable = False
+    assert suite.step(*columns).fresh.all()
+    before = suite.save()
+    verdicts = suite.step(*(column[:0] for column in columns))
+    assert len(verdicts.fresh) == len(verdicts.score) == len(verdicts.transitions) == 0
+    assert suite.save() == before
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rate", "words"),
+    [
+        ([0.0], [1.0, 2.0], [1.0], "one length"),
+        ([2.0], [1.0], [1.0], "low must not exceed"),
+        ([np.nan], [1.0], [1.0], "low must not exceed"),
+        ([0.0], [1.0], [-1.0], "max_rate"),
+        ([0.0], [1.0], [np.nan], "max_rate"),
+    ],
+)
+def test_limits_that_limit_nothing_are_refused(
+    low: list[float], high: list[float], rate: list[float], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Limits(np.array(low), np.array(high), np.array(rate))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"warm_up": 0},
+        {"level_weight": 1.5},
+        {"floor_absolute": 0.0},
+        {"city_open_spreads": math.nan},
+        {"city_close_spreads": 9.0},
+    ],
+)
+def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SuiteConfig(**wrong)
+
+
+def test_series_whose_low_sixteen_bits_agree_are_kept_apart() -> None:
+    suite = Suite()
+    suite.add(limits(70_000))
+    series = np.array([3, 65_539] * 50, np.int32)
+    time_ns = np.arange(1, 101)
+    value = np.where(series == 3, 2.0, 7.0)
+    verdicts = suite.step(series, time_ns, value, np.ones(100, np.uint8))
+    assert verdicts.fresh.all()
+    assert verdicts.expected[-2:].tolist() == [2.0, 7.0]
+
+
+@given(st.floats(0, 60))
+def test_the_score_agrees_with_the_textbook_sum(z: float) -> None:
+    score = float(tail_score(np.array([z]))[0])
+    assert 10.0**-score == pytest.approx(t_tail(z), rel=1e-6)
+
+
+def test_the_score_agrees_with_an_integral_of_the_density() -> None:
+    # Far out the textbook sum cancels; the integral over u = 1 / t does not.
+    const = math.gamma(3.5) / (math.gamma(3.0) * math.sqrt(6 * math.pi))
+    for z in (0.5, 3.0, 4.2, 30.0, 1e3, 1e6):
+        u = (np.arange(200_000) + 0.5) / 200_000 / z
+        density = const * u**5 / (u * u + 1 / 6.0) ** 3.5
+        chance = 2.0 * float(density.mean()) / z
+        assert float(tail_score(np.array([z]))[0]) == pytest.approx(-math.log10(chance), rel=1e-8)
+
+
+def test_scores_rise_and_end() -> None:
+    z = np.concatenate(([0.0], np.logspace(-8, 300, 20_000), [np.inf]))
+    with np.errstate(over="ignore"):
+        score = tail_score(z)
+    assert score[0] == 0.0
+    assert (np.diff(score) >= -1e-13).all()
+    assert 250 < score[-1] <= 300
+    assert np.isnan(tail_score(np.array([np.nan]))[0])
