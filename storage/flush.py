@@ -1,0 +1,107 @@
+"""What one flush of a worker carries into the database: plain data, made before any I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ingest.records import DeadLetter
+from storage.pages import Page
+from storage.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a partition's log is done by this flush.
+
+    Parameters
+    ----------
+    topic, partition : str, int
+    expected : int
+        Where the database must stand; elsewhere another worker owns the partition.
+    next_offset : int
+        Where it stands afterwards.
+    """
+
+    topic: str
+    partition: int
+    expected: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A partition's detector state and the offset it belongs to."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    version: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
+    """One line of the ledger, as the bridge counted it; the sink adds what became of it."""
+
+    bridge: str
+    source: str
+    minute_s: int
+    messages: int
+    readings: int
+    rejected: int
+    withheld: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An alert that opens.
+
+    Parameters
+    ----------
+    series_id : int
+    band : float or None
+        Half width of what was expected.
+    page : Page
+        All else about it, as people are told.
+    """
+
+    series_id: int
+    band: float | None
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An alert whose sensor reports as it should again, and why it is taken to be over."""
+
+    series_id: int
+    cause: str
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Everything that one transaction writes.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+    fresh : Rows
+        Newer than their series' last time: no row of them should be there yet.
+    suspects : Rows
+        The rest: repeats or latecomers.
+    tallies : sequence of Tallied
+        `Rows.tally` indexes it.
+    changes : sequence of Opened or Resolved
+        In the order in which they happened.
+    letters : sequence of (str, DeadLetter)
+        Rejected messages, each with its bridge.
+    states : sequence of SavedState
+    """
+
+    steps: Sequence[Step]
+    fresh: Rows
+    suspects: Rows
+    tallies: Sequence[Tallied] = ()
+    changes: Sequence[Opened | Resolved] = ()
+    letters: Sequence[tuple[str, DeadLetter]] = ()
+    states: Sequence[SavedState] = field(default=())

@@ -1,0 +1,195 @@
+"""What the stream worker tells the pager: one page per alert transition, through the outbox.
+
+The worker may not know the pager and the pager may not know the worker, so the form of what passes
+between them, the name of the bell and the sentence that people read stand here, beside the table.
+"""
+
+from datetime import UTC, datetime
+from math import floor, isfinite, log10
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+import msgspec
+
+PAGE_VERSION: Final = 1
+
+Event = Literal["firing", "resolved"]
+Category = Literal["city", "sensor-health"]
+Severity = Literal["informational", "minor", "major", "critical"]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+# UCUM codes that people write otherwise; a code that is missing here is shown as it is.
+_SPOKEN_UNITS: Final = {"1": "", "Cel": "°C", "ug/m3": "µg/m³", "mg/m3": "mg/m³"}
+# What a sensor does when it is at fault; of the city one says how it is.
+_VERBS: Final = {
+    "flatline": "is stuck at",
+    "range": "claims an impossible",
+    "rate": "jumps faster than it can, now",
+    "reported": "is flagged bad by the sensor itself, at",
+}
+# What a person can compare at a glance; the exact figures are fields of the page.
+_SIGNIFICANT_DIGITS: Final = 3
+# Float noise of `expected - lower` against `upper - expected`, relative to the band.
+_SYMMETRY_TOLERANCE: Final = 1e-6
+
+
+class PageError(ValueError):
+    """Bytes that are not a page of this version."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert transition to be told to people.
+
+    Parameters
+    ----------
+    version : int
+        `PAGE_VERSION`; a reader refuses what it does not know.
+    namespace : str
+        `live` or `replay-<name>`.
+    alert_id : UUID
+        The alert; its text is the outbox's `dedup_key`.
+    event : {'firing', 'resolved'}
+        The transition.
+    category : {'city', 'sensor-health'}
+        Whether the city or the sensor is at fault.
+    kind, severity : str
+        As in the table `alert`.
+    sensor, quantity, unit, domain, zone : str
+        The series; `unit` is a UCUM code.
+    longitude, latitude : float or None
+        WGS 84 degrees, where the sensor's place is known.
+    since : datetime
+        Event time of the reading that opened the alert.
+    resolved_at : datetime or None
+        Event time of the reading that closed it; given exactly when `event` is 'resolved'.
+    seen : float
+        The value that made the transition, in `unit`.
+    expected, lower, upper : float or None
+        What was expected, and the range in which no alert would open, in `unit`.
+    score : float or None
+        -log10 of the tail probability.
+    sentence : str
+        The transition in plain words; left out, `sentence` writes it.
+    quality : int or None
+        QARTOD flag of the reading that made the transition, where the writer tells it.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, a time has no zone, or `resolved_at` and `event` disagree.
+    """
+
+    version: Literal[1] = PAGE_VERSION
+    namespace: str
+    alert_id: UUID
+    event: Event
+    category: Category
+    kind: str
+    severity: Severity
+    sensor: str
+    quantity: str
+    unit: str
+    domain: str
+    zone: str
+    longitude: float | None = None
+    latitude: float | None = None
+    since: Moment
+    resolved_at: Moment | None = None
+    seen: float
+    expected: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    score: float | None = None
+    sentence: str = ""
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse at the writer what the reader could not read: JSON has no NaN."""
+        numbers = (self.longitude, self.latitude, self.seen, self.expected)
+        for number in (*numbers, self.lower, self.upper, self.score):
+            if number is not None and not isfinite(number):
+                raise ValueError(f"a number of a page is not finite: {number}")
+        for moment in (self.since, self.resolved_at):
+            if moment is not None and moment.tzinfo is None:
+                raise ValueError(f"a time of a page has no zone: {moment}")
+        if (self.resolved_at is not None) != (self.event == "resolved"):
+            raise ValueError(f"resolved_at is {self.resolved_at} in a page that says {self.event}")
+        if not self.sentence:
+            msgspec.structs.force_setattr(self, "sentence", sentence(self))
+
+
+def encode_page(page: Page) -> bytes:
+    """Return the page as JSON, as it stands in `outbox.payload` and goes to hooks."""
+    return msgspec.json.encode(page)
+
+
+def decode_page(data: bytes | str) -> Page:
+    """Read a page; fields that are not known yet are passed over.
+
+    Raises
+    ------
+    PageError
+        If `data` is not a page of this version; the message names the field.
+    """
+    try:
+        return msgspec.json.decode(data, type=Page)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PageError(str(error)) from error
+
+
+def outbox_channel(schema: str) -> str:
+    """Return the NOTIFY channel that rings when rows were written to a schema's outbox."""
+    return f"{schema}_outbox"
+
+
+def sentence(page: Page) -> str:
+    """Return an alert transition in one plain sentence.
+
+    For example "averageVehicleSpeed of traffic-0042 (harbour) is 8.1 km/h; expected 48 ± 9 km/h
+    since 14:03:20 UTC".
+    """
+    unit = _SPOKEN_UNITS.get(page.unit, page.unit)
+    subject = f"{page.quantity} of {page.sensor} ({page.zone})"
+    seen = _with_unit(_number(page.seen), unit)
+    usual = _usual(page.expected, page.lower, page.upper, unit)
+    if page.resolved_at is None:
+        expected = f"; expected {usual}" if usual else ""
+        verb = _VERBS.get(page.kind, "is")
+        return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC"
+    expected = f", expected {usual}" if usual else ""
+    dated = page.since.astimezone(UTC).date() != page.resolved_at.astimezone(UTC).date()
+    begin, end = _clock(page.since, dated=dated), _clock(page.resolved_at, dated=dated)
+    return f"{subject} is back at {seen}{expected}; alert from {begin} to {end} UTC"
+
+
+def _usual(expected: float | None, lower: float | None, upper: float | None, unit: str) -> str:
+    if expected is None:
+        bounds = [
+            f"{word} {_with_unit(_number(bound), unit)}"
+            for word, bound in (("at least", lower), ("at most", upper))
+            if bound is not None
+        ]
+        return " and ".join(bounds)
+    if lower is None or upper is None:
+        return _with_unit(_number(expected), unit)
+    below, above = expected - lower, upper - expected
+    if abs(below - above) <= _SYMMETRY_TOLERANCE * max(abs(below), abs(above)):
+        return _with_unit(f"{_number(expected)} ± {_number(above)}", unit)
+    return _with_unit(f"{_number(expected)} ({_number(lower)} to {_number(upper)})", unit)
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return f"{text} {unit}" if unit else text
+
+
+def _number(value: float) -> str:
+    """Return three significant digits, whole numbers in full, and never an exponent."""
+    if value == 0 or not isfinite(value):
+        return "0" if value == 0 else str(value)
+    decimals = max(0, _SIGNIFICANT_DIGITS - 1 - floor(log10(abs(value))))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _clock(moment: datetime, *, dated: bool = False) -> str:
+    return f"{moment.astimezone(UTC):{'%Y-%m-%d %H:%M:%S' if dated else '%H:%M:%S'}}"

@@ -1,0 +1,504 @@
+"""The one transaction of a flush: rows, alerts, outbox, ledger, detector state, and the position.
+
+The position is compared and set first. Its row lock keeps every other worker out of the partition
+until the transaction ends, and a worker that no longer owns the partition finds another position
+there and writes nothing.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.errors import UniqueViolation
+from psycopg.sql import SQL, Identifier
+
+from ingest.ledger import SensorCard
+from ingest.quantities import QUANTITIES
+from ingest.topics import SeriesKey
+from storage.flush import Flush, Opened, Resolved, SavedState, Step
+from storage.migrate import session_options
+from storage.pages import encode_page, outbox_channel
+from storage.rows import COLUMNS, Rows, copy_readings, copy_staged
+
+_LOG = logging.getLogger(__name__)
+
+# A worker that is frozen inside a transaction must not hold its locks for longer.
+_SESSION: Final = (
+    " -c idle_in_transaction_session_timeout=15000 -c statement_timeout=60000 -c lock_timeout=20000"
+)
+_COLUMN_LIST: Final = SQL(", ").join(map(Identifier, COLUMNS))
+_COPY: Final = SQL("COPY reading ({}) FROM STDIN (FORMAT BINARY)").format(_COLUMN_LIST)
+_COPY_STAGED: Final = SQL(
+    "COPY pg_temp.suspect ({}, ordinal, tally) FROM STDIN (FORMAT BINARY)"
+).format(_COLUMN_LIST)
+_STAGING: Final = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS suspect (
+        series_id integer, time timestamptz, value double precision, quality smallint,
+        score real, expected real, band real, ordinal integer, tally integer
+    ) ON COMMIT DELETE ROWS
+"""
+# What becomes of each staged row: the first of its key is stored unless the key is there; any
+# other is a duplicate where it says the same, else a late conflict.
+_CLASSIFY: Final = """
+    WITH staged AS (
+        SELECT series_id, time, value, tally,
+               row_number() OVER w = 1 AS leads, first_value(value) OVER w AS leading
+        FROM pg_temp.suspect
+        WINDOW w AS (PARTITION BY series_id, time ORDER BY ordinal)
+    )
+    SELECT s.tally,
+           count(*) FILTER (WHERE r.series_id IS NULL AND s.leads),
+           count(*) FILTER (WHERE NOT (r.series_id IS NULL AND s.leads)
+                              AND s.value = coalesce(r.value, s.leading))
+    FROM staged s LEFT JOIN reading r USING (series_id, time)
+    GROUP BY s.tally
+"""
+_INSERT_STAGED: Final = SQL(
+    "INSERT INTO reading ({0}) SELECT DISTINCT ON (series_id, time) {0} FROM pg_temp.suspect"
+    " ORDER BY series_id, time, ordinal ON CONFLICT DO NOTHING"
+).format(_COLUMN_LIST)
+_ADVANCE: Final = """
+    UPDATE stream_position SET next_offset = %s
+    WHERE topic = %s AND partition = %s AND log_id = %s AND next_offset = %s
+"""
+_OPEN_POSITION: Final = """
+    INSERT INTO stream_position AS p (topic, partition, log_id, next_offset)
+    VALUES (%s, %s, %s, 0)
+    ON CONFLICT (topic, partition) DO UPDATE
+    SET log_id = excluded.log_id, next_offset = 0 WHERE p.log_id <> excluded.log_id
+"""
+_POSITION: Final = """
+    SELECT next_offset FROM stream_position WHERE topic = %s AND partition = %s AND log_id = %s
+"""
+_STATE: Final = """
+    SELECT CASE WHEN log_id = %s THEN next_offset ELSE 0 END, version, state
+    FROM detector_state WHERE topic = %s AND partition = %s
+"""
+# Only where the position stands exactly at the state's offset: a flush without rows moves no
+# position, and a worker that lost the partition must not put an older state over a newer one.
+_SAVE_STATE: Final = """
+    INSERT INTO detector_state (topic, partition, log_id, next_offset, version, state)
+    SELECT topic, partition, log_id, next_offset, %s, %s FROM stream_position
+    WHERE topic = %s AND partition = %s AND log_id = %s AND next_offset = %s
+    FOR UPDATE
+    ON CONFLICT (topic, partition) DO UPDATE
+    SET log_id = excluded.log_id, next_offset = excluded.next_offset,
+        version = excluded.version, state = excluded.state, saved_at = now()
+"""
+_SENSORS: Final = """
+    INSERT INTO sensor AS s (name, domain, zone, longitude, latitude)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::float8[], %s::float8[])
+    ON CONFLICT (name) DO UPDATE
+    SET domain = excluded.domain, zone = excluded.zone,
+        longitude = coalesce(excluded.longitude, s.longitude),
+        latitude = coalesce(excluded.latitude, s.latitude)
+"""
+_SERIES: Final = """
+    INSERT INTO series (sensor_id, quantity, unit)
+    SELECT s.sensor_id, n.quantity, n.unit
+    FROM unnest(%s::text[], %s::text[], %s::text[]) AS n (name, quantity, unit)
+    JOIN sensor s USING (name)
+    ON CONFLICT (sensor_id, quantity) DO UPDATE SET unit = excluded.unit
+"""
+_LOOK_UP: Final = """
+    SELECT q.series_id, s.name, s.domain, s.zone, s.longitude, s.latitude
+    FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS n (name, quantity, position)
+    LEFT JOIN (sensor s JOIN series q USING (sensor_id))
+      ON s.name = n.name AND q.quantity = n.quantity
+    ORDER BY n.position
+"""
+_OPEN_ALERT: Final = """
+    INSERT INTO alert (alert_id, series_id, category, kind, severity, state, opened_at,
+                       seen, expected, band, score, sentence)
+    VALUES (%s, %s, %s, %s, %s, 'open', %s, %s, %s, %s, %s, %s)
+    ON CONFLICT DO NOTHING
+"""
+_RESOLVE_ALERT: Final = """
+    UPDATE alert SET state = 'resolved', resolved_at = %s
+    WHERE series_id = %s AND category = %s AND state <> 'resolved'
+    RETURNING alert_id
+"""
+_TRANSITION: Final = """
+    INSERT INTO alert_transition (alert_id, at, state, cause, actor)
+    VALUES (%s, %s, %s, %s, 'worker') ON CONFLICT DO NOTHING
+"""
+_TELL_FIRING: Final = """
+    INSERT INTO outbox (alert_id, event, dedup_key, payload) VALUES (%s, 'firing', %s, %s)
+    ON CONFLICT DO NOTHING
+"""
+# Under the key of the page it takes back. The alert may be one from before its detector state was
+# lost, under another id than the page computed.
+_TELL_RESOLVED: Final = """
+    INSERT INTO outbox (alert_id, event, dedup_key, payload)
+    SELECT alert_id, 'resolved', dedup_key,
+           %s::jsonb || jsonb_build_object('alert_id', alert_id)
+    FROM outbox WHERE alert_id = %s AND event = 'firing'
+    ON CONFLICT DO NOTHING
+"""
+_LEDGER: Final = """
+    INSERT INTO ledger AS l (bridge, source, minute, messages, readings, rejected, withheld,
+                             stored, duplicates, late_conflicts)
+    VALUES (%s, %s, to_timestamp(%s), %s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT (bridge, source, minute) DO UPDATE
+    SET messages = l.messages + excluded.messages, readings = l.readings + excluded.readings,
+        rejected = l.rejected + excluded.rejected, withheld = l.withheld + excluded.withheld,
+        stored = l.stored + excluded.stored, duplicates = l.duplicates + excluded.duplicates,
+        late_conflicts = l.late_conflicts + excluded.late_conflicts
+"""
+_LETTER: Final = """
+    INSERT INTO dead_letter (received_at, bridge, mqtt_topic, reason, place, payload)
+    VALUES (to_timestamp(%s::float8 / 1e9), %s, %s, %s, %s, %s)
+"""
+
+
+class FencedError(Exception):
+    """Another worker owns the partition now; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the rows of a flush."""
+
+    stored: int
+    duplicates: int
+    late_conflicts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Where a partition goes on.
+
+    Parameters
+    ----------
+    stored : int
+        First offset whose rows are not in the database.
+    state_offset : int
+        First offset that `state` has not seen; 0 without a state.
+    version : int or None
+        Layout of `state`.
+    state : bytes or None
+    """
+
+    stored: int
+    state_offset: int
+    version: int | None
+    state: bytes | None
+
+
+class Sink:
+    """A connection that writes flushes into one namespace's schema.
+
+    Parameters
+    ----------
+    dsn : str
+    schema : str
+    log_id : str
+        The incarnation of the Kafka log that offsets speak of.
+    """
+
+    def __init__(self, dsn: str, schema: str, log_id: str) -> None:
+        self._dsn = dsn
+        self._schema = schema
+        self._log_id = log_id
+        self._connection: AsyncConnection[Any] | None = None
+
+    async def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def resume(self, topic: str, partition: int) -> Resumption:
+        """Say where a partition goes on, and make its row if it is new.
+
+        Raises
+        ------
+        psycopg.Error
+            If the database is away.
+        """
+        connection = await self._connected()
+        async with connection.transaction(), connection.cursor() as cursor:
+            await cursor.execute(_OPEN_POSITION, (topic, partition, self._log_id))
+            position = await _one(cursor, _POSITION, (topic, partition, self._log_id))
+            assert position is not None  # noqa: S101 - the row was made a line above
+            state = await _one(cursor, _STATE, (self._log_id, topic, partition))
+        if state is None:
+            return Resumption(position[0], 0, None, None)
+        return Resumption(position[0], *state)
+
+    async def register(
+        self, keys: Sequence[SeriesKey], cards: Sequence[SensorCard]
+    ) -> tuple[NDArray[np.int32], list[SensorCard]]:
+        """Make sensors and series that are not there, and look all of them up.
+
+        Parameters
+        ----------
+        keys : sequence of SeriesKey, length n
+        cards : sequence of SensorCard
+            Where sensors stand; one whose sensor has no card yet is made without a place.
+
+        Returns
+        -------
+        ids : (n,) int32
+            Database ids of `keys`, in order.
+        known : list of SensorCard
+            What is known of the sensors of `keys` and `cards`.
+
+        Raises
+        ------
+        psycopg.Error
+            If the database is away.
+        """
+        connection = await self._connected()
+        async with connection.transaction(), connection.cursor() as cursor:
+            await _put_sensors(cursor, cards)
+            found = await _look_up(cursor, keys)
+            missing = [key for key, row in zip(keys, found, strict=True) if row[0] is None]
+            if missing:
+                told = {card.sensor for card in cards}
+                untold = {key.sensor: key for key in missing if key.sensor not in told}
+                await _put_sensors(
+                    cursor, [SensorCard(k.sensor, k.domain, k.zone) for k in untold.values()]
+                )
+                await _put_series(cursor, missing)
+                found = await _look_up(cursor, keys)
+        ids = np.array([row[0] for row in found], np.int32)
+        return ids, [SensorCard(*row[1:]) for row in found] + list(cards)
+
+    async def write(self, flush: Flush) -> Outcome:
+        """Write a flush, wholly or not at all.
+
+        A repetition of a flush that was committed (the answer got lost) writes nothing but the
+        same states and is no error.
+
+        Raises
+        ------
+        FencedError
+            If a partition of it belongs to another worker.
+        psycopg.Error
+            If the database is away or refuses.
+        """
+        connection = await self._connected()
+        async with connection.transaction(), connection.cursor() as cursor:
+            counts = np.zeros((1, 3), np.int64)
+            if await self._advance(cursor, flush.steps):
+                counts = await _store(cursor, flush)
+                await _alerts(cursor, flush.changes, outbox_channel(self._schema))
+                await _ledger(cursor, flush, counts)
+                await _letters(cursor, flush)
+            # In a repetition, too: whoever moved the positions may have saved no state.
+            await self._save(cursor, flush.states)
+        stored, duplicates, conflicts = (int(total) for total in counts.sum(axis=0))
+        return Outcome(stored, duplicates, conflicts)
+
+    async def _connected(self) -> AsyncConnection[Any]:
+        if self._connection is None or self._connection.closed:
+            connection = await psycopg.AsyncConnection.connect(
+                self._dsn,
+                autocommit=True,
+                connect_timeout=5,
+                application_name="citywatch worker",
+                options=session_options(self._schema) + _SESSION,
+            )
+            try:
+                await connection.execute(_STAGING)
+            except BaseException:
+                # Cancelled in between, it would serve without its staging table.
+                await connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    async def _advance(self, cursor: AsyncCursor[Any], steps: Sequence[Step]) -> bool:
+        """Move every position; False where all of them were moved by this very flush before."""
+        moved = 0
+        ordered = sorted(steps, key=lambda step: (step.topic, step.partition))
+        for step in ordered:
+            await cursor.execute(
+                _ADVANCE,
+                (step.next_offset, step.topic, step.partition, self._log_id, step.expected),
+            )
+            moved += cursor.rowcount
+        if moved == len(steps):
+            return True
+        if moved == 0 and await self._is_done(cursor, ordered):
+            return False
+        raise FencedError(
+            "another worker moved one of "
+            + ", ".join(f"{step.topic}/{step.partition}" for step in ordered)
+        )
+
+    async def _is_done(self, cursor: AsyncCursor[Any], steps: Sequence[Step]) -> bool:
+        for step in steps:
+            row = await _one(cursor, _POSITION, (step.topic, step.partition, self._log_id))
+            if row is None or row[0] != step.next_offset:
+                return False
+        return True
+
+    async def _save(self, cursor: AsyncCursor[Any], states: Sequence[SavedState]) -> None:
+        for saved in states:
+            await cursor.execute(
+                _SAVE_STATE,
+                (
+                    saved.version,
+                    saved.state,
+                    saved.topic,
+                    saved.partition,
+                    self._log_id,
+                    saved.next_offset,
+                ),
+            )
+            if not cursor.rowcount:
+                raise FencedError(
+                    f"another worker moved {saved.topic}/{saved.partition}: its state of offset"
+                    f" {saved.next_offset} is not saved"
+                )
+
+
+async def _one(cursor: AsyncCursor[Any], query: Any, values: Sequence[Any]) -> Any:
+    await cursor.execute(query, values)
+    return await cursor.fetchone()
+
+
+async def _put_sensors(cursor: AsyncCursor[Any], cards: Sequence[SensorCard]) -> None:
+    if cards:
+        # Sorted, so that two workers never wait for each other's rows crosswise.
+        rows = sorted(cards, key=lambda card: card.sensor)
+        columns = ("sensor", "domain", "zone", "longitude", "latitude")
+        await cursor.execute(
+            _SENSORS, [[getattr(card, column) for card in rows] for column in columns]
+        )
+
+
+async def _put_series(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> None:
+    unique = sorted({(key.sensor, key.quantity) for key in keys})
+    sensors = [sensor for sensor, _ in unique]
+    quantities = [quantity for _, quantity in unique]
+    units = [QUANTITIES[quantity].unit for quantity in quantities]
+    await cursor.execute(_SERIES, (sensors, quantities, units))
+
+
+async def _look_up(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> list[Any]:
+    if not keys:
+        return []
+    names = ([key.sensor for key in keys], [key.quantity for key in keys])
+    await cursor.execute(_LOOK_UP, names)
+    return await cursor.fetchall()
+
+
+async def _store(cursor: AsyncCursor[Any], flush: Flush) -> NDArray[np.int64]:
+    """Write the rows; return (stored, duplicates, late conflicts) per tally."""
+    counts = np.zeros((max(len(flush.tallies), 1), 3), np.int64)
+    suspects = flush.suspects
+    if len(flush.fresh):
+        try:
+            async with cursor.connection.transaction():
+                await _copy(cursor, _COPY, copy_readings(flush.fresh))
+            counts[:, 0] += np.bincount(flush.fresh.tally, minlength=len(counts))
+        except UniqueViolation:
+            # Only after detector state was lost: what looked new had been stored before.
+            _LOG.warning("rows taken for new are there already: staging the flush")
+            suspects = Rows.concatenate([flush.fresh, flush.suspects])
+    if len(suspects):
+        await _copy(cursor, _COPY_STAGED, copy_staged(suspects))
+        await cursor.execute(_CLASSIFY)
+        offered = np.bincount(suspects.tally, minlength=len(counts))
+        counts[:, 2] += offered
+        for tally, stored, duplicates in await cursor.fetchall():
+            counts[tally] += (stored, duplicates, -stored - duplicates)
+        await cursor.execute(_INSERT_STAGED)
+    return counts
+
+
+async def _copy(cursor: AsyncCursor[Any], statement: Any, data: bytes) -> None:
+    async with cursor.copy(statement) as copy:
+        await copy.write(data)
+
+
+async def _alerts(
+    cursor: AsyncCursor[Any], changes: Sequence[Opened | Resolved], channel: str
+) -> None:
+    for change in changes:
+        if isinstance(change, Opened):
+            await _open(cursor, change)
+        else:
+            await _resolve(cursor, change)
+    if changes:
+        await cursor.execute("SELECT pg_notify(%s, '')", (channel,))
+
+
+async def _open(cursor: AsyncCursor[Any], alert: Opened) -> None:
+    page = alert.page
+    await cursor.execute(
+        _OPEN_ALERT,
+        (
+            page.alert_id,
+            alert.series_id,
+            page.category,
+            page.kind,
+            page.severity,
+            page.since,
+            page.seen,
+            page.expected,
+            alert.band,
+            page.score,
+            page.sentence,
+        ),
+    )
+    if not cursor.rowcount:
+        return  # open already, from before its detector state was lost
+    await cursor.execute(_TRANSITION, (page.alert_id, page.since, "open", page.kind))
+    payload = encode_page(page).decode()
+    await cursor.execute(_TELL_FIRING, (page.alert_id, str(page.alert_id), payload))
+
+
+async def _resolve(cursor: AsyncCursor[Any], alert: Resolved) -> None:
+    page = alert.page
+    values = (page.resolved_at, alert.series_id, page.category)
+    row = await _one(cursor, _RESOLVE_ALERT, values)
+    if row is None:
+        return
+    await cursor.execute(_TRANSITION, (row[0], page.resolved_at, "resolved", alert.cause))
+    await cursor.execute(_TELL_RESOLVED, (encode_page(page).decode(), row[0]))
+
+
+async def _ledger(cursor: AsyncCursor[Any], flush: Flush, counts: NDArray[np.int64]) -> None:
+    for tallied, outcome in zip(flush.tallies, counts.tolist(), strict=False):
+        await cursor.execute(
+            _LEDGER,
+            (
+                tallied.bridge,
+                tallied.source,
+                tallied.minute_s,
+                tallied.messages,
+                tallied.readings,
+                tallied.rejected,
+                tallied.withheld,
+                *outcome,
+            ),
+        )
+
+
+async def _letters(cursor: AsyncCursor[Any], flush: Flush) -> None:
+    if flush.letters:
+        await cursor.executemany(
+            _LETTER,
+            [
+                (
+                    letter.received_ns,
+                    *map(_storable, (bridge, letter.mqtt_topic, letter.reason, letter.place)),
+                    letter.payload,
+                )
+                for bridge, letter in flush.letters
+            ],
+        )
+
+
+def _storable(text: str) -> str:
+    """Return text without NUL, which PostgreSQL refuses and a rejected message may hold."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,71 @@
+"""How the pipeline stands, in a few numbers that cost the database next to nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+# The newest reading of each series is one index probe; a scan for the newest of all would be a
+# scan of the table, whose key begins with the series.
+_STANDING: Final = """
+    SELECT l.*, a.alerts_opened, a.alerts_open, o.pages_delivered, o.pages_pending, n.newest_at
+    FROM (SELECT coalesce(sum(messages), 0)::bigint AS messages,
+                 coalesce(sum(readings), 0)::bigint AS readings,
+                 coalesce(sum(stored), 0)::bigint AS stored,
+                 coalesce(sum(duplicates), 0)::bigint AS duplicates,
+                 coalesce(sum(late_conflicts), 0)::bigint AS late_conflicts,
+                 coalesce(sum(rejected), 0)::bigint AS rejected,
+                 coalesce(sum(withheld), 0)::bigint AS withheld
+          FROM ledger) l,
+         (SELECT count(*) AS alerts_opened,
+                 count(*) FILTER (WHERE state <> 'resolved') AS alerts_open FROM alert) a,
+         (SELECT count(*) FILTER (WHERE event = 'firing' AND delivered_at IS NOT NULL)
+                     AS pages_delivered,
+                 count(*) FILTER (WHERE delivered_at IS NULL AND abandoned_at IS NULL)
+                     AS pages_pending
+          FROM outbox) o,
+         (SELECT max(newest.time) AS newest_at
+          FROM series s CROSS JOIN LATERAL (
+              SELECT time FROM reading r WHERE r.series_id = s.series_id
+              ORDER BY time DESC LIMIT 1) newest) n
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Totals of a namespace since its beginning.
+
+    Parameters
+    ----------
+    messages, readings, stored, duplicates, late_conflicts, rejected, withheld : int
+        Sums of the ledger.
+    alerts_opened, alerts_open : int
+    pages_delivered, pages_pending : int
+        Pages that tell of an alert; pending ones include those that take it back.
+    newest_at : datetime or None
+        Event time of the newest reading.
+    """
+
+    messages: int
+    readings: int
+    stored: int
+    duplicates: int
+    late_conflicts: int
+    rejected: int
+    withheld: int
+    alerts_opened: int
+    alerts_open: int
+    pages_delivered: int
+    pages_pending: int
+    newest_at: datetime | None
+
+
+async def standing(connection: AsyncConnection[Any]) -> Standing:
+    """Return the totals of the schema on the connection's search path."""
+    async with connection.cursor(row_factory=class_row(Standing)) as cursor:
+        await cursor.execute(_STANDING)
+        found = await cursor.fetchone()
+    assert found is not None  # noqa: S101 - a query of aggregates has one row
+    return found
