@@ -1,0 +1,172 @@
+"""The Faust app around the worker: consumer group, partitions, acknowledgements.
+
+Faust acknowledges a message when an agent's body ends, even when it raises. So the agents take
+unacknowledged events, hand them to the worker and never raise; the worker acknowledges after its
+commit. Settings that deviate from Faust's defaults are those that came through kill -9 of one of
+two workers without a loss.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import faust
+from aiokafka.structs import TopicPartition as AioTopicPartition
+from faust.types import TP
+
+from ingest.kafka import ensure_topics
+from ingest.topics import database_schema, dead_letters_topic, readings_topic
+from storage.sink import Sink
+from streams.transport import Transport
+from streams.worker import Delivery, Worker, WorkerConfig
+
+_LOG = logging.getLogger(__name__)
+# Messages Faust may hold per agent before it stops fetching; a message is up to 5,000 readings.
+_STREAM_BUFFER: Final = 64
+_REPORT_INTERVAL_S: Final = 30.0
+
+
+class StreamsApp:
+    """One worker process of the consumer group of a namespace.
+
+    Parameters
+    ----------
+    config : WorkerConfig
+    bootstrap : str
+        Kafka addresses.
+    partitions, replication_factor : int
+        Of the topics, where they must be made.
+    dsn : str
+    log_id : str
+        Incarnation of the Kafka log.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        *,
+        bootstrap: str,
+        partitions: int,
+        replication_factor: int,
+        dsn: str,
+        log_id: str,
+    ) -> None:
+        self._config = config
+        self._bootstrap = bootstrap
+        self._partitions = partitions
+        self._replication_factor = replication_factor
+        self._sink = Sink(dsn, database_schema(config.namespace), log_id)
+        self.worker = Worker(config, self._sink, self._acknowledge, self._earliest)
+        self._app = self._build()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set.
+
+        Raises
+        ------
+        Exception
+            Whatever made going on unsafe; the process should be started again.
+        """
+        await ensure_topics(
+            self._bootstrap, self._config.namespace, self._partitions, self._replication_factor
+        )
+        worker_stop = asyncio.Event()
+        await self._app.start()
+        flushing = asyncio.create_task(self.worker.run(worker_stop), name="flush")
+        stopping = asyncio.create_task(stop.wait())
+        crashed = asyncio.create_task(self._crashed())
+        reporting = asyncio.create_task(self._report())
+        try:
+            await asyncio.wait({flushing, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+            worker_stop.set()
+            await flushing
+            if crashed.done():
+                crashed.result()
+        finally:
+            for task in (stopping, crashed, reporting, flushing):
+                task.cancel()
+            await self._app.stop()
+            await self._sink.close()
+
+    def _build(self) -> Any:
+        namespace = self._config.namespace
+        app = faust.App(
+            f"{namespace}-worker",
+            broker=f"kafka://{self._bootstrap}",
+            store="memory://",
+            autodiscover=False,
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_partitions=self._partitions,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=_STREAM_BUFFER,
+            consumer_auto_offset_reset="earliest",
+            consumer_max_fetch_size=8 << 20,
+            broker_session_timeout=6,
+            broker_heartbeat_interval=1,
+            broker_rebalance_timeout=10,
+            broker_commit_interval=1.0,
+            worker_redirect_stdouts=False,
+        )
+        app.transport = Transport(app.conf.broker_consumer, app)
+        for name in (readings_topic(namespace), dead_letters_topic(namespace)):
+            topic = app.topic(
+                name,
+                key_type=bytes,
+                value_type=bytes,
+                key_serializer="raw",
+                value_serializer="raw",
+                allow_empty=True,
+            )
+            app.agent(topic, name=f"take.{name}")(self._take)
+        app.on_partitions_assigned.connect(self._on_assigned)  # type: ignore[arg-type]
+        app.on_partitions_revoked.connect(self._on_revoked)  # type: ignore[arg-type]
+        return app
+
+    async def _take(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            message = event.message
+            await self.worker.take(
+                Delivery(
+                    message.topic,
+                    message.partition,
+                    message.offset,
+                    {name: value or b"" for name, value in message.headers or ()},
+                    message.value or b"",
+                    (stream, event),
+                )
+            )
+
+    async def _acknowledge(self, handle: Any) -> None:
+        stream, event = handle
+        await stream.ack(event)
+
+    async def _earliest(self, topic: str, partition: int) -> int:
+        offsets = await self._app.consumer.earliest_offsets(TP(topic, partition))
+        return int(
+            offsets.get(AioTopicPartition(topic, partition), offsets.get(TP(topic, partition), 0))
+        )
+
+    async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
+        self.worker.assign({(place.topic, place.partition) for place in assigned})
+
+    async def _on_revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
+        await self.worker.release({(place.topic, place.partition) for place in revoked})
+
+    async def _crashed(self) -> None:
+        await self._app.wait_until_stopped()
+        reason = self._app._crash_reason  # noqa: SLF001 - mode keeps it nowhere else
+        raise reason or RuntimeError("the Faust app stopped by itself")
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_INTERVAL_S)
+            totals = self.worker.totals
+            _LOG.info(
+                "worker stored=%d duplicates=%d late_conflicts=%d flushes=%d flush_mean_ms=%.1f",
+                totals.stored,
+                totals.duplicates,
+                totals.late_conflicts,
+                totals.flushes,
+                1000 * totals.flush_s / max(totals.flushes, 1),
+            )

@@ -1,0 +1,143 @@
+"""What a worker keeps of one partition: its series, their detectors, and how far it has come."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import Limits, StateError, Suite, SuiteConfig
+from ingest.quantities import QUANTITIES
+from ingest.topics import SeriesKey, is_level
+from storage.sink import Resumption
+
+STATE_VERSION: Final = 1
+UNREGISTERED: Final = -1
+
+
+class _Saved(msgspec.Struct, array_like=True):
+    keys: list[str]
+    suite: bytes
+
+
+class Partition:
+    """Series and detector state of one partition of the readings topic.
+
+    Parameters
+    ----------
+    resumption : Resumption
+        Where the database says it goes on.
+    config : SuiteConfig
+        Thresholds of the detectors.
+
+    Attributes
+    ----------
+    seen : int
+        First offset the detectors have not seen.
+    stored : int
+        First offset whose rows are not in the database.
+    saved : int
+        First offset the saved state has not seen; Kafka may forget what lies before it.
+    series_id : (series,) int32
+        Database id of each series; `UNREGISTERED` until it has one.
+
+    Raises
+    ------
+    StateError
+        If the saved state is of an unknown version or damaged.
+    """
+
+    def __init__(self, resumption: Resumption, config: SuiteConfig) -> None:
+        self.stored = resumption.stored
+        self.seen = self.saved = resumption.state_offset
+        self.keys: list[SeriesKey] = []
+        self.series_id = np.empty(0, np.int32)
+        self._slots: dict[str, int] = {}
+        self._by_identity: dict[tuple[str, str], int] = {}
+        if resumption.state is None:
+            self.suite = Suite(config)
+        else:
+            self._load(resumption, config)
+
+    def slots(self, texts: Sequence[str]) -> NDArray[np.int32]:
+        """Return the slot of each dictionary entry of a batch, making those that are new.
+
+        Parameters
+        ----------
+        texts : sequence of str, length n
+            Text of a `SeriesKey` each.
+
+        Returns
+        -------
+        (n,) int32
+
+        Raises
+        ------
+        ValueError
+            If an entry is not a series key or names an unknown quantity; nothing is made then.
+        """
+        known = self._slots
+        new = [SeriesKey.parse(text) for text in texts if text not in known]
+        for key in new:
+            if key.quantity not in QUANTITIES:
+                raise ValueError(f"unknown quantity: {key.quantity!r}")
+            if not all(map(is_level, key)):
+                raise ValueError(f"not a series key of a topic's levels: {str(key)!r}")
+        self._add(new)
+        return np.fromiter((known[text] for text in texts), np.int32, len(texts))
+
+    def unregistered(self) -> NDArray[np.int64]:
+        """Return the slots that have no database id yet."""
+        return np.flatnonzero(self.series_id == UNREGISTERED)
+
+    def snapshot(self) -> bytes:
+        """Return the state as bytes; it belongs to the offset `seen`."""
+        return msgspec.msgpack.encode(_Saved([str(key) for key in self.keys], self.suite.save()))
+
+    def _add(self, keys: Sequence[SeriesKey]) -> None:
+        added = self._enter(keys)
+        if added:
+            rows = [QUANTITIES[key.quantity] for key in added]
+            self.suite.add(
+                Limits(
+                    low=np.array([row.low for row in rows]),
+                    high=np.array([row.high for row in rows]),
+                    max_rate=np.array([row.max_rate for row in rows]),
+                )
+            )
+
+    def _enter(self, keys: Sequence[SeriesKey]) -> list[SeriesKey]:
+        """Give every key a slot; return those that got a new one.
+
+        A sensor that moved to another zone keeps its series under the new text.
+        """
+        added = []
+        for key in keys:
+            identity = (key.sensor, key.quantity)
+            slot = self._by_identity.get(identity)
+            if slot is None:
+                slot = self._by_identity[identity] = len(self.keys)
+                self.keys.append(key)
+                added.append(key)
+            else:
+                self.keys[slot] = key
+            self._slots[str(key)] = slot
+        fresh_ids = np.full(len(added), UNREGISTERED, np.int32)
+        self.series_id = np.concatenate([self.series_id, fresh_ids])
+        return added
+
+    def _load(self, resumption: Resumption, config: SuiteConfig) -> None:
+        if resumption.version != STATE_VERSION or resumption.state is None:
+            raise StateError(
+                f"saved state of version {resumption.version}, this worker reads {STATE_VERSION}"
+            )
+        try:
+            saved = msgspec.msgpack.decode(resumption.state, type=_Saved)
+            keys = [SeriesKey.parse(text) for text in saved.keys]
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise StateError(f"saved state is damaged: {error}") from error
+        self.suite = Suite.load(saved.suite, config)
+        self._enter(keys)
+        if len(self.suite) != len(self.keys):
+            raise StateError(f"saved state holds {len(self.suite)} series, {len(self.keys)} keys")

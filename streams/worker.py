@@ -1,0 +1,523 @@
+"""The worker: collects messages, scores them, commits a flush, and then lets Kafka forget.
+
+It knows nothing of Faust, so that its promises can be tested without it. The promises: a message is
+acknowledged only when the database holds its rows and a detector state that has seen it; a flush
+that fails is tried again, never dropped; a partition that another worker owns stops this one.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import psycopg
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from detectors import SuiteConfig
+from ingest import reject
+from ingest.ledger import SensorCard
+from ingest.records import DeadLetter, HeaderError, Provenance
+from ingest.topics import dead_letters_topic, readings_topic
+from storage.flush import Flush, SavedState, Step
+from storage.rows import Rows
+from storage.sink import Outcome, Resumption, Sink
+from streams.partition import STATE_VERSION, Partition
+from streams.scoring import NOBODY, Ledger, Message, Scored, changes, score
+
+_LOG = logging.getLogger(__name__)
+_BACKOFF_CAP_S: Final = 10.0
+# What the database gets when the worker must stop or let partitions go: less than the group's
+# session timeout of 6 s and than what supervisors wait before they kill (10 s).
+_GRACE_S: Final = 4.0
+# Sensors whose place is remembered for pages.
+_MAX_PLACES: Final = 500_000
+
+TopicPartition = tuple[str, int]
+_T = TypeVar("_T")
+
+
+class GapError(Exception):
+    """Messages are missing between what was seen and what came: start again from Kafka's offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What a worker needs to know.
+
+    Parameters
+    ----------
+    namespace : str
+    flush_interval_s : float
+        Longest wait of a message before it is committed.
+    max_flush_rows : int
+        Readings after which a flush does not wait, and about the most that one holds.
+    max_pending_rows : int
+        Readings held at most; beyond it `take` waits.
+    state_interval_s : float
+        How often detector state is saved: what a restart must replay at most.
+    suite : SuiteConfig
+        Thresholds of the detectors.
+    """
+
+    namespace: str
+    flush_interval_s: float
+    max_flush_rows: int
+    max_pending_rows: int
+    state_interval_s: float
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+
+
+class Delivery(NamedTuple):
+    """One Kafka message as the consumer hands it over.
+
+    Parameters
+    ----------
+    topic, partition, offset : str, int, int
+    headers : mapping of str to bytes
+    value : bytes
+    handle : object
+        Given back to acknowledge it.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    headers: Mapping[str, bytes]
+    value: bytes
+    handle: Any
+
+
+class _Queued(NamedTuple):
+    """A message, where it comes from, and about how many readings it holds."""
+
+    delivery: Delivery
+    provenance: Provenance
+    rows: int
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What waits of one partition, and what waits for its acknowledgement."""
+
+    pending: deque[_Queued] = field(default_factory=deque)
+    held: deque[_Queued] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What this worker has done since it started."""
+
+    stored: int = 0
+    duplicates: int = 0
+    late_conflicts: int = 0
+    flushes: int = 0
+    flush_s: float = 0.0
+
+
+class Worker:
+    """State of all partitions this process owns.
+
+    Parameters
+    ----------
+    config : WorkerConfig
+    sink : Sink
+    acknowledge : async callable of handle
+        Lets the consumer commit behind a message.
+    earliest : async callable of (topic, partition) to int
+        First offset the log still holds.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        sink: Sink,
+        acknowledge: Callable[[Any], Awaitable[None]],
+        earliest: Callable[[str, int], Awaitable[int]],
+    ) -> None:
+        self._config = config
+        self._sink = sink
+        self._acknowledge = acknowledge
+        self._earliest = earliest
+        self._readings = readings_topic(config.namespace)
+        self._letters = dead_letters_topic(config.namespace)
+        self._inboxes: dict[TopicPartition, _Inbox] = {}
+        self._partitions: dict[int, Partition] = {}
+        self._letter_positions: dict[int, int] = {}
+        self._places: dict[str, SensorCard] = {}
+        self._unannounced: dict[str, SensorCard] = {}
+        self._pending_rows = 0
+        self._held_rows = 0
+        self._releases: Counter[TopicPartition] = Counter()
+        self._capacity = asyncio.Condition()
+        self._due = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        # Until when flushes may take, in the loop's time; None while nobody waits for their end.
+        self._deadline: float | None = None
+        self._patience: asyncio.Timeout | None = None
+        self._is_stopping = False
+        self._saved_at = time.monotonic()
+        self.totals = Totals()
+
+    async def take(self, delivery: Delivery) -> None:
+        """Queue a message; waits while too much is queued, which pauses the consumer."""
+        try:
+            provenance = Provenance.read(delivery.headers, self._config.namespace)
+        except HeaderError as error:
+            _LOG.error("%s/%d@%d: %s", *delivery[:3], error)
+            provenance = NOBODY
+        rows = 1 + sum(tally.readings for tally in provenance.tallies)
+        place = (delivery.topic, delivery.partition)
+        releases = self._releases[place]
+        async with self._capacity:
+            await self._capacity.wait_for(
+                lambda: self._pending_rows < self._config.max_pending_rows
+            )
+        if self._releases[place] != releases:
+            return  # let go while it waited: its next owner reads it again
+        self._pending_rows += rows
+        inbox = self._inboxes.setdefault(place, _Inbox())
+        inbox.pending.append(_Queued(delivery, provenance, rows))
+        if self._pending_rows >= self._config.max_flush_rows:
+            self._due.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Flush by rows or time until `stop` is set, then once more with all state.
+
+        Ends a few seconds after `stop`, even if the database is away: what is not committed by
+        then is not acknowledged either.
+
+        Raises
+        ------
+        FencedError, GapError, StateError
+            Where going on could lose or double something: restart the process.
+        """
+        stopping = asyncio.create_task(self._await_stop(stop))
+        try:
+            while not stop.is_set():
+                due = asyncio.create_task(self._due.wait())
+                await asyncio.wait(
+                    {due, stopping},
+                    timeout=self._config.flush_interval_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                due.cancel()
+                self._due.clear()
+                await self._flush_or_give_up()
+            await self._flush_or_give_up(save=True)
+        finally:
+            stopping.cancel()
+
+    def assign(self, places: set[TopicPartition]) -> None:
+        """Make partitions this worker's own; the next flush loads what is saved of them."""
+        for place in places:
+            self._inboxes.setdefault(place, _Inbox())
+        self._due.set()
+
+    async def release(self, places: set[TopicPartition]) -> None:
+        """Let partitions go: commit what is queued, save their state, forget them.
+
+        Takes a few seconds at most, even if the database is away: the next owner then does again
+        what could not be committed.
+        """
+        if not places & self._inboxes.keys():
+            return
+        self._hurry()
+        try:
+            await self._flush_or_give_up(save=True)
+        finally:
+            async with self._flushing:
+                for topic, partition in places:
+                    self._drop(topic, partition)
+                if not self._is_stopping:
+                    self._deadline = None
+            async with self._capacity:
+                self._capacity.notify_all()
+
+    async def flush(self, *, save: bool = False) -> None:
+        """Commit what is queued, up to a flush's size; with `save`, detector state as well.
+
+        Raises
+        ------
+        TimeoutError
+            If the worker must stop or let partitions go, and the database is away. What was not
+            committed is queued again.
+        """
+        async with self._flushing:
+            try:
+                async with asyncio.timeout_at(self._deadline) as self._patience:
+                    await self._commit(save=save)
+            except BaseException:
+                # The detectors may be ahead of the database by now.
+                self._rewind()
+                raise
+            finally:
+                self._patience = None
+
+    async def _commit(self, *, save: bool) -> None:
+        started = time.monotonic()
+        save = (
+            save
+            or started - self._saved_at >= self._config.state_interval_s
+            # What waits for a saved state keeps its memory.
+            or self._held_rows >= self._config.max_pending_rows
+        )
+        flush = await self._prepare(save=save)
+        if flush.steps or flush.states:
+            outcome = await self._persistently(lambda: self._sink.write(flush))
+            self._note(flush, outcome)
+            self.totals.flushes += 1
+            self.totals.flush_s += time.monotonic() - started
+        if save:
+            self._saved_at = started
+        await self._settle()
+
+    async def _flush_or_give_up(self, *, save: bool = False) -> None:
+        try:
+            await self.flush(save=save)
+        except TimeoutError:
+            _LOG.warning("a flush was given up; what it held will be read again")
+
+    async def _await_stop(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._is_stopping = True
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Bound what flushes may still take, the one that runs included."""
+        deadline = asyncio.get_running_loop().time() + _GRACE_S
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(self._deadline)
+
+    def _rewind(self) -> None:
+        """Forget all that may differ from the database; the next flush begins from what it says.
+
+        The messages behind its saved states are all here still: none of them is acknowledged.
+        """
+        self._partitions.clear()
+        self._letter_positions.clear()
+        for inbox in self._inboxes.values():
+            inbox.pending.extendleft(reversed(inbox.held))
+            inbox.held.clear()
+        self._pending_rows += self._held_rows
+        self._held_rows = 0
+
+    async def _prepare(self, *, save: bool) -> Flush:
+        """Score what is queued and return it as one flush."""
+        ledger = Ledger()
+        letters: list[tuple[str, DeadLetter]] = []
+        steps: list[Step] = []
+        scored: list[tuple[Partition, Scored]] = []
+        budget = self._config.max_flush_rows
+        # A copy: partitions may be assigned while the database is asked.
+        for (topic, number), inbox in list(self._inboxes.items()):
+            taken, rows = self._draw(inbox, budget)
+            budget -= rows
+            if topic == self._letters:
+                steps.extend(await self._read_letters(number, taken, ledger, letters))
+                continue
+            partition = await self._partition(number)
+            messages = await self._unseen(partition, number, taken)
+            if not messages:
+                continue
+            part, unreadable = score(partition, messages, ledger)
+            letters.extend(unreadable)
+            if part is not None:
+                scored.append((partition, part))
+            if partition.seen > partition.stored:
+                steps.append(Step(topic, number, partition.stored, partition.seen))
+        await self._register([partition for partition, _ in scored])
+        stored = Rows.concatenate([part.rows(partition) for partition, part in scored])
+        masks = [part.verdicts.fresh for _, part in scored]
+        fresh = np.concatenate(masks) if masks else np.empty(0, np.bool_)
+        return Flush(
+            steps=steps,
+            fresh=stored.where(fresh),
+            suspects=stored.where(~fresh),
+            tallies=ledger.tallies,
+            changes=[
+                change
+                for partition, part in scored
+                for change in changes(partition, part, self._config.namespace, self._places)
+            ],
+            letters=letters,
+            states=self._states() if save else (),
+        )
+
+    def _draw(self, inbox: _Inbox, budget: int) -> tuple[list[tuple[Delivery, Provenance]], int]:
+        taken: list[tuple[Delivery, Provenance]] = []
+        drawn = 0
+        while inbox.pending and drawn < budget:
+            queued = inbox.pending.popleft()
+            drawn += queued.rows
+            taken.append((queued.delivery, queued.provenance))
+            inbox.held.append(queued)
+            for card in queued.provenance.cards:
+                self._unannounced[card.sensor] = card
+        self._pending_rows -= drawn
+        self._held_rows += drawn
+        if inbox.pending:
+            self._due.set()
+        return taken, drawn
+
+    async def _partition(self, number: int) -> Partition:
+        partition = self._partitions.get(number)
+        if partition is None:
+            resumption = await self._resume(self._readings, number)
+            partition = Partition(resumption, self._config.suite)
+            self._partitions[number] = partition
+            _LOG.info(
+                "partition %d: %d series, state at %d, stored to %d",
+                number,
+                len(partition.keys),
+                partition.seen,
+                partition.stored,
+            )
+        return partition
+
+    async def _resume(self, topic: str, number: int) -> Resumption:
+        return await self._persistently(lambda: self._sink.resume(topic, number))
+
+    async def _unseen(
+        self, partition: Partition, number: int, taken: list[tuple[Delivery, Provenance]]
+    ) -> list[Message]:
+        """Return the messages behind `seen`; what lies before was seen before a restart."""
+        messages: list[Message] = []
+        expected = partition.seen
+        for delivery, provenance in taken:
+            if delivery.offset < expected:
+                continue
+            if delivery.offset > expected:
+                await self._excuse_gap(self._readings, number, expected, delivery.offset)
+            messages.append(Message(delivery.offset, provenance, delivery.value))
+            expected = delivery.offset + 1
+        return messages
+
+    async def _excuse_gap(self, topic: str, number: int, expected: int, offset: int) -> None:
+        """Accept missing offsets only where the log itself no longer has them."""
+        earliest = await self._earliest(topic, number)
+        if offset > max(earliest, expected):
+            raise GapError(f"{topic}/{number}: expected offset {expected}, got {offset}")
+        _LOG.error("%s/%d: offsets %d to %d expired unread", topic, number, expected, offset - 1)
+
+    async def _read_letters(
+        self,
+        number: int,
+        taken: list[tuple[Delivery, Provenance]],
+        ledger: Ledger,
+        letters: list[tuple[str, DeadLetter]],
+    ) -> list[Step]:
+        position = self._letter_positions.get(number)
+        if position is None:
+            position = (await self._resume(self._letters, number)).stored
+            self._letter_positions[number] = position
+        end = position
+        for delivery, provenance in taken:
+            if delivery.offset < end:
+                continue
+            if delivery.offset > end:
+                await self._excuse_gap(self._letters, number, end, delivery.offset)
+            for tally in provenance.tallies:
+                ledger.add(provenance.bridge, tally)
+            letters.append((provenance.bridge, _letter(delivery)))
+            end = delivery.offset + 1
+        return [Step(self._letters, number, position, end)] if end > position else []
+
+    async def _register(self, partitions: list[Partition]) -> None:
+        """Give new series their database ids, and tell the database of new cards."""
+        cards = list(self._unannounced.values())
+        slots = [partition.unregistered() for partition in partitions]
+        keys = [
+            partition.keys[slot]
+            for partition, new in zip(partitions, slots, strict=True)
+            for slot in new.tolist()
+        ]
+        if not keys and not cards:
+            return
+        ids, known = await self._persistently(lambda: self._sink.register(keys, cards))
+        start = 0
+        for partition, new in zip(partitions, slots, strict=True):
+            partition.series_id[new] = ids[start : start + len(new)]
+            start += len(new)
+        if len(self._places) + len(known) > _MAX_PLACES:
+            self._places.clear()
+        self._places.update((card.sensor, card) for card in known)
+        self._unannounced.clear()
+
+    def _states(self) -> list[SavedState]:
+        return [
+            SavedState(self._readings, number, partition.seen, STATE_VERSION, partition.snapshot())
+            for number, partition in self._partitions.items()
+            # A state behind the rows would be a step back: the replay is not over yet.
+            if partition.seen > partition.saved and partition.seen >= partition.stored
+        ]
+
+    def _note(self, flush: Flush, outcome: Outcome) -> None:
+        """Note what is committed."""
+        for step in flush.steps:
+            if step.topic == self._letters:
+                self._letter_positions[step.partition] = step.next_offset
+            else:
+                self._partitions[step.partition].stored = step.next_offset
+        for saved in flush.states:
+            self._partitions[saved.partition].saved = saved.next_offset
+        self.totals.stored += outcome.stored
+        self.totals.duplicates += outcome.duplicates
+        self.totals.late_conflicts += outcome.late_conflicts
+
+    async def _settle(self) -> None:
+        """Acknowledge what nobody will need again, and let waiting messages in."""
+        for (topic, number), inbox in list(self._inboxes.items()):
+            if topic == self._letters:
+                done = self._letter_positions.get(number, 0)
+            else:
+                known = self._partitions.get(number)
+                done = known.saved if known else 0
+            while inbox.held and inbox.held[0].delivery.offset < done:
+                await self._acknowledge(inbox.held[0].delivery.handle)
+                self._held_rows -= inbox.held.popleft().rows
+        async with self._capacity:
+            self._capacity.notify_all()
+
+    async def _persistently(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeat a database call until the database answers; what waits meanwhile is bounded."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((psycopg.OperationalError, psycopg.InterfaceError)),
+            wait=wait_random_exponential(multiplier=0.2, max=_BACKOFF_CAP_S),
+            before_sleep=lambda state: _LOG.warning(
+                "the database does not answer (attempt %d): %s",
+                state.attempt_number,
+                state.outcome.exception() if state.outcome else "",
+            ),
+        )
+        async for attempt in retrying:
+            with attempt:
+                try:
+                    return await call()
+                except psycopg.Error:
+                    await self._sink.close()
+                    raise
+        raise AssertionError("retries without end have ended")
+
+    def _drop(self, topic: str, number: int) -> None:
+        self._releases[topic, number] += 1
+        inbox = self._inboxes.pop((topic, number), None)
+        if inbox is not None:
+            self._pending_rows -= sum(queued.rows for queued in inbox.pending)
+            self._held_rows -= sum(queued.rows for queued in inbox.held)
+        if topic == self._readings:
+            self._partitions.pop(number, None)
+        else:
+            self._letter_positions.pop(number, None)
+
+
+def _letter(delivery: Delivery) -> DeadLetter:
+    try:
+        return DeadLetter.read(delivery.headers, delivery.value)
+    except HeaderError as error:
+        place = f"{delivery.topic} offset {delivery.offset}: {error}"[:200]
+        return DeadLetter("", reject.UNREADABLE_BATCH, place, 0, delivery.value)
