@@ -1,0 +1,180 @@
+import json
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.pages import (
+    PAGE_VERSION,
+    PageError,
+    _number,
+    decode_page,
+    encode_page,
+    outbox_channel,
+    sentence,
+)
+from tests.paging.scaffold import page_of, resolution_of
+
+SINCE = datetime(2025, 3, 4, 14, 3, 20, tzinfo=UTC)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def test_the_sentence_of_a_firing() -> None:
+    assert sentence(page_of(since=SINCE)) == (
+        "averageVehicleSpeed of traffic-0042 (harbour) is 8.1 km/h;"
+        " expected 48 ± 9 km/h since 14:03:20 UTC"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("flatline", "traffic-0042 (harbour) is stuck at 8.1 km/h; expected"),
+        ("range", "traffic-0042 (harbour) claims an impossible 8.1 km/h; expected"),
+        ("rate", "traffic-0042 (harbour) jumps faster than it can, now 8.1 km/h; expected"),
+        ("reported", "(harbour) is flagged bad by the sensor itself, at 8.1 km/h; expected"),
+    ],
+)
+def test_the_sentence_says_what_is_wrong_with_the_sensor(kind: str, said: str) -> None:
+    assert said in page_of(since=SINCE, kind=kind).sentence
+
+
+def test_the_sentence_of_a_resolution_says_from_when_to_when() -> None:
+    page = page_of(
+        since=SINCE, event="resolved", resolved_at=SINCE + timedelta(minutes=5), seen=46.98
+    )
+    assert page.sentence == (
+        "averageVehicleSpeed of traffic-0042 (harbour) is back at 47 km/h, expected 48 ± 9 km/h;"
+        " alert from 14:03:20 to 14:08:20 UTC"
+    )
+
+
+def test_the_sentence_names_the_days_when_they_differ() -> None:
+    page = page_of(since=SINCE, event="resolved", resolved_at=SINCE + timedelta(days=1))
+    assert page.sentence.endswith("alert from 2025-03-04 14:03:20 to 2025-03-05 14:03:20 UTC")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"unit": "1", "quantity": "occupancy"}, "is 8.1; expected 48 ± 9 since"),
+        ({"unit": "Cel"}, "is 8.1 °C; expected 48 ± 9 °C since"),
+        ({"lower": 40.0}, "expected 48 (40 to 57) km/h since"),
+        ({"lower": None}, "expected 48 km/h since"),
+        ({"expected": None, "upper": None}, "expected at least 39 km/h since"),
+        (
+            {"expected": None},
+            "expected at least 39 km/h and at most 57 km/h since",
+        ),
+        ({"expected": None, "lower": None, "upper": None}, "is 8.1 km/h since 14:03:20 UTC"),
+        ({"since": SINCE.astimezone(timezone(timedelta(hours=2)))}, "since 14:03:20 UTC"),
+    ],
+)
+def test_the_sentence_leaves_out_what_is_not_known(facts: dict[str, Any], said: str) -> None:
+    assert said in page_of(**({"since": SINCE} | facts)).sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (8.1, "8.1"),
+        (8.126, "8.13"),
+        (46.98, "47"),
+        (12_345.6, "12,346"),
+        (1_000.0, "1,000"),
+        (100.0, "100"),
+        (0.000_123_4, "0.000123"),
+        (-3.14159, "-3.14"),
+    ],
+)
+def test_numbers_are_readable(value: float, text: str) -> None:
+    assert _number(value) == text
+
+
+@given(st.floats(min_value=1e-6, max_value=1e9) | st.floats(min_value=-1e9, max_value=-1e-6))
+def test_a_number_is_said_to_three_digits_without_exponent(value: float) -> None:
+    text = _number(value)
+    assert "e" not in text
+    assert math.isclose(float(text.replace(",", "")), value, rel_tol=0.0051)
+
+
+@given(
+    seen=finite,
+    expected=finite | st.none(),
+    score=finite | st.none(),
+    since=st.datetimes(timezones=st.just(UTC)),
+    kind=st.text(max_size=20),
+)
+def test_a_page_comes_back_as_it_was_written(
+    seen: float, expected: float | None, score: float | None, since: datetime, kind: str
+) -> None:
+    page = page_of(seen=seen, expected=expected, score=score, since=since, kind=kind)
+    assert decode_page(encode_page(page)) == page
+
+
+def test_the_payload_is_plain_json_with_rfc_3339_times() -> None:
+    page = resolution_of(page_of(since=SINCE, longitude=None))
+    payload = json.loads(encode_page(page))
+    assert payload["since"] == "2025-03-04T14:03:20Z"
+    assert payload["resolved_at"] == "2025-03-04T14:08:20Z"
+    assert payload["alert_id"] == str(page.alert_id)
+    assert payload["version"] == PAGE_VERSION
+    assert payload["longitude"] is None
+
+
+def test_a_field_from_the_future_is_passed_over() -> None:
+    page = page_of()
+    payload = json.loads(encode_page(page)) | {"colour": "red"}
+    assert decode_page(json.dumps(payload)) == page
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"event": "acknowledged"},
+        {"severity": "urgent"},
+        {"category": "weather"},
+        {"since": "2025-03-04T14:03:20"},
+        {"resolved_at": "2025-03-04T14:03:20Z"},
+        {"seen": None},
+        {"alert_id": "seven"},
+    ],
+)
+def test_what_is_no_page_is_refused_by_name(changes: dict[str, Any]) -> None:
+    payload = json.loads(encode_page(page_of())) | changes
+    with pytest.raises(PageError, match=next(iter(changes))):
+        decode_page(json.dumps(payload))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_anything_but_be_refused(data: bytes) -> None:
+    with pytest.raises(PageError):
+        decode_page(data)
+
+
+@pytest.mark.parametrize("field", ["seen", "expected", "lower", "upper", "score", "longitude"])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_has_not_is_refused_at_the_writer(field: str, number: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        page_of(**{field: number})
+
+
+def test_a_time_without_zone_is_refused_at_the_writer() -> None:
+    with pytest.raises(ValueError, match="no zone"):
+        page_of(since=SINCE.replace(tzinfo=None))
+
+
+def test_a_resolution_says_when() -> None:
+    with pytest.raises(ValueError, match="resolved_at"):
+        page_of(event="resolved")
+
+
+def test_every_schema_has_its_own_bell() -> None:
+    assert outbox_channel("live") == "live_outbox"
+    assert outbox_channel("replay_a") != outbox_channel("replay_b")
