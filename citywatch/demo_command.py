@@ -1,0 +1,119 @@
+"""`citywatch demo`: the whole system with one command."""
+
+import asyncio
+import json
+import sys
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from citywatch.cli import app, until_signal
+
+if TYPE_CHECKING:
+    from citywatch.demo import Line
+
+_FAILURE: Final = 1
+_PLAIN_EVERY: Final = 5
+
+
+@app.command()
+def demo(  # noqa: C901 - callbacks of one run, in one place
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds; until Ctrl-C without.", min=1)
+    ] = None,
+    sensors: Annotated[int, typer.Option(min=3, max=100_000)] = 600,
+    rate: Annotated[float, typer.Option(min=1, help="Messages per second.")] = 600.0,
+    seed: int = 1,
+    faults: Annotated[int, typer.Option(min=0, help="Labelled faults to inject.")] = 8,
+    recordings: Annotated[bool, typer.Option(help="Replay the bundled recordings too.")] = True,
+    data_dir: Annotated[Path, typer.Option(help="Kept from run to run.")] = Path(".citywatch"),
+    mqtt: Annotated[str, typer.Option(help="auto, mosquitto or rumqttd.")] = "auto",
+    mqtt_port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
+    kafka_port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
+    postgres_port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
+    console_port: Annotated[int, typer.Option(help="0: a free one.")] = 8080,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page.")] = False,
+    headless: Annotated[bool, typer.Option(help="No live line, no browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Run the whole system on the embedded stack; exit 0 only if all is well."""
+    try:
+        from citywatch.demo import Demo, DemoConfig, DemoError
+    except ImportError as error:
+        typer.echo(f"The demo needs the extra 'embedded': {error}", err=True)
+        raise typer.Exit(_FAILURE) from error
+
+    if mqtt not in ("auto", "mosquitto", "rumqttd"):
+        raise typer.BadParameter("expected auto, mosquitto or rumqttd", param_hint="--mqtt")
+    config = DemoConfig(
+        data_dir=data_dir.resolve(),
+        duration_s=duration,
+        sensors=sensors,
+        rate=rate,
+        seed=seed,
+        faults=faults,
+        recordings=recordings,
+        mqtt_port=mqtt_port,
+        kafka_port=kafka_port,
+        postgres_port=postgres_port,
+        console_port=0 if headless and console_port == 8080 else console_port,  # noqa: PLR2004
+        mqtt=mqtt,  # type: ignore[arg-type]
+    )
+
+    def progress(line: "Line") -> None:
+        if headless:
+            return
+        if sys.stdout.isatty():
+            typer.echo(f"\r\x1b[K{_text(line)}", nl=False)
+        elif int(line.elapsed_s) % _PLAIN_EVERY == 0:
+            typer.echo(_text(line))
+
+    running = Demo(config, lambda text: typer.echo(text, err=True), progress)
+
+    def up() -> None:
+        if not headless:
+            typer.echo(f"\n  The console is at {running.console_url}   (Ctrl-C ends)\n")
+            if open_browser:
+                webbrowser.open(running.console_url)
+
+    async def work(stop: asyncio.Event) -> None:
+        try:
+            verdict = await running.run(stop, up)
+        except DemoError as error:
+            typer.echo(f"\n{error}", err=True)
+            raise typer.Exit(_FAILURE) from error
+        if not headless:
+            typer.echo("")
+        for complaint in verdict.complaints:
+            typer.echo(f"not well: {complaint}", err=True)
+        typer.echo(json.dumps(verdict.as_json()) if as_json else _summary(verdict.facts))
+        if not verdict.ok:
+            raise typer.Exit(_FAILURE)
+
+    until_signal(work)
+
+
+def _text(line: "Line") -> str:
+    age = "-" if line.newest_age_s is None else f"{line.newest_age_s:.1f} s"
+    return (
+        f"{line.elapsed_s:6.0f} s  {line.messages_per_s:6.0f} messages/s  stored {line.stored:,}"
+        f"  alerts {line.alerts}  pages {line.pages}  newest row {age} old"
+    )
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    stored, paged = facts["stored_latency_ms"], facts["page_latency_ms"]
+    balance = "balanced" if facts["balanced"] else "NOT balanced"
+    return (
+        f"{facts['messages']:,} messages, {facts['readings']:,} readings:"
+        f" {facts['stored']:,} stored,"
+        f" {facts['duplicates']:,} duplicates, {facts['rejected']:,} messages rejected,"
+        f" {facts['withheld']:,} fields withheld; {balance}\n"
+        f"{facts['faults_injected']} faults injected, {facts['faults_alerted']} alerted,"
+        f" {facts['faults_paged']} paged; {facts['alerts_on_recordings']} alerts on recordings\n"
+        f"sensor to stored p50 {stored['p50']} ms, p99 {stored['p99']} ms;"
+        f" sensor to page p50 {paged['p50']} ms, p99 {paged['p99']} ms"
+    )

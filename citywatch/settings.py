@@ -1,0 +1,216 @@
+"""Settings: one typed, frozen object, read once at the edge and handed down.
+
+A TOML file comes first, `CITYWATCH_<SECTION>__<KEY>` from the environment overrides it, and every
+wrong key is reported at once with what was expected. Passwords come from the environment or from
+files named by `*_file`; they are never shown.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from ingest.topics import NAMESPACE_PATTERN
+
+PREFIX = "CITYWATCH_"
+_MAX_FILE_BYTES = 1 << 20
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message lists every fault, a line each."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MqttSettings(_Section):
+    """The MQTT broker that sensors publish to."""
+
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+
+
+class KafkaSettings(_Section):
+    """The Kafka cluster between ingest and streams."""
+
+    bootstrap: str = "127.0.0.1:9092"
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    replication_factor: Annotated[int, Field(ge=1, le=7)] = 1
+    # Names the incarnation of the topics. Change it when they were deleted and made again:
+    # positions in the log that is gone then count no more.
+    log_id: str = "1"
+
+
+class DatabaseSettings(_Section):
+    """TimescaleDB or PostgreSQL."""
+
+    dsn: SecretStr = SecretStr("postgresql://citywatch@127.0.0.1:5432/citywatch")
+    password_file: Path | None = None
+
+
+class BridgeSettings(_Section):
+    """The bridge from MQTT to Kafka."""
+
+    # Stable: the broker keeps the session of unacknowledged messages under it.
+    client_id: Annotated[str, Field(min_length=1, max_length=64)] = "bridge-1"
+    share_group: str = "citywatch"
+    # Messages that wait in the bridge at most: the backpressure, and the bound on memory.
+    receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 5_000
+    session_expiry_s: Annotated[int, Field(ge=0)] = 86_400
+    flush_interval_s: Seconds = 0.05
+    max_batch_rows: Count = 5_000
+    max_payload_bytes: Count = 262_144
+
+
+class WorkerSettings(_Section):
+    """The stream worker."""
+
+    flush_interval_s: Seconds = 0.2
+    max_flush_rows: Count = 20_000
+    # Readings held while the database is away; beyond it the consumer pauses.
+    max_pending_rows: Count = 200_000
+    state_interval_s: Seconds = 10.0
+
+
+class PagerSettings(_Section):
+    """The pager."""
+
+    webhook_url: str | None = None
+    webhook_timeout_s: Seconds = 5.0
+    poll_interval_s: Seconds = 1.0
+    batch: Annotated[int, Field(ge=1, le=1000)] = 50
+    lease_s: Seconds = 30.0
+    # With the back-off below: a hook may be away for a working day.
+    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    backoff_base_s: Seconds = 0.5
+    backoff_cap_s: Seconds = 60.0
+
+
+class ConsoleSettings(_Section):
+    """The page for operators."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    # A tile server of the city's own, like "https://tiles.example/{z}/{x}/{y}.png"; none by
+    # default, because the page loads nothing from elsewhere.
+    tile_url: str | None = None
+
+
+class GrafanaSettings(_Section):
+    """The Grafana that dashboards are pushed to."""
+
+    url: str = "http://127.0.0.1:3000"
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    # What a pushed datasource connects with: a role that may only read. None leaves the
+    # datasource to Grafana's provisioning.
+    database_dsn: SecretStr | None = None
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    namespace: Annotated[str, Field(pattern=f"^{NAMESPACE_PATTERN}$")] = "live"
+    mqtt: MqttSettings = MqttSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    bridge: BridgeSettings = BridgeSettings()
+    worker: WorkerSettings = WorkerSettings()
+    pager: PagerSettings = PagerSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    grafana: GrafanaSettings = GrafanaSettings()
+
+
+def read_settings(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from a TOML file, if one is given, and the environment.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read, or any key or value is wrong; all faults are listed.
+    """
+    values = _read_file(file) if file else {}
+    faults: list[str] = []
+    for name, path, text in _environment_keys(environment):
+        if not _put(values, path, text):
+            faults.append(f"{name}: no such setting")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        faults.extend(_describe(error))
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
+
+
+def secret(value: SecretStr | None, file: Path | None) -> str | None:
+    """Return a secret given directly or by file.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read.
+    """
+    if file is None:
+        return value.get_secret_value() if value is not None else None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_FILE_BYTES + 1)
+        if len(text) > _MAX_FILE_BYTES:
+            raise SettingsError(f"{file}: larger than {_MAX_FILE_BYTES} bytes")
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from error
+
+
+def _environment_keys(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str], str]]:
+    for name, text in sorted(environment.items()):
+        # CITYWATCH_SETTINGS names the file; the command line reads it.
+        if name.startswith(PREFIX) and name != f"{PREFIX}SETTINGS":
+            yield name, name.removeprefix(PREFIX).lower().split("__"), text
+
+
+def _put(values: dict[str, Any], path: list[str], text: str) -> bool:
+    model: Any = Settings
+    section: Any = values
+    for part in path[:-1]:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.default, BaseModel):
+            return False
+        model = type(field.default)
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            return True  # the file's fault; validation names it
+    if path[-1] not in model.model_fields:
+        return False
+    section[path[-1]] = text
+    return True
+
+
+def _describe(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_url=False, include_input=False):
+        place = ".".join(map(str, fault["loc"]))
+        message = fault["msg"]
+        if fault["type"] == "extra_forbidden":
+            message = "no such setting"
+        yield f"{place}: {message}"

@@ -1,0 +1,254 @@
+"""Was all well? A demo's run judged by publisher, database and receiver against each other."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+from psycopg import AsyncConnection
+
+from paging.receiver import Arrival
+from simulators.faults import Fault
+from simulators.publish import Published
+from storage.standing import Standing, standing
+
+# What the project promises of the demo.
+STORED_P99_MS: Final = 2_000.0
+# An alert may open this long after its fault has ended: detectors confirm over some readings.
+_FAULT_GRACE: Final = timedelta(seconds=15)
+
+# A row's commit time is PostgreSQL's own, so this measures sensor to stored from the outside.
+_STORED_LATENCY: Final = """
+    SELECT count(*),
+           percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY latency)
+    FROM (SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin) - time) * 1000 AS latency
+          FROM reading WHERE pg_xact_commit_timestamp(xmin) >= %s) committed
+"""
+_ALERTS: Final = """
+    SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, a.alert_id::text, s.zone
+    FROM alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
+    WHERE a.recorded_at >= %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What was sent in through the front door.
+
+    Parameters
+    ----------
+    published : sequence of Published
+        Of the city and of the recordings.
+    faults : sequence of Fault
+        Injected into the city; those that began before publishing ended.
+    recorded : set of str
+        Sensors that replay recordings: their alerts are real, and not known beforehand.
+    """
+
+    published: Sequence[Published]
+    faults: Sequence[Fault]
+    recorded: frozenset[str]
+
+    def total(self, name: str) -> int:
+        """Return the sum of one count over the publishers."""
+        return sum(getattr(one, name) for one in self.published)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The run in numbers; `as_json` gives them under their public names."""
+
+    facts: Mapping[str, Any]
+    complaints: Sequence[str] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return not self.complaints
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts with the judgement."""
+        return {**self.facts, "complaints": list(self.complaints), "ok": self.ok}
+
+
+@dataclass(frozen=True, slots=True)
+class _Alert:
+    sensor: str
+    quantity: str
+    category: str
+    kind: str
+    opened_at: datetime
+    alert_id: str
+    zone: str
+
+
+async def judge(
+    connection: AsyncConnection[Any],
+    *,
+    expected: Expected,
+    before: Standing,
+    begun: datetime,
+    arrivals: Sequence[Arrival],
+    repeats: int,
+    peak_rss_mib: Mapping[str, float],
+) -> Verdict:
+    """Compare what was sent with what is stored, what was broken with what was alerted and paged.
+
+    Parameters
+    ----------
+    connection : AsyncConnection
+        With the namespace's schema on its search path.
+    expected : Expected
+    before : Standing
+        Totals when the run began.
+    begun : datetime
+        When it began.
+    arrivals : sequence of Arrival
+        Pages as the receiver got them, one per key.
+    repeats : int
+        Pages it got again.
+    peak_rss_mib : mapping
+        Of each process.
+    """
+    after = await standing(connection)
+    gained = {
+        name: getattr(after, name) - getattr(before, name)
+        for name in (
+            "messages",
+            "readings",
+            "stored",
+            "duplicates",
+            "late_conflicts",
+            "rejected",
+            "withheld",
+            "alerts_opened",
+        )
+    }
+    rows, p50, p99 = await _stored_latency(connection, begun)
+    alerts = await _alerts(connection, begun)
+    firing = [arrival for arrival in arrivals if arrival.page.event == "firing"]
+    balance = _balance(gained, rows, expected)
+    faults, fault_complaints = _faults(expected, alerts, firing)
+    complaints = [*balance, *fault_complaints]
+    if p99 is None or p99 >= STORED_P99_MS:
+        complaints.append(f"stored latency p99 is {p99} ms, promised under {STORED_P99_MS:.0f}")
+    facts = {
+        **gained,
+        "published_messages": expected.total("messages") + expected.total("duplicates"),
+        "balanced": not balance,
+        **faults,
+        "pages_delivered": len(firing),
+        "resolves_delivered": len(arrivals) - len(firing),
+        "page_repeats": repeats,
+        "stored_latency_ms": {"p50": p50, "p99": p99},
+        "page_latency_ms": _page_latency(firing),
+        "peak_rss_mib": {name: round(size, 1) for name, size in peak_rss_mib.items()},
+    }
+    return Verdict(facts, complaints)
+
+
+def _balance(gained: Mapping[str, int], rows: int, expected: Expected) -> list[str]:
+    """Return where what was published and what is stored do not meet."""
+    complaints = []
+    readings = expected.total("readings")
+    accounted = gained["stored"] + gained["duplicates"] + gained["late_conflicts"]
+    # A recording may tell two values of one time; the second is a late conflict.
+    kept = gained["stored"] + gained["late_conflicts"]
+    if kept != readings:
+        complaints.append(f"{readings} readings published, {kept} stored or in conflict")
+    if rows != gained["stored"]:
+        complaints.append(f"the ledger says {gained['stored']} stored, the table has {rows} rows")
+    if accounted != gained["readings"]:
+        complaints.append(f"{gained['readings']} readings passed on, {accounted} accounted for")
+    # A message may be delivered twice when a connection breaks; it is never lost.
+    for name, sent in (
+        ("duplicates", expected.total("duplicate_readings")),
+        ("rejected", expected.total("bad")),
+        ("withheld", expected.total("withheld")),
+        ("messages", expected.total("messages") + expected.total("duplicates")),
+    ):
+        if gained[name] < sent:
+            complaints.append(f"{name}: {sent} sent, {gained[name]} counted")
+    complaints.extend(
+        f"{expected.total(name)} messages were {name} by the MQTT broker"
+        for name in ("unacknowledged", "refused")
+        if expected.total(name)
+    )
+    return complaints
+
+
+def _faults(
+    expected: Expected, alerts: Sequence[_Alert], firing: Sequence[Arrival]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return how the injected faults were noticed, and what was not as it should be."""
+    complaints = []
+    pages = Counter(str(arrival.page.alert_id) for arrival in firing)
+    claimed: set[str] = set()
+    alerted = paged = 0
+    for fault in expected.faults:
+        mine = [alert for alert in alerts if _matches(fault, alert)]
+        claimed.update(alert.alert_id for alert in mine)
+        alerted += len(mine) == 1
+        delivered = sum(pages[alert.alert_id] for alert in mine)
+        paged += delivered == 1
+        if len(mine) != 1 or delivered != 1:
+            complaints.append(
+                f"fault {fault.kind} of {fault.sensor} {fault.quantity}:"
+                f" {len(mine)} alerts, {delivered} pages"
+            )
+    others = [alert for alert in alerts if alert.alert_id not in claimed]
+    recorded = [alert for alert in others if alert.sensor in expected.recorded]
+    unexpected = [alert for alert in others if alert.sensor not in expected.recorded]
+    complaints.extend(
+        f"unexpected alert {alert.kind} on {alert.sensor} {alert.quantity}" for alert in unexpected
+    )
+    complaints.extend(
+        f"alert {alert.kind} on {alert.sensor} was not paged"
+        for alert in recorded
+        if pages[alert.alert_id] != 1
+    )
+    facts = {
+        "faults_injected": len(expected.faults),
+        "faults_alerted": alerted,
+        "faults_paged": paged,
+        "alerts_on_recordings": len(recorded),
+        "alerts_unexpected": len(unexpected),
+    }
+    return facts, complaints
+
+
+def _matches(fault: Fault, alert: _Alert) -> bool:
+    opened_ns = alert.opened_at.timestamp() * 1e9
+    return (
+        (alert.sensor, alert.quantity) == (fault.sensor, fault.quantity)
+        and (alert.category, alert.kind) == (fault.category, fault.alert_kind)
+        and fault.start_ns <= opened_ns + 1_000
+        and opened_ns <= fault.end_ns + _FAULT_GRACE.total_seconds() * 1e9
+    )
+
+
+async def _stored_latency(
+    connection: AsyncConnection[Any], begun: datetime
+) -> tuple[int, float | None, float | None]:
+    cursor = await connection.execute(_STORED_LATENCY, (begun,))
+    row = await cursor.fetchone()
+    rows, quantiles = row if row is not None else (0, None)
+    if quantiles is None:
+        return rows, None, None
+    return rows, round(float(quantiles[0]), 1), round(float(quantiles[1]), 1)
+
+
+async def _alerts(connection: AsyncConnection[Any], begun: datetime) -> list[_Alert]:
+    cursor = await connection.execute(_ALERTS, (begun,))
+    return [_Alert(*row) for row in await cursor.fetchall()]
+
+
+def _page_latency(firing: Sequence[Arrival]) -> dict[str, float | None]:
+    """Return quantiles of the time from the reading that opened an alert to its page."""
+    if not firing:
+        return {"p50": None, "p99": None}
+    latency = [(arrival.at - arrival.page.since).total_seconds() * 1000 for arrival in firing]
+    p50, p99 = np.percentile(latency, [50, 99])
+    return {"p50": round(float(p50), 1), "p99": round(float(p99), 1)}

@@ -1,0 +1,116 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+# 0.25 s between two readings of a sensor: faults fit into a short run.
+CITY = ["--sensors", "120", "--rate", "480", "--faults", "5", "--console-port", "0"]
+
+
+def demo(data_dir: Path, *options: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "citywatch", "demo", "--data-dir", str(data_dir), *options]
+    return subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, out, err
+
+
+def wait_until_up(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("everything is up"):
+            return
+    raise AssertionError("the demo ended before it was up")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def assert_all_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert [process.name() for process in alive] == []
+
+
+@pytest.mark.timeout(150)
+def test_a_short_demo_is_well_twice_in_one_directory(tmp_path: Path) -> None:
+    for _ in range(2):
+        process = demo(tmp_path, *CITY, "--duration", "20", "--headless", "--json")
+        code, out, err = finish(process, 90)
+
+        facts: dict[str, Any] = json.loads(out.splitlines()[-1])
+        assert code == 0, (facts["complaints"], err)
+        assert facts["balanced"]
+        assert facts["ok"]
+        assert facts["stored"] + facts["late_conflicts"] > 30_000
+        assert facts["readings"] == (
+            facts["stored"] + facts["duplicates"] + facts["late_conflicts"]
+        )
+        assert facts["rejected"] > 0
+        assert facts["withheld"] > 0
+        assert facts["duplicates"] > 0
+        assert facts["faults_injected"] == facts["faults_alerted"] == facts["faults_paged"] > 0
+        assert facts["pages_delivered"] == facts["alerts_opened"]
+        assert 0 < facts["stored_latency_ms"]["p50"] <= facts["stored_latency_ms"]["p99"] < 2000
+        assert facts["page_latency_ms"]["p99"] > 0
+
+
+@pytest.mark.timeout(90)
+def test_ctrl_c_ends_every_process_and_gives_the_verdict(tmp_path: Path) -> None:
+    process = demo(tmp_path, *CITY, "--no-recordings", "--faults", "0")
+    wait_until_up(process)
+    children = descendants(process.pid)
+    assert len(children) >= 8
+
+    time.sleep(2)  # some readings: an interrupted run must balance as well
+    os.kill(process.pid, signal.SIGINT)
+    code, out, err = finish(process, 60)
+
+    assert code == 0, err
+    assert "balanced" in out
+    assert_all_gone(children)
+
+
+@pytest.mark.timeout(90)
+def test_a_part_that_dies_stops_the_demo_and_is_named(tmp_path: Path) -> None:
+    process = demo(tmp_path, *CITY, "--no-recordings", "--faults", "0", "--headless")
+    wait_until_up(process)
+    children = descendants(process.pid)
+    victim = next(child for child in children if child.cmdline()[-1] == "pager")
+
+    victim.kill()
+    code, _, err = finish(process, 60)
+
+    assert code == 1
+    assert "pager was killed by SIGKILL" in err
+    assert_all_gone(children)
+
+
+@pytest.mark.timeout(90)
+def test_nothing_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:
+    process = demo(tmp_path, *CITY, "--no-recordings", "--faults", "0", "--headless")
+    wait_until_up(process)
+    children = descendants(process.pid)
+
+    process.kill()
+    process.communicate()
+
+    assert_all_gone(children)

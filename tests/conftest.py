@@ -1,0 +1,12 @@
+"""Options and the fixture modules; the fixtures themselves are in `fix_*.py`."""
+
+import pytest
+
+pytest_plugins = ["tests.fix_services"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("citywatch", "existing services instead of the embedded stack")
+    group.addoption("--mqtt", metavar="HOST:PORT", help="MQTT v5 broker")
+    group.addoption("--kafka", metavar="HOST:PORT", help="Kafka broker")
+    group.addoption("--dsn", metavar="DSN", help="TimescaleDB or PostgreSQL")
