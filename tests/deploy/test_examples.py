@@ -1,0 +1,43 @@
+"""The example files name every setting, and nothing that is not one."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from citywatch.settings import Settings, read_settings
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> set[str]:
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            names |= _names(type(field.default), f"{prefix}{name}.")
+        else:
+            names.add(prefix + name)
+    return names
+
+
+def test_settings_file_says_the_defaults(repository: Path) -> None:
+    assert read_settings(repository / "deploy/citywatch.toml", {}) == Settings()
+
+
+def test_settings_file_names_every_setting(repository: Path) -> None:
+    text = (repository / "deploy/citywatch.toml").read_text(encoding="utf-8")
+    # A setting without a default stands in a comment.
+    table = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
+    named = {
+        f"{section}.{key}" if isinstance(rest, dict) else section
+        for section, rest in table.items()
+        for key in (rest if isinstance(rest, dict) else [None])
+    }
+    assert named == _names(Settings)
+
+
+def test_environment_example_names_settings(repository: Path) -> None:
+    text = (repository / "deploy/citywatch.env.example").read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^#(CITYWATCH_[A-Z_]+)=(.+)$", text, re.MULTILINE))
+    assert lines
+    read_settings(None, lines)
+    assert not re.search(r"^[^#\n]", text, re.MULTILINE), "an example sets nothing by itself"
