@@ -170,7 +170,7 @@ def test_series_named(city: tuple[str, str]) -> None:
 def test_readings_are_never_scanned(city: tuple[str, str], sql: str) -> None:
     with citydata.connect(*city) as connection:
         connection.execute(
-            "INSERT INTO reading SELECT 1, now() - g * interval '1 day', 0, 1, 0, 0, 0"
+            "INSERT INTO reading SELECT 1, now() - g * interval '10 seconds', 0, 1, 0, 0, 0"
             " FROM generate_series(1, 20000) g; ANALYZE reading"
         )
         parameters = {
