@@ -3,6 +3,8 @@
 The position is compared and set first. Its row lock keeps every other worker out of the partition
 until the transaction ends, and a worker that no longer owns the partition finds another position
 there and writes nothing.
+
+One long module, because a third of it is SQL, and the code beside it cannot be read without.
 """
 
 import logging

@@ -3,6 +3,8 @@
 It knows nothing of Faust, so that its promises can be tested without it. The promises: a message is
 acknowledged only when the database holds its rows and a detector state that has seen it; a flush
 that fails is tried again, never dropped; a partition that another worker owns stops this one.
+
+One long module, because all of it moves the same queues and offsets under the same lock.
 """
 
 import asyncio

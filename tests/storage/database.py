@@ -1,0 +1,88 @@
+"""A second pair of eyes on the database: what it holds, read without the code under test."""
+
+from typing import Any, Self
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+# Every table by what it says, without ids and times that the database chooses itself. Floats are
+# compared by their bits.
+CONTENTS = {
+    "reading": """
+        SELECT s.name, q.quantity, r.time, encode(float8send(r.value), 'hex'), r.quality,
+               encode(float4send(r.score), 'hex'), encode(float4send(r.expected), 'hex'),
+               encode(float4send(r.band), 'hex')
+        FROM reading r LEFT JOIN series q USING (series_id) LEFT JOIN sensor s USING (sensor_id)
+    """,
+    "sensor": "SELECT name, domain, zone, longitude, latitude FROM sensor",
+    "series": "SELECT s.name, q.quantity, q.unit FROM series q JOIN sensor s USING (sensor_id)",
+    "alert": """
+        SELECT a.alert_id::text, s.name, q.quantity, a.category, a.kind, a.severity, a.state,
+               a.opened_at, a.resolved_at, a.seen, a.expected, a.band, a.score, a.sentence
+        FROM alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
+    """,
+    "alert_transition": "SELECT alert_id::text, at, state, cause, actor FROM alert_transition",
+    "outbox": "SELECT alert_id::text, event, dedup_key, payload::text FROM outbox",
+    "stream_position": "SELECT topic, partition, log_id, next_offset FROM stream_position",
+    "detector_state": """
+        SELECT topic, partition, log_id, next_offset, version, md5(state) FROM detector_state
+    """,
+    "ledger": """
+        SELECT bridge, source, minute, messages, readings, rejected, withheld, stored, duplicates,
+               late_conflicts FROM ledger
+    """,
+    "dead_letter": """
+        SELECT received_at, bridge, mqtt_topic, reason, place, encode(payload, 'hex')
+        FROM dead_letter
+    """,
+}
+UNBALANCED = """
+    SELECT bridge, source, minute, readings, stored, duplicates, late_conflicts FROM ledger
+    WHERE readings <> stored + duplicates + late_conflicts
+"""
+
+
+class Database:
+    """A connection of the test's own, in one schema."""
+
+    def __init__(self, dsn: str, schema: str) -> None:
+        self.dsn = dsn
+        self.schema = schema
+        self.connection = self._connect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def _connect(self) -> psycopg.Connection:
+        options = f"-c search_path={self.schema},public -c timezone=UTC"
+        return psycopg.connect(self.dsn, autocommit=True, options=options, connect_timeout=5)
+
+    def all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self.connection.execute(query, values).fetchall()
+        except psycopg.OperationalError:
+            # Some tests take the server away and bring it back.
+            self.connection.close()
+            self.connection = self._connect()
+            return self.connection.execute(query, values).fetchall()
+
+    def one(self, query: str, *values: Any) -> Any:
+        """Return the only column of the only row."""
+        ((value,),) = self.all(query, *values)
+        return value
+
+    def contents(self) -> dict[str, list[tuple[Any, ...]]]:
+        return {
+            name: sorted(self.all(query), key=lambda row: [str(field) for field in row])
+            for name, query in CONTENTS.items()
+        }
+
+    def unbalanced(self) -> list[tuple[Any, ...]]:
+        return self.all(UNBALANCED)
+
+    def clear(self) -> None:
+        tables = SQL(", ").join(map(Identifier, CONTENTS))
+        self.connection.execute(SQL("TRUNCATE {} RESTART IDENTITY").format(tables))

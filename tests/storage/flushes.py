@@ -1,0 +1,127 @@
+"""Flushes made by hand, short enough to read in a test."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+import numpy as np
+
+from ingest.records import DeadLetter
+from storage.flush import Flush, Opened, Resolved, SavedState, Step, Tallied
+from storage.pages import Page
+from storage.rows import Rows
+
+TOPIC = "live.readings"
+START_S = 1_700_000_000
+NONE = Rows.concatenate([])
+
+Reading = tuple[int, int, float] | tuple[int, int, float, int]
+
+
+def rows(*readings: Reading) -> Rows:
+    """Return rows of (series, seconds, value) or (series, seconds, value, tally)."""
+    full = [(*reading, 0)[:4] for reading in readings]
+    series, seconds, value, tally = zip(*full, strict=True) if full else ((), (), (), ())
+    count = len(full)
+    return Rows(
+        series_id=np.array(series, np.int32),
+        time_ns=(np.array(seconds, np.int64) + START_S) * 10**9,
+        value=np.array(value, np.float64),
+        quality=np.ones(count, np.uint8),
+        score=np.full(count, 0.5),
+        expected=np.full(count, np.nan),
+        band=np.full(count, np.nan),
+        tally=np.array(tally, np.int32),
+    )
+
+
+def tallied(readings: int, *, source: str = "traffic", minute_s: int = START_S) -> Tallied:
+    return Tallied("bridge-1", source, minute_s, readings, readings, 0, 0)
+
+
+def flush(
+    step: tuple[int, int] | None = (0, 1),
+    fresh: Rows = NONE,
+    suspects: Rows = NONE,
+    *,
+    partition: int = 0,
+    **more: Any,
+) -> Flush:
+    """Return a flush that moves one partition (expected, next)."""
+    steps = [Step(TOPIC, partition, *step)] if step else []
+    if "tallies" not in more:
+        more["tallies"] = [tallied(len(fresh) + len(suspects))]
+    return Flush(steps, fresh, suspects, **more)
+
+
+def state(next_offset: int, content: bytes = b"state", *, partition: int = 0) -> SavedState:
+    return SavedState(TOPIC, partition, next_offset, 1, content)
+
+
+def moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(START_S, UTC) + timedelta(seconds=seconds)
+
+
+def alert_id(sensor: str, seconds: int, category: str = "city") -> UUID:
+    return uuid5(UUID(int=1), f"{sensor} {seconds} {category}")
+
+
+def opened(series_id: int, seconds: int, *, category: str = "city") -> Opened:
+    return Opened(series_id, 2.0, _page(series_id, seconds, None, category))
+
+
+def resolved(series_id: int, since: int, seconds: int, *, category: str = "city") -> Resolved:
+    return Resolved(series_id, "good readings", _page(series_id, since, seconds, category))
+
+
+def _page(series_id: int, since: int, until: int | None, category: Any) -> Page:
+    sensor = f"sensor-{series_id}"
+    return Page(
+        namespace="live",
+        alert_id=alert_id(sensor, since, category),
+        event="firing" if until is None else "resolved",
+        category=category,
+        kind="level",
+        severity="major",
+        sensor=sensor,
+        quantity="intensity",
+        unit="1",
+        domain="traffic",
+        zone="harbour",
+        since=moment(since),
+        resolved_at=None if until is None else moment(until),
+        seen=12.5,
+        expected=3.0,
+        lower=1.0,
+        upper=5.0,
+        score=7.25,
+    )
+
+
+def letter(reason: str = "malformed-json", **fields: Any) -> tuple[str, DeadLetter]:
+    known: dict[str, Any] = {
+        "mqtt_topic": "city/live/traffic/harbour/s",
+        "reason": reason,
+        "place": "$",
+        "received_ns": START_S * 10**9,
+        "payload": b"{",
+    }
+    return "bridge-1", DeadLetter(**known | fields)
+
+
+def everything(next_offset: int = 1, expected: int = 0) -> Flush:
+    """Return a flush that writes to every table."""
+    return flush(
+        (expected, next_offset),
+        rows((1, next_offset, 1.0)),
+        rows((1, next_offset - 50, 2.0)),
+        changes=[opened(1, next_offset), resolved(1, next_offset, next_offset + 1)],
+        letters=[letter()],
+        states=[state(next_offset)],
+    )
+
+
+def in_partitions(steps: Sequence[tuple[int, int, int]]) -> Flush:
+    """Return a flush without rows that moves many partitions (partition, expected, next)."""
+    return Flush([Step(TOPIC, *step) for step in steps], NONE, NONE)

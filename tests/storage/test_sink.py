@@ -1,0 +1,577 @@
+"""The transaction of a flush: all of it or nothing, once, and by the partition's owner alone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ingest.ledger import SensorCard
+from ingest.topics import SeriesKey
+from storage.flush import Flush, SavedState, Step
+from storage.pages import decode_page, outbox_channel
+from storage.sink import FencedError, Outcome, Resumption, Sink
+from tests.storage.database import Database
+from tests.storage.flushes import (
+    NONE,
+    TOPIC,
+    alert_id,
+    everything,
+    flush,
+    in_partitions,
+    letter,
+    moment,
+    opened,
+    resolved,
+    rows,
+    state,
+    tallied,
+)
+
+pytestmark = pytest.mark.integration
+
+LOG = "log-1"
+KEYS = [SeriesKey("traffic", "harbour", f"sensor-{n}", "intensity") for n in (1, 2, 3)]
+
+Use = Callable[..., Any]
+
+
+@pytest.fixture
+def with_sinks(database: Database) -> Use:
+    """Run a coroutine function that takes as many sinks as it is asked for, one a log id."""
+
+    def use(work: Callable[..., Awaitable[Any]], *log_ids: str) -> Any:
+        async def run() -> Any:
+            async with AsyncExitStack() as exits:
+                sinks = [Sink(database.dsn, database.schema, name) for name in log_ids or (LOG,)]
+                for sink in sinks:
+                    exits.push_async_callback(sink.close)
+                    await sink.resume(TOPIC, 0)
+                await sinks[0].register(KEYS, [])
+                return await work(*sinks)
+
+        return asyncio.run(run())
+
+    return use
+
+
+def stored(database: Database) -> list[tuple[int, int, float]]:
+    return [
+        (series, (at - moment(0)) // (moment(1) - moment(0)), value)
+        for series, at, value in database.all(
+            "SELECT series_id, time, value FROM reading ORDER BY 1, 2"
+        )
+    ]
+
+
+def balance(database: Database) -> list[tuple[int, ...]]:
+    return database.all(
+        "SELECT readings, stored, duplicates, late_conflicts FROM ledger ORDER BY source"
+    )
+
+
+# Rows and the ledger
+
+
+def test_fresh_rows_are_stored_and_counted(database: Database, with_sinks: Use) -> None:
+    fresh = rows((1, 0, 1.5), (2, 0, float("nan")), (1, 1, 2.5))
+    assert with_sinks(lambda sink: sink.write(flush(fresh=fresh))) == Outcome(3, 0, 0)
+    assert str(stored(database)) == "[(1, 0, 1.5), (1, 1, 2.5), (2, 0, nan)]"
+    assert balance(database) == [(3, 3, 0, 0)]
+
+
+def test_suspects_are_told_apart_by_tally(database: Database, with_sinks: Use) -> None:
+    tallies = [tallied(2, source="cameras"), tallied(4, source="traffic")]
+    first = flush((0, 1), rows((1, 5, 1.0), (1, 9, float("nan"))), tallies=[])
+    suspects = rows(
+        (1, 5, 1.0, 0),  # as stored: a duplicate
+        (1, 5, 1.1, 1),  # another value: a late conflict
+        (1, 4, 8.0, 1),  # late, but new
+        (1, 4, 8.0, 0),  # the same once more
+        (1, 4, 8.1, 1),  # and once with another value
+        (1, 9, float("nan"), 1),  # not a number is the same as not a number
+    )
+
+    async def work(sink: Sink) -> Outcome:
+        await sink.write(first)
+        return await sink.write(flush((1, 2), suspects=suspects, tallies=tallies))
+
+    assert with_sinks(work) == Outcome(1, 3, 2)
+    assert balance(database) == [(2, 0, 2, 0), (4, 1, 1, 2)]
+    assert database.unbalanced() == []
+    assert str(stored(database)) == "[(1, 4, 8.0), (1, 5, 1.0), (1, 9, nan)]"
+
+
+def test_suspects_meet_the_fresh_rows_of_their_own_flush(
+    database: Database, with_sinks: Use
+) -> None:
+    both = flush((0, 1), rows((1, 5, 1.0)), rows((1, 5, 1.0), (1, 5, 2.0), (1, 4, 1.0)))
+    assert with_sinks(lambda sink: sink.write(both)) == Outcome(2, 1, 1)
+    assert balance(database) == [(4, 2, 1, 1)]
+
+
+def test_rows_wrongly_taken_for_fresh_are_staged(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> Outcome:
+        await sink.write(flush((0, 1), rows((1, 5, 1.0), (1, 6, 1.0)), tallies=[]))
+        again = rows((1, 5, 1.0, 0), (1, 6, 7.0, 1), (1, 7, 1.0, 1))
+        late = rows((1, 6, 1.0, 1))
+        lines = [tallied(1, source="cameras"), tallied(3, source="traffic")]
+        return await sink.write(flush((1, 2), again, late, tallies=lines))
+
+    assert with_sinks(work) == Outcome(1, 2, 1)
+    assert stored(database) == [(1, 5, 1.0), (1, 6, 1.0), (1, 7, 1.0)]
+    assert balance(database) == [(1, 0, 1, 0), (3, 1, 1, 1)]
+
+
+READING = st.tuples(
+    st.integers(1, 2), st.integers(0, 4), st.sampled_from([0.0, 1.0]), st.integers(0, 2)
+)
+
+
+@given(
+    st.lists(st.tuples(st.lists(READING, max_size=6), st.lists(READING, max_size=6)), max_size=4)
+)
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_rows_are_classified_as_one_by_one(
+    database: Database, with_sinks: Use, batches: list[tuple[list, list]]
+) -> None:
+    """Whatever is called fresh, rightly or not, the outcome is that of rows that come singly."""
+    database.clear()
+    table: dict[tuple[int, int], float] = {}
+    expected = [[0, 0, 0] for _ in range(3)]
+    for fresh, suspects in batches:
+        for series, at, value, tally in fresh + suspects:
+            known = table.setdefault((series, at), None)
+            if known is None:
+                table[series, at] = value
+            expected[tally][0 if known is None else 1 if known == value else 2] += 1
+    lines = [tallied(0, source=f"source-{n}") for n in range(3)]
+
+    async def work(sink: Sink) -> None:
+        for number, (fresh, suspects) in enumerate(batches):
+            step = (number, number + 1)
+            await sink.write(flush(step, rows(*fresh), rows(*suspects), tallies=lines))
+
+    with_sinks(work)
+    assert stored(database) == [(*key, value) for key, value in sorted(table.items())]
+    counts = database.all("SELECT stored, duplicates, late_conflicts FROM ledger ORDER BY source")
+    assert [list(line) for line in counts] == (expected if batches else [])
+
+
+def test_lines_of_the_ledger_add_up_over_flushes(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> None:
+        line = replace(tallied(1), rejected=2, withheld=3)
+        await sink.write(flush((0, 1), rows((1, 0, 1.0)), tallies=[line]))
+        await sink.write(flush((1, 2), rows((1, 1, 1.0)), tallies=[line]))
+        await sink.write(flush((2, 3), rows((1, 2, 1.0)), tallies=[replace(line, minute_s=0)]))
+
+    with_sinks(work)
+    query = "SELECT messages, readings, rejected, withheld, stored FROM ledger ORDER BY minute"
+    assert database.all(query) == [(1, 1, 2, 3, 1), (2, 2, 4, 6, 2)]
+
+
+# The fence
+
+
+def test_a_stale_sink_writes_nothing_at_all(database: Database, with_sinks: Use) -> None:
+    async def work(owner: Sink, stale: Sink) -> None:
+        await owner.write(everything(100))
+        before = database.contents()
+        for zombie in (
+            everything(99, expected=0),
+            everything(150, expected=50),
+            everything(200, expected=150),
+        ):
+            with pytest.raises(FencedError):
+                await stale.write(zombie)
+            assert database.contents() == before
+        await owner.write(everything(200, expected=100))
+
+    with_sinks(work, LOG, LOG)
+    assert database.one("SELECT count(*) FROM reading") == 4
+
+
+def test_one_lost_partition_stops_the_whole_flush(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink, other: Sink) -> None:
+        await sink.resume(TOPIC, 1)
+        await other.write(in_partitions([(1, 0, 7)]))
+        with pytest.raises(FencedError):
+            await sink.write(in_partitions([(0, 0, 5), (1, 0, 7)]))
+
+    with_sinks(work, LOG, LOG)
+    assert database.all("SELECT partition, next_offset FROM stream_position ORDER BY 1") == [
+        (0, 0),
+        (1, 7),
+    ]
+
+
+def test_of_two_that_race_for_an_offset_one_is_fenced(database: Database, with_sinks: Use) -> None:
+    async def work(*sinks: Sink) -> list[Any]:
+        flushes = [everything(10 + number) for number in range(len(sinks))]
+        return await asyncio.gather(
+            *(sink.write(one) for sink, one in zip(sinks, flushes, strict=True)),
+            return_exceptions=True,
+        )
+
+    results = with_sinks(work, LOG, LOG, LOG, LOG)
+    assert sorted(type(result).__name__ for result in results) == ["FencedError"] * 3 + ["Outcome"]
+    assert database.one("SELECT count(*) FROM reading") == 2
+    assert database.one("SELECT count(*) FROM detector_state") == 1
+
+
+def test_an_old_state_does_not_replace_a_newer_one(with_sinks: Use) -> None:
+    """A flush without rows moves no position, and is fenced all the same."""
+
+    async def work(owner: Sink, stale: Sink) -> Resumption:
+        await owner.write(flush((0, 100), states=[state(100, b"at 100")]))
+        await owner.write(flush((100, 200), states=[state(200, b"at 200")]))
+        for old in (100, 150, 300):
+            with pytest.raises(FencedError):
+                await stale.write(flush(None, states=[state(old, b"old")]))
+        await owner.write(flush(None, states=[state(200, b"at 200, again")]))
+        return await owner.resume(TOPIC, 0)
+
+    assert with_sinks(work, LOG, LOG) == Resumption(200, 200, 1, b"at 200, again")
+
+
+def test_a_state_of_an_unknown_partition_is_refused(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> None:
+        with pytest.raises(FencedError):
+            await sink.write(flush(None, states=[state(0, partition=9)]))
+
+    with_sinks(work)
+    assert database.one("SELECT count(*) FROM detector_state") == 0
+
+
+def test_a_repeated_flush_changes_nothing(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> Outcome:
+        await sink.write(everything())
+        before = database.contents()
+        outcome = await sink.write(everything())
+        assert database.contents() == before
+        return outcome
+
+    assert with_sinks(work) == Outcome(0, 0, 0)
+
+
+def test_a_flush_that_another_worker_repeated_still_saves_its_state(
+    database: Database, with_sinks: Use
+) -> None:
+    """Else its messages would be acknowledged beyond the saved state."""
+
+    async def work(first: Sink, second: Sink) -> Resumption:
+        await first.write(flush((0, 5), rows((1, 0, 1.0))))
+        await second.write(flush((0, 5), rows((1, 0, 1.0)), states=[state(5)]))
+        return await second.resume(TOPIC, 0)
+
+    assert with_sinks(work, LOG, LOG) == Resumption(5, 5, 1, b"state")
+    assert stored(database) == [(1, 0, 1.0)]
+
+
+# A log that was made anew
+
+
+def test_another_log_starts_at_zero_and_keeps_the_state(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> Resumption:
+        await sink.write(flush((0, 40), states=[state(40)]))
+        anew = Sink(database.dsn, database.schema, "log-2")
+        try:
+            found = await anew.resume(TOPIC, 0)
+            assert found == Resumption(0, 0, 1, b"state")
+            assert await anew.resume(TOPIC, 0) == found
+            with pytest.raises(FencedError):
+                await sink.write(everything(41, expected=40))
+            await anew.write(flush((0, 3), states=[state(3, b"new")]))
+            return await anew.resume(TOPIC, 0)
+        finally:
+            await anew.close()
+
+    assert with_sinks(work) == Resumption(3, 3, 1, b"new")
+
+
+def test_a_position_in_another_log_is_no_repetition(database: Database, with_sinks: Use) -> None:
+    async def work(old: Sink) -> None:
+        anew = Sink(database.dsn, database.schema, "log-2")
+        try:
+            await anew.resume(TOPIC, 0)
+            await anew.write(flush((0, 5)))
+            with pytest.raises(FencedError):
+                await old.write(flush((2, 5), rows((1, 0, 1.0))))
+        finally:
+            await anew.close()
+
+    with_sinks(work)
+
+
+def test_resuming_makes_a_new_partition_once(with_sinks: Use) -> None:
+    async def work(*sinks: Sink) -> list[Resumption]:
+        return await asyncio.gather(*(sink.resume("t", 3) for sink in sinks))
+
+    assert with_sinks(work, LOG, LOG, LOG) == [Resumption(0, 0, None, None)] * 3
+
+
+# Sensors and series
+
+
+def test_registering_at_once_gives_everybody_the_same_ids(
+    database: Database, with_sinks: Use
+) -> None:
+    keys = [
+        SeriesKey("environment", "park", f"air-{n}", quantity)
+        for n in range(40)
+        for quantity in ("no2", "o3")
+    ]
+    cards = [SensorCard(f"air-{n}", "environment", "park", 1.0 + n / 100, 2.0) for n in range(40)]
+
+    async def work(*sinks: Sink) -> list[list[int]]:
+        found = await asyncio.gather(
+            *(
+                sink.register(keys[:: 1 if n % 2 else -1], cards[:: -1 if n % 3 else 1])
+                for n, sink in enumerate(sinks)
+            )
+        )
+        return [ids.tolist() if n % 2 else ids.tolist()[::-1] for n, (ids, _) in enumerate(found)]
+
+    ids = with_sinks(work, LOG, LOG, LOG, LOG)
+    assert ids == [ids[0]] * 4
+    assert len(set(ids[0])) == len(keys)
+    named = database.all(
+        "SELECT s.name, q.quantity, q.unit FROM unnest(%s::int[]) WITH ORDINALITY AS i (id, n)"
+        " JOIN series q ON q.series_id = i.id JOIN sensor s USING (sensor_id) ORDER BY i.n",
+        ids[0],
+    )
+    assert named == [(key.sensor, key.quantity, "ug/m3") for key in keys]
+
+
+def test_a_card_without_a_place_leaves_the_known_one(with_sinks: Use) -> None:
+    async def work(sink: Sink) -> list[SensorCard]:
+        await sink.register([], [SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5)])
+        await sink.register([], [SensorCard("sensor-1", "traffic", "airport")])
+        _, known = await sink.register(KEYS[:1], [])
+        return known
+
+    assert with_sinks(work) == [SensorCard("sensor-1", "traffic", "airport", 9.5, 53.5)]
+
+
+# Alerts
+
+
+def test_an_alert_that_opens_and_resolves(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
+        await sink.write(flush((1, 2), changes=[resolved(1, 10, 90)], tallies=[]))
+
+    with_sinks(work)
+    name = alert_id("sensor-1", 10)
+    assert database.all(
+        "SELECT alert_id, series_id, category, kind, severity, state, opened_at, resolved_at, seen,"
+        " expected, band, score FROM alert"
+    ) == [
+        (
+            name,
+            1,
+            "city",
+            "level",
+            "major",
+            "resolved",
+            moment(10),
+            moment(90),
+            12.5,
+            3.0,
+            2.0,
+            7.25,
+        )
+    ]
+    assert database.all(
+        "SELECT alert_id, at, state, cause, actor FROM alert_transition ORDER BY at"
+    ) == [
+        (name, moment(10), "open", "level", "worker"),
+        (name, moment(90), "resolved", "good readings", "worker"),
+    ]
+    told = database.all("SELECT event, dedup_key, payload::text FROM outbox ORDER BY outbox_id")
+    assert [row[:2] for row in told] == [("firing", str(name)), ("resolved", str(name))]
+    assert [decode_page(row[2]) for row in told] == [
+        opened(1, 10).page,
+        resolved(1, 10, 90).page,
+    ]
+
+
+def test_one_alert_is_open_per_series_and_category(database: Database, with_sinks: Use) -> None:
+    changes = [
+        opened(1, 10),
+        opened(1, 11),
+        opened(1, 10, category="sensor-health"),
+        opened(2, 10),
+    ]
+    with_sinks(lambda sink: sink.write(flush(changes=changes, tallies=[])))
+    found = database.all("SELECT series_id, category, opened_at FROM alert ORDER BY 1, 2")
+    assert found == [
+        (1, "city", moment(10)),
+        (1, "sensor-health", moment(10)),
+        (2, "city", moment(10)),
+    ]
+    assert database.one("SELECT count(*) FROM outbox") == 3
+    assert database.one("SELECT count(*) FROM alert_transition") == 3
+
+
+def test_an_alert_from_before_the_state_was_lost_is_resolved_under_its_own_name(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
+        # The detectors learned anew, opened it once more, and resolve what they opened.
+        later = [opened(1, 50), resolved(1, 50, 90)]
+        await sink.write(flush((1, 2), changes=later, tallies=[]))
+
+    with_sinks(work)
+    name = str(alert_id("sensor-1", 10))
+    assert database.all("SELECT alert_id::text, state FROM alert") == [(name, "resolved")]
+    pages = database.all("SELECT event, dedup_key, payload::text FROM outbox ORDER BY outbox_id")
+    assert [row[:2] for row in pages] == [("firing", name), ("resolved", name)]
+    assert str(decode_page(pages[1][2]).alert_id) == name
+
+
+def test_resolving_what_is_not_open_does_nothing(database: Database, with_sinks: Use) -> None:
+    with_sinks(lambda sink: sink.write(flush(changes=[resolved(1, 10, 20)], tallies=[])))
+    assert database.all("SELECT * FROM alert_transition") == []
+    assert database.all("SELECT * FROM outbox") == []
+
+
+@pytest.mark.parametrize("state_before", ["acknowledged", "stale"])
+def test_what_people_did_to_an_alert_does_not_keep_it_open(
+    database: Database, with_sinks: Use, state_before: str
+) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
+        database.connection.execute("UPDATE alert SET state = %s", (state_before,))
+        await sink.write(flush((1, 2), changes=[resolved(1, 10, 20)], tallies=[]))
+
+    with_sinks(work)
+    assert database.all("SELECT state FROM alert") == [("resolved",)]
+
+
+def test_the_bell_rings_once_a_flush_with_alerts_and_not_without(
+    database: Database, with_sinks: Use
+) -> None:
+    channel = outbox_channel(database.schema)
+    database.connection.execute(f'LISTEN "{channel}"')
+
+    async def work(sink: Sink) -> None:
+        await sink.write(flush((0, 1), rows((1, 0, 1.0))))
+        await sink.write(flush((1, 2), changes=[opened(1, 10), opened(2, 10)], tallies=[]))
+
+    with_sinks(work)
+    heard = list(database.connection.notifies(timeout=10, stop_after=1))
+    heard += database.connection.notifies(timeout=0)
+    assert [one.channel for one in heard] == [channel]
+
+
+# All or nothing
+
+
+def test_a_failure_at_the_very_end_leaves_nothing(database: Database, with_sinks: Use) -> None:
+    database.connection.execute(f'LISTEN "{outbox_channel(database.schema)}"')
+    whole = everything()
+    # The state is written last; its version does not fit into the column.
+    broken = replace(whole, states=[SavedState(TOPIC, 0, 1, 2**31, b"")])
+
+    async def work(sink: Sink) -> None:
+        before = database.contents()
+        with pytest.raises(psycopg.errors.NumericValueOutOfRange):
+            await sink.write(broken)
+        assert database.contents() == before
+        assert list(database.connection.notifies(timeout=0)) == []
+        # The connection goes on, with an empty staging table.
+        await sink.write(whole)
+
+    with_sinks(work)
+    assert {name for name, found in database.contents().items() if not found} == set()
+    assert list(database.connection.notifies(timeout=10, stop_after=1)) != []
+
+
+def test_staged_rows_of_a_failed_flush_are_gone(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> Outcome:
+        broken = flush(suspects=rows((1, 0, 1.0)), states=[state(999)])
+        with pytest.raises(FencedError):
+            await sink.write(broken)
+        return await sink.write(flush(suspects=rows((1, 1, 1.0))))
+
+    assert with_sinks(work) == Outcome(1, 0, 0)
+    assert stored(database) == [(1, 1, 1.0)]
+
+
+def test_dead_letters_are_kept_as_they_came(database: Database, with_sinks: Use) -> None:
+    letters = [
+        letter(payload=b"\x00\xff"),
+        letter("private", payload=None),
+        letter("topic", mqtt_topic="city/live/\x00/zone", place="a\x00b"),
+    ]
+    with_sinks(lambda sink: sink.write(flush(letters=letters, tallies=[])))
+    found = database.all(
+        "SELECT received_at, reason, mqtt_topic, place, payload FROM dead_letter ORDER BY 2"
+    )
+    topic = "city/live/traffic/harbour/s"
+    assert found == [
+        (moment(0), "malformed-json", topic, "$", b"\x00\xff"),
+        (moment(0), "private", topic, "$", None),
+        (moment(0), "topic", "city/live/\ufffd/zone", "a\ufffdb", b"{"),
+    ]
+
+
+def test_a_connection_that_was_cut_is_made_anew(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> None:
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s"
+        assert sink._connection is not None
+        assert database.one(cut, sink._connection.info.backend_pid)
+        with pytest.raises(psycopg.OperationalError):
+            await sink.write(everything())
+        await sink.close()
+        await sink.write(everything())
+
+    with_sinks(work)
+    assert len(stored(database)) == 2
+
+
+def test_a_connection_cancelled_halfway_is_not_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would serve on without its staging table."""
+    execute = psycopg.AsyncConnection.execute
+
+    async def cancelled(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def work() -> Outcome:
+        sink = Sink(database.dsn, database.schema, LOG)
+        try:
+            monkeypatch.setattr(psycopg.AsyncConnection, "execute", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await sink.resume(TOPIC, 0)
+            monkeypatch.setattr(psycopg.AsyncConnection, "execute", execute)
+            await sink.resume(TOPIC, 0)
+            return await sink.write(flush(suspects=rows((1, 0, 1.0))))
+        finally:
+            await sink.close()
+
+    assert asyncio.run(work()) == Outcome(1, 0, 0)
+
+
+def test_an_empty_flush_is_nothing(database: Database, with_sinks: Use) -> None:
+    before = with_sinks(lambda sink: _nothing(sink, database))
+    assert database.contents() == before
+
+
+async def _nothing(sink: Sink, database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    before = database.contents()
+    assert await sink.write(Flush([], NONE, NONE)) == Outcome(0, 0, 0)
+    assert await sink.write(Flush([Step(TOPIC, 0, 0, 0)], NONE, NONE)) == Outcome(0, 0, 0)
+    return before

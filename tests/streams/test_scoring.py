@@ -1,0 +1,288 @@
+"""Scoring is a function of the log alone, however it is cut into flushes."""
+
+from dataclasses import fields
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid5
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors import StateError, SuiteConfig
+from ingest.ledger import SensorCard
+from ingest.records import HeaderError, Provenance
+from ingest.topics import SeriesKey
+from storage.flush import Opened, Resolved
+from storage.rows import Rows
+from storage.sink import Resumption
+from streams.partition import STATE_VERSION, UNREGISTERED, Partition
+from streams.scoring import NOBODY, Ledger, Message, changes, score
+from tests.streams.citylog import NAMESPACE, READINGS, START_NS, Log, batch_message, city_log
+
+CONFIG = SuiteConfig()
+NEW = Resumption(0, 0, None, None)
+SPEED = "traffic/harbour/loop-1/averageVehicleSpeed"
+
+
+def messages_of(log: Log, partition: int = 0) -> list[Message]:
+    found = []
+    for delivery in log.messages[READINGS, partition]:
+        try:
+            provenance = Provenance.read(delivery.headers, NAMESPACE)
+        except HeaderError:
+            provenance = NOBODY
+        found.append(Message(delivery.offset, provenance, delivery.value))
+    return found
+
+
+def message(offset: int, readings: list[tuple[str, int, float]], **more: Any) -> Message:
+    headers, value = batch_message(readings, **more)
+    return Message(offset, Provenance.read(dict(headers), NAMESPACE), value)
+
+
+def register(partition: Partition) -> None:
+    """Give every series its slot as id: what the database would do, repeatably."""
+    partition.series_id[:] = np.arange(len(partition.keys))
+
+
+class Run:
+    """What came out of a partition, flush by flush."""
+
+    def __init__(self, resumption: Resumption = NEW) -> None:
+        self.partition = Partition(resumption, CONFIG)
+        self.rows: list[Rows] = []
+        self.fresh: list[np.ndarray] = []
+        self.changes: list[Opened | Resolved] = []
+        self.letters: list[Any] = []
+        self.counts: dict[tuple[str, str, int], list[int]] = {}
+
+    def flush(self, messages: list[Message]) -> None:
+        ledger = Ledger()
+        scored, letters = score(self.partition, messages, ledger)
+        register(self.partition)
+        self.letters += letters
+        offered = np.zeros(max(len(ledger.tallies), 1), np.int64)
+        if scored is not None:
+            rows = scored.rows(self.partition)
+            self.rows.append(rows)
+            self.fresh.append(scored.verdicts.fresh)
+            self.changes += changes(self.partition, scored, NAMESPACE, {})
+            offered = np.bincount(rows.tally, minlength=len(offered))
+        for line, count in zip(ledger.tallies, offered.tolist(), strict=False):
+            total = self.counts.setdefault((line.bridge, line.source, line.minute_s), [0] * 5)
+            numbers = (line.messages, line.readings, line.rejected, line.withheld, count)
+            total[:] = [old + new for old, new in zip(total, numbers, strict=True)]
+
+    def outcome(self) -> dict[str, Any]:
+        whole = Rows.concatenate(self.rows)
+        columns = {
+            field.name: getattr(whole, field.name).tobytes()
+            for field in fields(Rows)
+            if field.name != "tally"  # numbered anew in every flush
+        }
+        return columns | {
+            "fresh": np.concatenate([np.empty(0, bool), *self.fresh]).tobytes(),
+            "changes": self.changes,
+            "letters": self.letters,
+            "counts": self.counts,
+            "state": self.partition.snapshot(),
+            "seen": self.partition.seen,
+        }
+
+
+LOG = messages_of(city_log(3, messages=60))
+WHOLE = Run()
+WHOLE.flush(LOG)
+
+
+def test_the_log_has_everything_in_it() -> None:
+    kinds = {(type(one).__name__, one.page.category) for one in WHOLE.changes}
+    assert kinds == {
+        ("Opened", "city"),
+        ("Opened", "sensor-health"),
+        ("Resolved", "city"),
+        ("Resolved", "sensor-health"),
+    }
+    assert len(WHOLE.letters) > 4
+    fresh = np.concatenate(WHOLE.fresh)
+    assert fresh.sum() > 500
+    assert (~fresh).sum() > 10
+
+
+@given(st.sets(st.integers(1, len(LOG) - 1)))
+@settings(deadline=None, max_examples=40)
+def test_any_cuts_give_the_same_to_the_bit(cuts: set[int]) -> None:
+    run = Run()
+    bounds = [0, *sorted(cuts), len(LOG)]
+    for start, stop in pairwise(bounds):
+        run.flush(LOG[start:stop])
+    assert run.outcome() == WHOLE.outcome()
+
+
+@given(st.integers(0, len(LOG)), st.integers(0, len(LOG)))
+@settings(deadline=None, max_examples=40)
+def test_a_saved_state_and_the_rest_give_the_same_to_the_bit(one: int, other: int) -> None:
+    """Saved at one offset, stored up to another, behind or at it: the rows come out once."""
+    saved, stored = sorted((one, other))
+    first, before = Run(), Run()
+    first.flush(LOG[:stored])
+    before.flush(LOG[:saved])
+    state = before.partition.snapshot()
+    after = Run(Resumption(stored, saved, STATE_VERSION, state))
+    after.flush(LOG[saved:])
+    for name in ("rows", "fresh", "changes", "letters"):
+        getattr(first, name).extend(getattr(after, name))
+    for key, counts in after.counts.items():
+        total = first.counts.setdefault(key, [0] * 5)
+        total[:] = [old + new for old, new in zip(total, counts, strict=True)]
+    first.partition = after.partition
+    assert first.outcome() == WHOLE.outcome()
+
+
+def test_the_ledger_balances_with_every_message_accounted_for() -> None:
+    assert WHOLE.counts
+    for _, readings, _, _, offered in WHOLE.counts.values():
+        assert offered == readings
+    received = sum(tally.messages for one in LOG for tally in one.provenance.tallies)
+    unreadable = sum(
+        tally.readings
+        for one, letter in zip(LOG, _letters_by_offset(), strict=True)
+        if letter
+        for tally in one.provenance.tallies
+    )
+    assert sum(line[0] for line in WHOLE.counts.values()) == received
+    assert sum(line[2] for line in WHOLE.counts.values()) == unreadable > 0
+
+
+def _letters_by_offset() -> list[bool]:
+    places = {int(letter.place.split(":")[0].split()[1]) for _, letter in WHOLE.letters}
+    return [one.offset in places for one in LOG]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "traffic/harbour/loop-1",
+        "traffic/harbour/loop-1/speedOfLight",
+        "traffic/har\x00bour/loop-1/intensity",
+        "traffic//loop-1/intensity",
+        "traffic/harbour/loop 1/intensity",
+    ],
+)
+def test_a_batch_with_a_false_key_is_a_dead_letter_and_leaves_no_series(key: str) -> None:
+    run = Run()
+    run.flush([message(0, [(SPEED, START_NS, 50.0), (key, START_NS, 50.0)])])
+    assert run.partition.keys == []
+    assert (run.rows, run.partition.seen) == ([], 1)
+    ((bridge, letter),) = run.letters
+    assert (bridge, letter.reason) == ("bridge-1", "unreadable-batch")
+    assert letter.place.startswith("offset 0: ")
+    assert sum(line[2] for line in run.counts.values()) == 2
+    assert sum(line[1] for line in run.counts.values()) == 0
+
+
+@pytest.mark.parametrize("value", [b"", b"rubbish", b"\xff" * 64, bytes(2000)])
+def test_rubbish_is_a_dead_letter(value: bytes) -> None:
+    run = Run()
+    run.flush([message(0, [(SPEED, START_NS, 50.0)])._replace(value=value)])
+    ((_, letter),) = run.letters
+    assert letter.payload == value
+    assert letter.received_ns == 1_700_000_000 // 60 * 60 * 10**9
+
+
+def test_a_huge_letter_is_cut() -> None:
+    run = Run()
+    run.flush([message(0, [(SPEED, START_NS, 50.0)])._replace(value=bytes(10**6))])
+    assert len(run.letters[0][1].payload) == 65_536
+
+
+def test_a_readable_batch_of_nobody_is_not_stored() -> None:
+    """It may be another namespace's, and nobody has counted its readings."""
+    run = Run()
+    run.flush([message(0, [(SPEED, START_NS, 50.0)])._replace(provenance=NOBODY)])
+    assert (run.rows, run.counts) == ([], {})
+    assert run.letters[0][0] == "unknown"
+
+
+def test_an_empty_batch_counts_its_message() -> None:
+    run = Run()
+    run.flush([message(0, [], domains={"traffic": 0})])
+    assert run.letters == []
+    assert len(Rows.concatenate(run.rows)) == 0
+    assert run.partition.seen == 1
+
+
+def test_values_that_are_no_numbers_are_stored_and_page_the_sensor() -> None:
+    run = Run()
+    values = [np.nan, np.inf, -np.inf, np.nan]
+    readings = [(SPEED, START_NS + n * 10**9, value) for n, value in enumerate(values)]
+    run.flush([message(0, readings)])
+    assert np.array_equal(run.rows[0].value, values, equal_nan=True)
+    (alert,) = run.changes
+    assert isinstance(alert, Opened)
+    assert alert.page.category == "sensor-health"
+    assert msgspec.json.encode(alert.page)
+
+
+def test_a_sensor_that_moved_keeps_its_series() -> None:
+    run = Run()
+    moved = SPEED.replace("harbour", "airport")
+    run.flush([message(0, [(SPEED, START_NS, 50.0), (moved, START_NS + 10**9, 51.0)])])
+    run.flush([message(1, [(moved, START_NS + 2 * 10**9, 52.0), (SPEED, START_NS, 50.0)])])
+    assert [str(key) for key in run.partition.keys] == [moved]
+    assert np.concatenate(run.fresh).tolist() == [True, True, True, False]
+    again = Partition(Resumption(2, 2, STATE_VERSION, run.partition.snapshot()), CONFIG)
+    assert again.keys == run.partition.keys
+    assert again.slots([SPEED, moved]).tolist() == [0, 0]
+    assert len(again.suite) == 1
+
+
+def test_an_alert_is_named_by_what_it_is_about() -> None:
+    """The id is stable over restarts, and differs by namespace."""
+    run, other = Run(), Run()
+    readings = [(SPEED, START_NS + n * 10**9, -1.0) for n in range(2)]
+    run.flush([message(0, readings)])
+    ledger = Ledger()
+    scored, _ = score(other.partition, [message(0, readings)], ledger)
+    register(other.partition)
+    assert scored is not None
+    card = SensorCard("loop-1", "traffic", "harbour", 9.9, 53.5)
+    (theirs,) = changes(other.partition, scored, "live", {"loop-1": card})
+    (ours,) = run.changes
+    identity = f"{NAMESPACE}|loop-1|averageVehicleSpeed|sensor-health|{START_NS + 10**9}"
+    assert ours.page.alert_id == uuid5(UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11"), identity)
+    assert ours.page.alert_id != theirs.page.alert_id
+    assert (theirs.page.longitude, theirs.page.latitude) == (9.9, 53.5)
+    assert ours.page.since == datetime.fromisoformat("2023-11-14T22:13:21+00:00")
+
+
+def test_new_series_have_no_id_until_they_are_registered() -> None:
+    partition = Partition(NEW, CONFIG)
+    assert partition.slots([SPEED, SPEED]).tolist() == [0, 0]
+    assert partition.unregistered().tolist() == [0]
+    assert partition.series_id.tolist() == [UNREGISTERED]
+    partition.series_id[0] = 77
+    partition.slots([SPEED, SPEED.replace("loop-1", "loop-2")])
+    assert partition.unregistered().tolist() == [1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "version", "keys"])
+def test_a_damaged_state_is_refused(damage: str) -> None:
+    state, version = WHOLE.partition.snapshot(), STATE_VERSION
+    if damage == "cut":
+        state = state[:-1]
+    elif damage == "flipped":
+        state = state[:-1] + bytes([state[-1] ^ 1])
+    elif damage == "empty":
+        state = b""
+    elif damage == "version":
+        version += 1
+    else:
+        suite = msgspec.msgpack.decode(state)[1]
+        state = msgspec.msgpack.encode([[str(SeriesKey.parse(SPEED))], suite])
+    with pytest.raises(StateError):
+        Partition(Resumption(9, 9, version, state), CONFIG)

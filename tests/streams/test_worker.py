@@ -1,0 +1,538 @@
+"""The worker's promises, held against a real database and a Kafka that only counts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from detectors import StateError
+from ingest.topics import SeriesKey
+from storage.sink import FencedError
+from streams import worker as worker_module
+from streams.worker import GapError
+from tests.storage.database import Database
+from tests.streams.citylog import (
+    LETTERS,
+    READINGS,
+    START_NS,
+    Log,
+    batch_message,
+    city_log,
+    letter_message,
+)
+from tests.streams.sessions import DEADLINE_S, CrashError, Kafka, Session, undisturbed, until
+
+pytestmark = pytest.mark.integration
+
+PLACE = (READINGS, 0)
+OTHER = (READINGS, 1)
+LETTER_PLACE = (LETTERS, 0)
+
+
+def small_log(messages: int = 6, rows: int = 10, partitions: int = 1) -> Log:
+    """Return a log in which every message has `rows` rows of one series."""
+    log = Log()
+    for partition in range(partitions):
+        key = str(SeriesKey("traffic", "harbour", f"loop-{partition}", "intensity"))
+        for number in range(messages):
+            start = START_NS + number * rows * 10**9
+            readings = [(key, start + n * 10**9, float(number + n % 3)) for n in range(rows)]
+            log.add((READINGS, partition), *batch_message(readings))
+    return log
+
+
+def run(work: Callable[[], Awaitable[Any]]) -> Any:
+    async def bounded() -> Any:
+        async with asyncio.timeout(3 * DEADLINE_S):
+            return await work()
+
+    return asyncio.run(bounded())
+
+
+def count(database: Database, table: str = "reading") -> int:
+    return int(database.one(f"SELECT count(*) FROM {table}"))  # noqa: S608 - a literal of a test
+
+
+@pytest.fixture
+def locked(database: Database) -> Iterator[psycopg.Connection]:
+    """Hold back whoever wants to move a position, as a slow database would."""
+    with psycopg.connect(database.dsn, options=f"-c search_path={database.schema}") as blocker:
+        yield blocker
+        blocker.rollback()
+
+
+def lock(blocker: psycopg.Connection) -> None:
+    blocker.execute("SELECT FROM stream_position FOR UPDATE")
+
+
+async def until_blocked(database: Database) -> None:
+    query = """
+        SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+        WHERE NOT l.granted AND a.query LIKE '%%stream_position%%'
+    """
+    await until(lambda: database.one(query) > 0)
+
+
+# Acknowledging
+
+
+def test_readings_are_acknowledged_with_the_saved_state_and_not_before(database: Database) -> None:
+    kafka = Kafka(small_log(), database)
+    kafka.log.add(LETTER_PLACE, *letter_message(0))
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.deliver(PLACE, 4)
+            await session.deliver(LETTER_PLACE)
+            await session.worker.flush()
+            assert count(database) == 40
+            # A dead letter has no state to wait for.
+            assert kafka.acknowledged == [(*LETTER_PLACE, 0)]
+            await session.deliver(PLACE, 1)
+            await session.worker.flush(save=True)
+            assert kafka.committed == {LETTER_PLACE: 1, PLACE: 5}
+            await session.deliver(PLACE, 1)
+            await session.worker.flush()
+            assert kafka.committed[PLACE] == 5
+
+    run(work)
+    assert database.unbalanced() == []
+
+
+def test_state_is_saved_of_partitions_that_have_fallen_silent(database: Database) -> None:
+    kafka = Kafka(small_log(), database)
+
+    async def work() -> None:
+        async with Session(kafka, state_interval_s=0.02) as session:
+            stop = asyncio.Event()
+            session.assign()
+            running = asyncio.create_task(session.worker.run(stop))
+            await session.deliver(PLACE, 6)
+            await until(lambda: kafka.committed.get(PLACE) == 6)
+            stop.set()
+            await running
+
+    run(work)
+
+
+def test_what_waits_for_a_saved_state_is_bounded(database: Database) -> None:
+    """Messages are kept until then; a long interval must not keep them all."""
+    kafka = Kafka(small_log(messages=40), database)
+
+    async def work() -> None:
+        async with Session(kafka, max_pending_rows=100, max_flush_rows=30) as session:
+            session.assign()
+            for _ in range(40):
+                await session.deliver(PLACE)
+                await session.worker.flush()
+                assert session.worker._held_rows <= 100 + 30
+            assert kafka.committed[PLACE] >= 20
+
+    run(work)
+
+
+def test_rereading_what_is_stored_writes_nothing_and_acknowledges(database: Database) -> None:
+    kafka = Kafka(city_log(1, messages=20), database)
+    before = undisturbed(kafka.log, database)
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()  # nothing was committed to this Kafka
+            await session.finish()
+
+    run(work)
+    assert database.contents() == before
+    assert kafka.committed == kafka.log.ends()
+
+
+# Backpressure
+
+
+def test_take_waits_while_too_much_is_queued(database: Database) -> None:
+    kafka = Kafka(small_log(messages=8), database)
+
+    async def work() -> None:
+        async with Session(kafka, max_pending_rows=25) as session:
+            session.assign()
+            delivering = asyncio.create_task(session.deliver(PLACE, 8))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            # 11 each: the third finds 22 and comes in, the fourth finds 33 and waits.
+            assert session.read[PLACE] == 3
+            await session.worker.flush()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert session.read[PLACE] == 6
+            await session.worker.flush()
+            await delivering
+            assert session.worker._pending_rows == 22
+
+    run(work)
+
+
+def test_a_message_larger_than_the_bound_still_comes_in(database: Database) -> None:
+    kafka = Kafka(small_log(messages=2, rows=50), database)
+
+    async def work() -> None:
+        async with Session(kafka, max_pending_rows=10, max_flush_rows=10) as session:
+            session.assign()
+            stop = asyncio.Event()
+            running = asyncio.create_task(session.worker.run(stop))
+            await session.deliver(PLACE, 2)
+            await until(lambda: count(database) == 100)
+            stop.set()
+            await running
+
+    run(work)
+
+
+def test_a_flush_holds_about_as_much_as_it_may(database: Database) -> None:
+    kafka = Kafka(small_log(messages=6), database)
+
+    async def work() -> list[int]:
+        counts = []
+        async with Session(kafka, max_flush_rows=20) as session:
+            session.assign()
+            await session.deliver(PLACE, 6)
+            while session.worker._pending_rows:
+                await session.worker.flush()
+                counts.append(count(database))
+        return counts
+
+    assert run(work) == [20, 40, 60]
+
+
+# Gaps, fences, unreadable things
+
+
+def test_a_gap_stops_the_worker(database: Database) -> None:
+    kafka = Kafka(small_log(), database)
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.deliver(PLACE, 2)
+            session.read[PLACE] = 3
+            await session.deliver(PLACE)
+            with pytest.raises(GapError, match="expected offset 2, got 3"):
+                await session.worker.run(asyncio.Event())
+            assert kafka.acknowledged == []
+
+    run(work)
+    assert count(database) == 0
+
+
+@pytest.mark.parametrize("place", [PLACE, LETTER_PLACE])
+def test_a_gap_is_excused_where_kafka_has_expired_it(
+    database: Database, place: tuple[str, int]
+) -> None:
+    log = small_log() if place == PLACE else Log()
+    for number in range(6 if place == LETTER_PLACE else 0):
+        log.add(place, *letter_message(number))
+    kafka = Kafka(log, database, committed={place: 4}, expired={place: 4})
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.finish()
+
+    run(work)
+    assert kafka.committed == {place: 6}
+    assert count(database, "dead_letter" if place == LETTER_PLACE else "reading") in {2, 20}
+
+
+def test_a_gap_beyond_what_expired_is_not_excused(database: Database) -> None:
+    kafka = Kafka(small_log(), database, committed={PLACE: 4}, expired={PLACE: 3})
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            with pytest.raises(GapError):
+                await session.finish()
+
+    run(work)
+
+
+def test_of_two_owners_the_slower_stops_and_nothing_is_doubled(database: Database) -> None:
+    kafka = Kafka(city_log(2, messages=30), database)
+
+    async def work() -> None:
+        async with Session(kafka) as zombie, Session(kafka) as owner:
+            for session in (zombie, owner):
+                session.assign()
+            await zombie.deliver(PLACE, 10)
+            await zombie.worker.flush()
+            await owner.deliver(PLACE, 20)
+            await owner.worker.flush(save=True)
+            await zombie.deliver(PLACE, 5)
+            with pytest.raises(FencedError):
+                await zombie.worker.run(asyncio.Event())
+            await owner.finish()
+
+    run(work)
+    found = database.contents()
+    database.clear()
+    assert found == undisturbed(kafka.log, database)
+
+
+def test_a_zombie_without_messages_does_not_put_its_state_back(database: Database) -> None:
+    kafka = Kafka(small_log(), database)
+
+    async def work() -> None:
+        async with Session(kafka) as zombie, Session(kafka) as owner:
+            zombie.assign()
+            await zombie.deliver(PLACE, 2)
+            await zombie.worker.flush()
+            owner.assign()
+            await owner.deliver(PLACE, 5)
+            await owner.worker.flush(save=True)
+            assert kafka.committed[PLACE] == 5
+            with pytest.raises(FencedError):
+                await zombie.worker.flush(save=True)
+        async with Session(kafka) as heir:
+            heir.assign()  # from Kafka's offset 5
+            await heir.finish()
+
+    run(work)
+    assert count(database) == 60
+
+
+def test_unreadable_messages_are_dead_letters_and_the_ledger_balances(database: Database) -> None:
+    key = "traffic/harbour/loop-1/intensity"
+    log = Log()
+    good = batch_message([(key, START_NS, 1.0)])
+    log.add(PLACE, good[0], b"rubbish")
+    log.add(PLACE, [], good[1])  # no headers at all
+    log.add(PLACE, *batch_message([(key, START_NS, 1.0)], namespace="live"))
+    log.add(PLACE, [*good[0][:-1], ("ledger", b"{")], good[1])
+    log.add(PLACE, *batch_message([("traffic/a\x00b/loop-1/intensity", START_NS, 1.0)]))
+    log.add(PLACE, *good)
+    log.add(LETTER_PLACE, *letter_message(0))
+    log.add(LETTER_PLACE, [], b"a letter without headers")
+    kafka = Kafka(log, database)
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.finish()
+
+    run(work)
+    assert kafka.committed == log.ends()
+    assert database.unbalanced() == []
+    assert database.all("SELECT sum(readings), sum(stored), sum(rejected) FROM ledger") == [
+        (1, 1, 3)
+    ]
+    reasons = database.all(
+        "SELECT reason, bridge, count(*) FROM dead_letter GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    assert reasons == [
+        ("malformed-json", "bridge-1", 1),
+        ("unreadable-batch", "bridge-1", 2),
+        ("unreadable-batch", "unknown", 4),
+    ]
+
+
+def test_a_state_of_another_version_stops_the_worker(database: Database) -> None:
+    kafka = Kafka(small_log(), database)
+    undisturbed(kafka.log, database)
+    database.connection.execute("UPDATE detector_state SET version = 99")
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            with pytest.raises(StateError, match="99"):
+                await session.worker.run(asyncio.Event())
+
+    run(work)
+
+
+# Letting partitions go
+
+
+def test_partitions_pass_from_hand_to_hand(database: Database) -> None:
+    log = city_log(5, messages=30)
+    kafka = Kafka(log, database)
+
+    async def work() -> None:
+        async with Session(kafka) as one, Session(kafka) as two:
+            one.assign()
+            for place in log.messages:
+                await one.deliver(place, 5)
+            await one.worker.flush()
+            for place in log.messages:
+                await one.deliver(place, 2)
+            await one.release(*log.messages)
+            # Everything was saved, so all of it is acknowledged.
+            assert {kafka.committed[READINGS, n] for n in (0, 1)} == {7}
+            one.assign(PLACE)
+            two.assign(OTHER, *(place for place in log.messages if place[0] == LETTERS))
+            await one.deliver(PLACE, 3)
+            await two.deliver(OTHER, 4)
+            await asyncio.gather(one.worker.flush(), two.worker.flush())
+            await one.release(PLACE)
+            two.assign(PLACE)
+            await two.finish()
+
+    run(work)
+    found = database.contents()
+    database.clear()
+    assert found == undisturbed(log, database)
+
+
+def test_letting_go_of_what_it_never_had_is_nothing(database: Database) -> None:
+    async def work() -> None:
+        async with Session(Kafka(Log(), database)) as session:
+            await session.worker.release({PLACE})
+
+    run(work)
+
+
+def test_a_message_that_waited_through_a_release_is_not_taken(database: Database) -> None:
+    """Its partition may be another worker's by then; taking it would fence the new owner."""
+    kafka = Kafka(small_log(messages=4), database)
+
+    async def work() -> None:
+        async with Session(kafka, max_pending_rows=20) as one, Session(kafka) as two:
+            one.assign()
+            waiting = asyncio.create_task(one.deliver(PLACE, 3))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            await one.release(PLACE)
+            with suppress(KeyError):  # the session's own bookkeeping
+                await waiting
+            assert one.worker._pending_rows == 0
+            two.assign()
+            await two.deliver(PLACE, 4)
+            await two.worker.flush()
+            await one.worker.flush()
+            await two.finish()
+
+    run(work)
+    assert count(database) == 40
+    assert kafka.committed == {PLACE: 4}
+
+
+def test_letting_go_does_not_wait_for_a_slow_database(
+    database: Database, locked: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was given up halfway is done again, by this worker or by the next one."""
+    monkeypatch.setattr(worker_module, "_GRACE_S", 0.2)
+    log = city_log(6, messages=30)
+    kafka = Kafka(log, database)
+
+    async def work() -> None:
+        async with Session(kafka) as one, Session(kafka) as two:
+            one.assign()
+            stop = asyncio.Event()
+            running = asyncio.create_task(one.worker.run(stop))
+            await one.deliver(PLACE, 8)
+            await one.deliver(OTHER, 8)
+            await until(lambda: one.worker._pending_rows == 0 and count(database) > 0)
+            lock(locked)
+            await one.deliver(PLACE, 8)
+            await one.deliver(OTHER, 8)
+            await until_blocked(database)
+            started = asyncio.get_running_loop().time()
+            await one.release(PLACE)
+            assert asyncio.get_running_loop().time() - started < 5
+            assert not running.done()
+            locked.rollback()
+            two.assign(PLACE)
+            await two.finish()
+            # It kept the other partition, whose flush was given up with this one's.
+            await one.deliver(OTHER, 30)
+            for place in log.messages:
+                if place[0] == LETTERS:
+                    await one.deliver(place, 30)
+            stop.set()
+            await running
+
+    run(work)
+    found = database.contents()
+    database.clear()
+    assert found == undisturbed(log, database)
+
+
+def test_a_cancelled_flush_leaves_no_state_ahead_of_its_rows(
+    database: Database, locked: psycopg.Connection
+) -> None:
+    kafka = Kafka(small_log(), database)
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.deliver(PLACE, 2)
+            await session.worker.flush()
+            lock(locked)
+            await session.deliver(PLACE, 2)
+            flushing = asyncio.create_task(session.worker.flush(save=True))
+            await until_blocked(database)
+            flushing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await flushing
+            locked.rollback()
+            await session.worker.flush(save=True)
+            assert count(database) == 40
+            assert kafka.committed == {PLACE: 4}
+            await session.finish()
+
+    run(work)
+    found = database.contents()
+    database.clear()
+    assert found == undisturbed(kafka.log, database)
+
+
+def test_stopping_does_not_wait_for_a_slow_database(
+    database: Database, locked: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_GRACE_S", 0.2)
+    kafka = Kafka(small_log(), database)
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.deliver(PLACE, 1)
+            await session.worker.flush()
+            lock(locked)
+            stop = asyncio.Event()
+            running = asyncio.create_task(session.worker.run(stop))
+            await session.deliver(PLACE, 3)
+            await until_blocked(database)
+            stop.set()
+            async with asyncio.timeout(5):
+                await running
+            locked.rollback()
+        async with Session(kafka) as heir:
+            heir.assign()
+            await heir.finish()
+
+    run(work)
+    assert count(database) == 60
+    assert kafka.committed == {PLACE: 6}
+
+
+def test_a_flush_that_fails_drops_nothing(database: Database) -> None:
+    """Even an error that nobody expected leaves the messages queued and unacknowledged."""
+    kafka = Kafka(city_log(7, messages=20), database)
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            for place in kafka.log.messages:
+                await session.deliver(place, 9)
+            for mood in ("crash before", "crash after"):
+                session.sink.mood = mood
+                with pytest.raises(CrashError):
+                    await session.worker.flush(save=True)
+                assert kafka.acknowledged == []
+            await session.finish()
+
+    run(work)
+    found = database.contents()
+    database.clear()
+    assert found == undisturbed(kafka.log, database)
