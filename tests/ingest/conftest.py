@@ -1,0 +1,21 @@
+"""Brokers that a test of the bridge may stop and kill."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ingest.scaffold import Brokers
+
+
+@pytest.fixture
+def own_brokers(tmp_path: Path) -> Iterator[Brokers]:
+    """Return a pair of brokers of the test's own, started."""
+    brokers = Brokers(tmp_path)
+    try:
+        brokers.mqtt.start()
+        brokers.kafka.start()
+        yield brokers
+    finally:
+        brokers.mqtt.stop()
+        brokers.kafka.stop()

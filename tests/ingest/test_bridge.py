@@ -1,0 +1,398 @@
+"""The bridge between real brokers: everything arrives, whatever is killed on the way."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ingest.bridge
+from citywatch.embedded import Addresses
+from citywatch.embedded.mqtt import find_mosquitto
+from citywatch.embedded.process import ChildProcess
+from ingest import mqtt, reject
+from ingest.bridge import run
+from ingest.topics import SeriesKey
+from tests.ingest.scaffold import (
+    PARTITIONS,
+    PATIENCE_S,
+    Brokers,
+    Log,
+    Publisher,
+    bridge_config,
+    eventually,
+    flows,
+    kafka_log,
+    mqtt_config,
+    publish,
+    running,
+)
+from tests.ingest.strategies import NOW_NS, payload
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reconnect without the second that is kind to a real broker."""
+    monkeypatch.setattr(mqtt, "_RECONNECT_MIN_S", 0.05)
+
+
+def config_of(services: Addresses, namespace: str, **changes: Any) -> ingest.bridge.BridgeConfig:
+    subscription = mqtt_config(services.mqtt_port, namespace, host=services.mqtt_host, **changes)
+    return bridge_config(subscription, services.kafka_bootstrap, namespace)
+
+
+def test_messages_arrive_exactly_as_published(
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = f"city/{namespace}"
+    face = b"CANARY-FACE"
+    sound = [
+        (f"{root}/traffic/centre/t1", payload("TrafficFlowObserved", "t1", intensity=12)),
+        (
+            f"{root}/traffic/centre/t1",
+            payload("TrafficFlowObserved", "t1", NOW_NS + 1_000, intensity=-3, occupancy=0.25),
+        ),
+        (f"{root}/environment/west/e1", payload("NoiseLevelObserved", "e1", LAeq=61.5)),
+        (
+            f"{root}/cameras/centre/c1",
+            payload("CrowdFlowObserved", "c1", peopleCount=7, faceId=face.decode()),
+        ),
+    ]
+    broken = [
+        (f"{root}/traffic/centre/t1", b"{", reject.MALFORMED, "$"),
+        (f"{root}/traffic/centre/t1", b" " * 1_001, reject.TOO_LARGE, "$"),
+        (f"{root}/traffic", b"{}", reject.TOPIC, "topic"),
+        (f"{root}/cameras/centre/c1", face, reject.MALFORMED, "$"),
+        (
+            f"{root}/environment/west/e1",
+            payload("NoiseLevelObserved", "e1", LAeq="loud"),
+            reject.VALUE,
+            "$.LAeq",
+        ),
+    ]
+    kept = {broken[0][1], broken[4][1]}
+    messages = sound + [(topic, data) for topic, data, *_ in broken]
+
+    async def scenario() -> Log:
+        async with (
+            kafka_log(services.kafka_bootstrap, namespace) as log,
+            running(config_of(services, namespace), monkeypatch),
+        ):
+            await asyncio.to_thread(publish, services.mqtt_port, messages)
+            await log.until(lambda: log.messages() >= len(messages))
+            return log
+
+    log = asyncio.run(scenario())
+    assert sorted(log.values()) == [
+        ("cameras/centre/c1/peopleCount", NOW_NS, 7.0, 1),
+        ("environment/west/e1/LAeq", NOW_NS, 61.5, 1),
+        ("traffic/centre/t1/intensity", NOW_NS, 12.0, 1),
+        ("traffic/centre/t1/intensity", NOW_NS + 1_000, -3.0, 4),
+        ("traffic/centre/t1/occupancy", NOW_NS + 1_000, 0.25, 1),
+    ]
+    letters = {(each.mqtt_topic, each.reason, each.place, each.payload) for each in log.letters()}
+    assert letters == {
+        (topic, reason, place, data if data in kept else None)
+        for topic, data, reason, place in broken
+    }
+    counts: Counter[str] = Counter()
+    for tally in log.tallies():
+        for name in ("messages", "readings", "rejected", "withheld"):
+            counts[name] += getattr(tally, name)
+    assert counts == {"messages": 9, "readings": 5, "rejected": 5, "withheld": 1}
+    parts = [part for each in log.records for part in (each.value, *dict(each.headers).values())]
+    assert not any(face in part for part in parts)
+
+
+def test_thousands_arrive_once_each(
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = flows(namespace, [NOW_NS - n * 1_000_000 for n in range(3_000)], sensors=40)
+
+    async def scenario() -> Log:
+        async with (
+            kafka_log(services.kafka_bootstrap, namespace) as log,
+            running(config_of(services, namespace), monkeypatch) as bridge,
+        ):
+            await asyncio.to_thread(publish, services.mqtt_port, [message for message, _ in sent])
+            await log.until(lambda: log.messages() >= len(sent))
+            await eventually(lambda: bridge.subscriber.acknowledged == len(sent))
+            return log
+
+    log = asyncio.run(scenario())
+    found = [(SeriesKey.parse(key).sensor, time_ns) for key, time_ns, *_ in log.values()]
+    assert sorted(found) == sorted(reading for _, reading in sent)
+    assert len({record.partition for record in log.records}) == PARTITIONS
+
+
+class Child:
+    """`citywatch bridge` as its own process."""
+
+    def __init__(self, services: Addresses, namespace: str, folder: Path) -> None:
+        env = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")} | {
+            "PYTHONPATH": str(ROOT),
+            "CITYWATCH_NAMESPACE": namespace,
+            "CITYWATCH_MQTT__HOST": services.mqtt_host,
+            "CITYWATCH_MQTT__PORT": str(services.mqtt_port),
+            "CITYWATCH_KAFKA__BOOTSTRAP": services.kafka_bootstrap,
+            "CITYWATCH_KAFKA__PARTITIONS": str(PARTITIONS),
+            "CITYWATCH_BRIDGE__CLIENT_ID": f"child-{namespace}",
+            "CITYWATCH_BRIDGE__RECEIVE_MAXIMUM": "400",
+            "CITYWATCH_BRIDGE__FLUSH_INTERVAL_S": "0.05",
+        }
+        argv = [sys.executable, "-m", "citywatch", "bridge"]
+        self.process = ChildProcess("bridge", argv, env, folder / "bridge.log", cwd=folder)
+
+    async def __aenter__(self) -> ChildProcess:
+        await asyncio.to_thread(self.process.start)
+        return self.process
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.process.stop)
+
+
+async def subscribed(log: Log, port: int) -> None:
+    """Wait until what is published arrives: a first message counts from the subscription on."""
+    ((hello, _),) = flows(log.namespace, [NOW_NS])
+
+    async def heard() -> None:
+        await log.until(lambda: log.records, 0.3)
+
+    for _ in range(100):
+        await asyncio.to_thread(publish, port, [hello])
+        try:
+            await heard()
+        except AssertionError:
+            continue
+        return
+    raise AssertionError("the bridge does not listen")
+
+
+def test_nothing_is_lost_when_the_bridge_is_killed_under_load(
+    services: Addresses, namespace: str, tmp_path: Path
+) -> None:
+    total = 6_000
+    sent = flows(namespace, [NOW_NS - n * 1_000_000 for n in range(1, total + 1)], sensors=50)
+    wanted = {reading for _, reading in sent}
+
+    async def scenario() -> tuple[list[int], Log]:
+        missing = []
+        async with (
+            kafka_log(services.kafka_bootstrap, namespace) as log,
+            Child(services, namespace, tmp_path) as child,
+        ):
+            await subscribed(log, services.mqtt_port)
+            with Publisher(services.mqtt_port) as publisher:
+                for share in (1, 2):
+                    part = sent[(share - 1) * total // 3 : share * total // 3]
+                    for (topic, data), _ in part:
+                        publisher.send(topic, data)
+                    # Some of this part have arrived, the rest is on its way.
+                    arrived = {reading for _, reading in part}
+                    await log.until(lambda seen=arrived: log.readings() & seen)
+                    await asyncio.to_thread(child.kill)
+                    assert child.exit_code == -signal.SIGKILL
+                    await log.drain()
+                    missing.append(len(wanted - log.readings()) - (3 - share) * total // 3)
+                    await asyncio.to_thread(child.start)
+                for (topic, data), _ in sent[2 * total // 3 :]:
+                    publisher.send(topic, data)
+            await log.until(lambda: wanted <= log.readings())
+            return missing, log
+
+    missing, log = asyncio.run(scenario())
+    # It was killed with messages on the way, or this has shown nothing.
+    assert any(missing)
+    # Whatever came twice is counted twice: the account balances all the same.
+    assert sum(tally.readings for tally in log.tallies()) == len(log.values())
+    values = {(SeriesKey.parse(key).sensor, at): value for key, at, value, _ in log.values()}
+    for number, (_, reading) in enumerate(sent):
+        assert values[reading] == number % 1000
+
+
+def test_a_bridge_told_to_stop_finishes_what_it_took(
+    services: Addresses, namespace: str, tmp_path: Path
+) -> None:
+    sent = flows(namespace, [NOW_NS - n * 1_000_000 for n in range(1, 1_002)])
+    *first, last = sent
+
+    async def scenario() -> Log:
+        async with (
+            kafka_log(services.kafka_bootstrap, namespace) as log,
+            Child(services, namespace, tmp_path) as child,
+        ):
+            await subscribed(log, services.mqtt_port)
+            await asyncio.to_thread(publish, services.mqtt_port, [message for message, _ in first])
+            await log.until(lambda: {reading for _, reading in first} <= log.readings())
+            await asyncio.to_thread(child.stop)
+            assert child.exit_code == 0
+            await asyncio.to_thread(publish, services.mqtt_port, [last[0]])
+            await asyncio.to_thread(child.start)
+            await log.until(lambda: last[1] in log.readings())
+            return log
+
+    log = asyncio.run(scenario())
+    found = Counter((SeriesKey.parse(key).sensor, at) for key, at, *_ in log.values())
+    # All that had reached Kafka was acknowledged: the successor gets the last message alone.
+    assert {found[reading] for _, reading in sent} == {1}
+
+
+def test_kafka_away_nothing_is_acknowledged_what_waits_is_bounded_and_nothing_is_lost(
+    own_brokers: Brokers, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = flows(namespace, [NOW_NS - n * 1_000 for n in range(1, 51)])
+    during = flows(namespace, [NOW_NS - n * 1_000 for n in range(51, 1_051)])
+    subscription = mqtt_config(own_brokers.mqtt.port, namespace, receive_maximum=60)
+    config = bridge_config(subscription, own_brokers.bootstrap, namespace)
+    wanted = {reading for _, reading in before + during}
+
+    async def scenario() -> None:
+        port = own_brokers.mqtt.port
+        async with (
+            kafka_log(own_brokers.bootstrap, namespace) as log,
+            running(config, monkeypatch) as bridge,
+        ):
+            watched = bridge.subscriber
+            await asyncio.to_thread(publish, port, [message for message, _ in before])
+            await eventually(lambda: watched.acknowledged == len(before))
+            own_brokers.signal_kafka(signal.SIGSTOP)
+            try:
+                # The sensors notice nothing: their broker takes it all.
+                await asyncio.to_thread(publish, port, [message for message, _ in during])
+                # The broker's window is full: it sends no more before it is acknowledged.
+                await eventually(lambda: watched.received >= len(before) + 60)
+                assert watched.acknowledged == len(before)
+            finally:
+                own_brokers.signal_kafka(signal.SIGCONT)
+            await log.until(lambda: wanted <= log.readings())
+            await eventually(lambda: watched.acknowledged >= len(wanted))
+            assert watched.longest <= 60
+
+    asyncio.run(scenario())
+
+
+def forgets_shares(version: str) -> bool:
+    """Say whether messages are lost between the broker's start and the bridge's subscription.
+
+    Mosquitto before 2.0.12 keeps a session's queue over a restart, but not that it shares a
+    subscription.
+    """
+    return tuple(map(int, version.removeprefix("Mosquitto ").split("."))) < (2, 0, 12)
+
+
+def test_a_restart_of_the_mqtt_broker_loses_nothing(
+    own_brokers: Brokers, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_mosquitto() is None:
+        pytest.skip("Mosquitto is not installed, and rumqttd forgets its sessions")
+    forgets = forgets_shares(own_brokers.mqtt.version)
+    sent = flows(namespace, [NOW_NS - n * 1_000 for n in range(1, 601)])
+    parts = [[message for message, _ in sent[start : start + 200]] for start in (0, 200, 400)]
+    subscription = mqtt_config(own_brokers.mqtt.port, namespace, receive_maximum=50)
+    config = bridge_config(subscription, own_brokers.bootstrap, namespace)
+    wanted = {reading for _, reading in sent}
+
+    async def scenario() -> None:
+        port = own_brokers.mqtt.port
+        async with (
+            kafka_log(own_brokers.bootstrap, namespace) as log,
+            running(config, monkeypatch) as bridge,
+        ):
+            watched = bridge.subscriber
+            await asyncio.to_thread(publish, port, parts[0])
+            await eventually(lambda: watched.acknowledged == len(parts[0]))
+            # With Kafka asleep the messages are nowhere but in the broker and the bridge.
+            own_brokers.signal_kafka(signal.SIGSTOP)
+            try:
+                await asyncio.to_thread(publish, port, parts[1])
+                await eventually(lambda: watched.received >= len(parts[0]) + 50)
+                await asyncio.to_thread(own_brokers.mqtt.restart)
+                if not forgets:
+                    await asyncio.to_thread(publish, port, parts[2])
+            finally:
+                own_brokers.signal_kafka(signal.SIGCONT)
+            if forgets:
+                await eventually(lambda: watched._connection and watched.connected.is_set())
+                await asyncio.to_thread(publish, port, parts[2])
+            await log.until(lambda: wanted <= log.readings())
+            await eventually(watched.connected.is_set)
+            assert watched._connection > 0
+
+    asyncio.run(scenario())
+
+
+def test_a_bridge_waiting_for_kafka_can_be_stopped(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    async def away(*arguments: object) -> None:
+        tried.append(arguments)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(ingest.bridge, "ensure_topics", away)
+    config = bridge_config(mqtt_config(1, namespace), "127.0.0.1:1", namespace)
+
+    async def scenario() -> None:
+        stop = asyncio.Event()
+        task = asyncio.create_task(run(config, stop))
+        await eventually(lambda: len(tried) > 2)
+        stop.set()
+        await asyncio.wait_for(task, PATIENCE_S)
+
+    asyncio.run(scenario())
+
+
+def test_a_bridge_that_hears_nothing_any_more_ends(
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(config_of(services, namespace), monkeypatch) as bridge:
+
+            def dead(_limit: int) -> None:
+                raise mqtt.SubscriberError("the MQTT thread has ended")
+
+            monkeypatch.setattr(bridge.subscriber, "take", dead)
+            await asyncio.wait({bridge.task}, timeout=PATIENCE_S)
+            assert bridge.task.done()
+
+    with pytest.raises(mqtt.SubscriberError):
+        asyncio.run(scenario())
+
+
+def test_large_rejects_do_not_pile_up(
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest.bridge, "_MAX_FLUSH_BYTES", 1_000)
+    monkeypatch.setattr(ingest.bridge, "_SLICE", 1)
+    sizes: list[int] = []
+    real = ingest.bridge.RecordSender.send
+
+    async def noted(sender: Any, records: Any) -> None:
+        sizes.append(len(records))
+        await real(sender, records)
+
+    monkeypatch.setattr(ingest.bridge.RecordSender, "send", noted)
+    bad = json.dumps({"type": "x" * 480}).encode()
+    messages = [(f"city/{namespace}/traffic/centre/s1", bad)] * 60
+
+    async def scenario() -> Log:
+        async with (
+            kafka_log(services.kafka_bootstrap, namespace) as log,
+            running(config_of(services, namespace), monkeypatch),
+        ):
+            await asyncio.to_thread(publish, services.mqtt_port, messages)
+            await log.until(lambda: log.messages() >= len(messages))
+            return log
+
+    log = asyncio.run(scenario())
+    assert [letter.payload for letter in log.letters()] == [bad] * len(messages)
+    assert max(sizes) <= 3

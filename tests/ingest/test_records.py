@@ -1,0 +1,145 @@
+"""Headers: what a bridge writes is read back, and what nobody wrote is a HeaderError."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingest import ledger
+from ingest.ledger import SensorCard, Tally
+from ingest.records import DeadLetter, HeaderError, Provenance
+from ingest.reject import Reject
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+COUNTS = st.integers(0, 2**53)
+DEGREES = st.none() | st.floats(-180, 180)
+TALLIES = st.builds(Tally, TEXT, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
+CARDS = st.builds(SensorCard, TEXT, TEXT, TEXT, DEGREES, DEGREES)
+PROVENANCES = st.builds(Provenance, TEXT, st.lists(TALLIES), st.lists(CARDS))
+
+
+@given(PROVENANCES)
+@settings(deadline=None)
+def test_provenance_comes_back(provenance: Provenance) -> None:
+    headers = provenance.headers("live")
+    assert Provenance.read(dict(headers), "live") == provenance
+    assert len(dict(headers)) == len(headers)
+
+
+@given(st.lists(TALLIES), st.lists(CARDS))
+@settings(deadline=None)
+def test_ledger_and_cards_come_back(tallies: list[Tally], cards: list[SensorCard]) -> None:
+    assert ledger.decode_tallies(ledger.encode(tallies)) == tallies
+    assert ledger.decode_cards(ledger.encode(cards)) == cards
+
+
+def test_the_form_on_kafka_is_the_one_older_messages_have() -> None:
+    tallies = [Tally("traffic", 60, messages=3, readings=2, rejected=1)]
+    cards = [SensorCard("s1", "traffic", "centre", 13.4, 52.5)]
+    assert dict(Provenance("b1", tallies, cards).headers("live")) == {
+        "schema": b"1",
+        "namespace": b"live",
+        "bridge": b"b1",
+        "ledger": b'[["traffic",60,3,2,1,0]]',
+        "sensors": b'[["s1","traffic","centre",13.4,52.5]]',
+    }
+    assert "sensors" not in dict(Provenance("b1", tallies).headers("live"))
+
+
+SOUND = dict(Provenance("b1", [Tally("traffic", 60)]).headers("live"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": None},
+        {"schema": b"2"},
+        {"namespace": None},
+        {"namespace": b"replay-1"},
+        {"bridge": None},
+        {"bridge": b"\xff"},
+        {"ledger": None},
+        {"ledger": b""},
+        {"ledger": b"{}"},
+        {"ledger": b'[["traffic"]]'},
+        {"ledger": b'[["traffic","60"]]'},
+        {"ledger": b"\xff"},
+        {"ledger": b"[" * 100_000},
+        {"ledger": b'[["traffic",60,0,0,0,0,' + b"[" * 100_000},
+        {"sensors": b"nothing"},
+        {"sensors": b'[["s1"]]'},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("absence", ["missing", "null"])
+def test_provenance_nobody_writes(change: dict[str, bytes | None], absence: str) -> None:
+    headers = {
+        name: value
+        for name, value in (SOUND | change).items()
+        if value is not None or absence == "null"
+    }
+    assert Provenance.read(SOUND, "live").bridge == "b1"
+    with pytest.raises(HeaderError):
+        Provenance.read(headers, "live")  # type: ignore[arg-type]
+
+
+@given(st.dictionaries(st.sampled_from([*SOUND, "sensors"]), st.binary(max_size=40) | st.none()))
+@settings(deadline=None)
+def test_any_headers_are_provenance_or_a_header_error(headers: dict[str, bytes]) -> None:
+    try:
+        found = Provenance.read(SOUND | headers, "live")
+    except HeaderError:
+        return
+    assert all(isinstance(tally, Tally) for tally in found.tallies)
+
+
+LETTERS = st.builds(
+    DeadLetter, TEXT, TEXT, TEXT, st.integers(0, 2**63 - 1), st.binary() | st.none()
+)
+
+
+@given(LETTERS)
+@settings(deadline=None)
+def test_a_dead_letter_comes_back(letter: DeadLetter) -> None:
+    assert DeadLetter.read(dict(letter.headers()), letter.payload or b"") == letter
+
+
+def test_an_empty_payload_is_not_a_withheld_one() -> None:
+    fault = Reject("malformed-json", "$")
+    empty, withheld = (DeadLetter.of(fault, "t", payload, 1) for payload in (b"", None))
+    assert DeadLetter.read(dict(empty.headers()), b"").payload == b""
+    assert DeadLetter.read(dict(withheld.headers()), b"").payload is None
+
+
+def test_headers_of_letter_and_provenance_do_not_collide() -> None:
+    letter = DeadLetter("t", "r", "$", 1, None)
+    assert not set(dict(letter.headers())) & {*SOUND, "sensors"}
+
+
+WRITTEN = dict(DeadLetter("t", "r", "$", 1, b"x").headers())
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("value", ["missing", None, b"\xff"])
+def test_a_dead_letter_nobody_writes(name: str, value: bytes | str | None) -> None:
+    headers = WRITTEN | {name: value}
+    if value == "missing":
+        del headers[name]
+    if name == "kept" and value != "missing":
+        # Anything but "1" keeps nothing.
+        assert DeadLetter.read(headers, b"x").payload is None  # type: ignore[arg-type]
+        return
+    with pytest.raises(HeaderError):
+        DeadLetter.read(headers, b"x")  # type: ignore[arg-type]
+
+
+def test_a_received_time_of_endless_digits_is_a_header_error() -> None:
+    with pytest.raises(HeaderError):
+        DeadLetter.read(WRITTEN | {"received_ns": b"9" * 10_000}, b"x")
+
+
+def test_ledger_faults_are_those_the_docstring_names() -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        ledger.decode_tallies(b"{}")
+    with pytest.raises(msgspec.MsgspecError):
+        ledger.decode_cards(b"[1]")
