@@ -132,7 +132,8 @@ def test_readings_are_never_scanned(city: tuple[str, str, datetime], panel: Pane
     with citydata.connect(dsn, schema) as connection:
         connection.execute(
             "INSERT INTO reading"
-            " SELECT 1, now() - g * interval '10 seconds', 0, 1, 'NaN', 'NaN', 'NaN' FROM generate_series(1, 20000) g; ANALYZE reading"
+            " SELECT 1, now() - g * interval '10 seconds', 0, 1, 'NaN', 'NaN', 'NaN'"
+            " FROM generate_series(1, 20000) g; ANALYZE reading"
         )
     plan = ask(
         city,
