@@ -26,9 +26,9 @@ class SuiteConfig:
         spread remembers longer, so that a shift does not hide itself by widening it.
     innovation_bound : float
         Spreads; a residual is cut to it before it is learned (Huber's psi).
-    lasting_share : float
-        While a city alert is open, at least this share of the residual is learned, so that even a
-        change of a thousand spreads is adopted.
+    adopt_after : int
+        Good readings for which a city alert is open until their level is adopted as the new one:
+        at a reading a minute somewhat over three hours, longer than most incidents.
     early_widening : float
         Readings; the spread is widened by the factor 1 + early_widening / readings learned,
         because the spread of few readings is uncertain.
@@ -76,7 +76,7 @@ class SuiteConfig:
     level_weight: float = 0.05
     spread_weight: float = 0.004
     innovation_bound: float = 3.0
-    lasting_share: float = 0.1
+    adopt_after: int = 200
     early_widening: float = 10.0
     smooth_widening: float = 0.25
     floor_absolute: float = 1e-3
@@ -105,11 +105,11 @@ class SuiteConfig:
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            # The two widenings and the share may be switched off.
-            lowest_allowed = field.name in {"early_widening", "smooth_widening", "lasting_share"}
+            # The two widenings may be switched off.
+            lowest_allowed = field.name in {"early_widening", "smooth_widening"}
             if not (0 < value < np.inf or (lowest_allowed and value == 0)):
                 raise ValueError(f"{field.name} must be a positive number, not {value}")
-        for name in ("level_weight", "spread_weight", "lasting_share", "repeat_floor"):
+        for name in ("level_weight", "spread_weight", "repeat_floor"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must be at most 1, not {getattr(self, name)}")
         if self.city_close_spreads > self.city_open_spreads:

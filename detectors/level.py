@@ -1,11 +1,14 @@
 """Level and spread of a series, exponentially weighted.
 
 West (1979) and Finch (2009), *Incremental calculation of weighted mean and variance*, equations
-124 and 143, with three additions:
+124 and 143, with four additions:
 
 - the weight of a reading is never below 1 / readings learned, so the warm-up is the plain mean
   and variance and the early variance is not underestimated;
 - a residual is bounded before it is learned, so an anomaly does not teach the level at once;
+- while an alert is open level and spread stand still, so that the return is not the next alert and
+  the next anomaly does not hide in a wide spread; what is seen meanwhile is learned beside them,
+  and becomes the level when it has lasted;
 - the spread has a floor, and is widened where it is less certain than it looks: for few readings,
   and for a smooth series. Smoothness is von Neumann's ratio, the mean square of successive
   differences over twice the variance: 1 for independent readings, towards 0 for a smooth series.
@@ -77,11 +80,13 @@ def learn(
     config: SuiteConfig,
 ) -> None:
     """Teach the good readings; `lasting` says where a city alert is open."""
+    held = lasting & seen.warm
+    if held.any():
+        _hold(columns, value, good & held, config)
+        good = good & ~held
+    columns.candidate_learned[~held] = 0.0
     residual = value - columns.level
     bound = np.where(seen.warm, seen.base * config.innovation_bound, np.inf)
-    if lasting.any():
-        share = np.where(lasting, np.abs(residual) * config.lasting_share, 0.0)
-        np.maximum(bound, share, out=bound)
     step = np.minimum(np.maximum(residual, -bound), bound)
     change = np.minimum(np.maximum(value - columns.previous, -bound), bound)
     count = columns.learned + 1.0
@@ -95,3 +100,16 @@ def learn(
     np.copyto(columns.level, level, where=good)
     np.copyto(columns.variance, variance, where=good)
     np.copyto(columns.learned, count, where=good)
+
+
+def _hold(
+    columns: Columns, value: NDArray[np.float64], rows: NDArray[np.bool_], config: SuiteConfig
+) -> None:
+    """Learn beside the level what is seen while an alert is open; adopt it when it lasts."""
+    count = columns.candidate_learned + 1.0
+    known = np.where(columns.candidate_learned > 0, columns.candidate, 0.0)
+    candidate = known + (value - known) * np.maximum(1.0 / count, config.level_weight)
+    adopted = rows & (count >= config.adopt_after)
+    np.copyto(columns.candidate, candidate, where=rows)
+    np.copyto(columns.candidate_learned, np.where(adopted, 0.0, count), where=rows)
+    np.copyto(columns.level, candidate, where=adopted)

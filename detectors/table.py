@@ -55,6 +55,9 @@ class Columns(NamedTuple):
     level: NDArray[np.float64]
     variance: NDArray[np.float64]
     difference: NDArray[np.float64]  # mean square of successive differences
+    # Level of what is seen while a city alert is open, and the readings in it.
+    candidate: NDArray[np.float64]
+    candidate_learned: NDArray[np.float64]
     city_streak: NDArray[np.float64]
     city_opened_ns: NDArray[np.int64]
     health_streak: NDArray[np.float64]

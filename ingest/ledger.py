@@ -4,11 +4,18 @@ A tally travels in the headers of the very Kafka message that holds its readings
 kept or lost together, whatever happens to the bridge.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 MINUTE_NS: Final = 60 * 10**9
+
+# What a header may say; the database would refuse more, and take the worker down with it.
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+_Minute = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]  # until the year 9999
+_Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
+_Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
 
 
 class Tally(msgspec.Struct, frozen=True, array_like=True):
@@ -25,22 +32,22 @@ class Tally(msgspec.Struct, frozen=True, array_like=True):
         attributes withheld.
     """
 
-    source: str
-    minute_s: int
-    messages: int = 0
-    readings: int = 0
-    rejected: int = 0
-    withheld: int = 0
+    source: _Name
+    minute_s: _Minute
+    messages: _Count = 0
+    readings: _Count = 0
+    rejected: _Count = 0
+    withheld: _Count = 0
 
 
 class SensorCard(msgspec.Struct, frozen=True, array_like=True):
     """Who a sensor is and where it stands; announced in the headers when new or changed."""
 
-    sensor: str
-    domain: str
-    zone: str
-    longitude: float | None = None
-    latitude: float | None = None
+    sensor: _Name
+    domain: _Name
+    zone: _Name
+    longitude: _Longitude | None = None
+    latitude: _Latitude | None = None
 
 
 _TALLIES: Final = msgspec.json.Decoder(list[Tally])

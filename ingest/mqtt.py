@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ingest.assembly import Arrival
 
@@ -43,8 +44,11 @@ class MqttConfig:
         Topic filter, without the share prefix.
     client_id : str
         Stable: the broker keeps the session under it.
-    share_group : str
-        Bridges of one group split the load.
+    share_group : str or None
+        Bridges of one group split the load. None for a bridge that works alone: brokers keep
+        less of a shared subscription. Mosquitto before 2.0.12 forgets over its restart that it
+        is shared, and drops what comes before the bridge is back; rumqttd 0.20 panics when the
+        last of a group leaves with messages unacknowledged.
     receive_maximum : int
         Messages that wait here at most; told to the broker as well.
     session_expiry_s : int
@@ -56,7 +60,7 @@ class MqttConfig:
     port: int
     filter: str
     client_id: str
-    share_group: str
+    share_group: str | None
     receive_maximum: int
     session_expiry_s: int
     username: str | None = None
@@ -210,7 +214,10 @@ class Subscriber:
             _LOG.error("mqtt refused: %s", reason)
             return
         _LOG.info("mqtt connected host=%s port=%d", self._config.host, self._config.port)
-        client.subscribe(f"$share/{self._config.share_group}/{self._config.filter}", qos=1)
+        group, wanted = self._config.share_group, self._config.filter
+        # Retained messages would come again with every connection; a group never gets them.
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        client.subscribe(f"$share/{group}/{wanted}" if group else wanted, options=options)
 
     def _on_connect_fail(self, *_arguments: Any) -> None:
         _LOG.warning("mqtt cannot be reached: %s:%d", self._config.host, self._config.port)

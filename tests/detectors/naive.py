@@ -30,6 +30,7 @@ class Series:
     level: float = 0.0
     variance: float = 0.0
     difference: float = 0.0
+    candidate: list[float] = field(default_factory=list)
     # (opened_ns, kind) while open, and how many readings in a row speak for a flip
     alerts: dict[str, tuple[int, str]] = field(default_factory=dict)
     streak: dict[str, int] = field(default_factory=lambda: {"city": 0, "health": 0})
@@ -91,6 +92,8 @@ class NaiveSuite:
         band = config.city_open_spreads * spread if warm else None
         trusted = good and "health" not in one.alerts
         z = abs(value - one.level) / spread if warm and trusted else None
+        if "city" not in one.alerts or not warm:
+            one.candidate = []
         if trusted:
             self._learn(one, value, base if warm else None)
         if usable:
@@ -156,21 +159,28 @@ class NaiveSuite:
 
     def _learn(self, one: Series, value: float, warm_base: float | None) -> None:
         config = self.config
+        if "city" in one.alerts and warm_base is not None:
+            one.candidate.append(value)
+            mean = 0.0
+            for n, seen in enumerate(one.candidate, 1):
+                mean += (seen - mean) * max(config.level_weight, 1.0 / n)
+            if len(one.candidate) >= config.adopt_after:
+                one.level = mean
+                one.candidate = []
+            return
         residual = value - one.level
         bound = math.inf
         if warm_base is not None:
             bound = config.innovation_bound * warm_base
-            if "city" in one.alerts:
-                bound = max(bound, config.lasting_share * abs(residual))
         if one.learned > 0:
             change = cut(value - one.previous[1], bound)
             weight = max(config.spread_weight, 1.0 / one.learned)
             one.difference += weight * (change * change - one.difference)
         one.learned += 1
-        step = cut(residual, bound)
+        surprise = cut(residual, bound)
         weight = max(config.spread_weight, 1.0 / one.learned)
-        one.variance = (1.0 - weight) * (one.variance + weight * (step * step))
-        one.level += max(config.level_weight, 1.0 / one.learned) * step
+        one.variance = (1.0 - weight) * (one.variance + weight * (surprise * surprise))
+        one.level += max(config.level_weight, 1.0 / one.learned) * surprise
 
     def _vote(
         self,

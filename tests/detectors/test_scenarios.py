@@ -75,7 +75,7 @@ def test_a_level_shift_opens_one_city_alert_that_closes_after_the_return(
 
 @pytest.mark.parametrize("shift", [8.0, 1e3, 1e6])
 def test_a_lasting_shift_is_adopted_in_the_end(noise: NDArray[np.float64], shift: float) -> None:
-    values = np.concatenate((noise, noise, noise))
+    values = np.tile(noise, 8)
     values[200:] += shift
     verdicts = watch(values, high=1e9)
     assert [entry[1:] for entry in told(verdicts)] == [
@@ -83,6 +83,15 @@ def test_a_lasting_shift_is_adopted_in_the_end(noise: NDArray[np.float64], shift
         ("city", "level", "closes"),
     ]
     assert verdicts.expected[-1] == pytest.approx(20 + shift, abs=3 + 0.01 * shift)
+
+
+def test_the_same_shift_is_found_every_time(noise: NDArray[np.float64]) -> None:
+    shifted = np.tile(noise, 4)
+    for start in range(300, 2400, 300):
+        shifted[start : start + 40] += 8.0
+    opened = [row for row, *_, what in told(watch(shifted)) if what == "opens"]
+    assert [row // 300 * 300 for row in opened] == list(range(300, 2400, 300))
+    assert all(row % 300 < 10 for row in opened)
 
 
 def test_a_shift_does_not_close_before_it_was_seen(noise: NDArray[np.float64]) -> None:
@@ -213,8 +222,9 @@ def test_a_series_is_learned_anew_after_a_long_silence(noise: NDArray[np.float64
 
 
 def test_a_lasting_step_is_too_fast_once_only(noise: NDArray[np.float64]) -> None:
-    noise[200:] += 50.0
-    verdicts = watch(noise, max_rate=10.0)
+    values = np.tile(noise, 3)
+    values[200:] += 50.0
+    verdicts = watch(values, max_rate=10.0)
     assert np.flatnonzero(verdicts.quality == 3).tolist() == [200]
     assert [entry[1] for entry in told(verdicts)] == ["city", "city"]
 

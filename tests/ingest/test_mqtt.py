@@ -5,7 +5,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
 import pytest
@@ -20,7 +20,7 @@ from citywatch.embedded import Addresses
 from ingest import mqtt
 from ingest.assembly import Arrival
 from ingest.mqtt import Receipt, Subscriber, SubscriberError, without_properties
-from tests.ingest.scaffold import Publisher, Watched, mqtt_config, publish, until
+from tests.ingest.scaffold import Publisher, Watched, mqtt_config, needs_mosquitto, publish, until
 
 integration = pytest.mark.integration
 Taken = list[tuple[Arrival, Receipt]]
@@ -68,9 +68,24 @@ def test_senseless_lengths_are_left_alone(command: int, body: bytes) -> None:
 # --- Against a broker -----------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["alone", pytest.param("group", marks=needs_mosquitto)])
+def place(request: pytest.FixtureRequest, services: Addresses, namespace: str) -> "Place":
+    """Return a broker to subscribe to, for a bridge alone and for one of a group."""
+    return Place(services, namespace, "bridges" if request.param == "group" else None)
+
+
+class Place(NamedTuple):
+    """Where to subscribe, and how."""
+
+    services: Addresses
+    namespace: str
+    share_group: str | None
+
+
 @contextmanager
-def subscribed(services: Addresses, namespace: str, **changes: Any) -> Iterator[Watched]:
-    changes = {"host": services.mqtt_host} | changes
+def subscribed(place: Place, **changes: Any) -> Iterator[Watched]:
+    services, namespace, group = place
+    changes = {"host": services.mqtt_host, "share_group": group} | changes
     subscriber = Watched(mqtt_config(services.mqtt_port, namespace, **changes))
     subscriber.start()
     try:
@@ -91,8 +106,8 @@ def topic(namespace: str) -> str:
     return f"city/{namespace}/traffic/centre/s1"
 
 
-def send(services: Addresses, topic: str, *payloads: bytes) -> None:
-    publish(services.mqtt_port, [(topic, data) for data in payloads])
+def send(place: Place, topic: str, *payloads: bytes) -> None:
+    publish(place.services.mqtt_port, [(topic, data) for data in payloads])
 
 
 def take(subscriber: Subscriber, count: int) -> Taken:
@@ -118,10 +133,10 @@ def cut(subscriber: Subscriber) -> None:
     until(lambda: subscriber._connection > before and subscriber.connected.is_set())
 
 
-def settle(services: Addresses, subscriber: Subscriber, topic: str) -> list[bytes]:
+def settle(place: Place, subscriber: Subscriber, topic: str) -> list[bytes]:
     """Return what is delivered before a message published now: nothing else is under way."""
     mark = b"mark"
-    send(services, topic, mark)
+    send(place, topic, mark)
     found: Taken = []
     until(lambda: found.extend(subscriber.take(100)) or mark in payloads(found))
     subscriber.acknowledge(receipts(found))
@@ -129,32 +144,30 @@ def settle(services: Addresses, subscriber: Subscriber, topic: str) -> list[byte
 
 
 @integration
-def test_what_is_not_acknowledged_comes_again(
-    services: Addresses, namespace: str, topic: str
-) -> None:
-    with subscribed(services, namespace) as subscriber:
-        send(services, topic, b"1", b"2", b"3")
+def test_what_is_not_acknowledged_comes_again(place: Place, topic: str) -> None:
+    with subscribed(place) as subscriber:
+        send(place, topic, b"1", b"2", b"3")
         first = take(subscriber, 3)
         assert payloads(first) == [b"1", b"2", b"3"]
         assert [arrival.topic for arrival, _ in first] == [topic] * 3
         subscriber.acknowledge(receipts(first)[:2])
         # The broker has read the two by the time it delivers what was published behind them.
-        assert settle(services, subscriber, topic) == []
+        assert settle(place, subscriber, topic) == []
         cut(subscriber)
-        again = take(subscriber, 1)
-        assert payloads(again) == [b"3"]
+        again: Taken = []
+        until(lambda: again.extend(subscriber.take(9)) or b"3" in payloads(again))
+        # The mark may not have been acknowledged in time; the other two were.
+        assert set(payloads(again)) <= {b"3", b"mark"}
         subscriber.acknowledge(receipts(again))
-        assert settle(services, subscriber, topic) == []
+        assert settle(place, subscriber, topic) == []
         cut(subscriber)
-        assert settle(services, subscriber, topic) == []
+        assert settle(place, subscriber, topic) == []
 
 
 @integration
-def test_a_receipt_of_an_earlier_connection_acknowledges_nothing(
-    services: Addresses, namespace: str, topic: str
-) -> None:
-    with subscribed(services, namespace) as subscriber:
-        send(services, topic, b"precious")
+def test_a_receipt_of_an_earlier_connection_acknowledges_nothing(place: Place, topic: str) -> None:
+    with subscribed(place) as subscriber:
+        send(place, topic, b"precious")
         old = take(subscriber, 1)
         cut(subscriber)
         new = take(subscriber, 1)
@@ -162,17 +175,17 @@ def test_a_receipt_of_an_earlier_connection_acknowledges_nothing(
         # To the broker the two are one: the same packet id.
         assert receipts(old)[0].mid == receipts(new)[0].mid
         subscriber.acknowledge(receipts(old))
-        assert settle(services, subscriber, topic) == []
+        assert settle(place, subscriber, topic) == []
         cut(subscriber)
         assert payloads(take(subscriber, 1)) == [b"precious"]
 
 
 @integration
 def test_an_acknowledgement_made_while_disconnected_stays_there(
-    services: Addresses, namespace: str, topic: str, monkeypatch: pytest.MonkeyPatch
+    place: Place, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with subscribed(services, namespace) as subscriber:
-        send(services, topic, b"precious")
+    with subscribed(place) as subscriber:
+        send(place, topic, b"precious")
         old = take(subscriber, 1)
         notice = subscriber._client.on_disconnect
         monkeypatch.setattr(
@@ -186,12 +199,10 @@ def test_an_acknowledgement_made_while_disconnected_stays_there(
 
 
 @integration
-def test_what_waits_is_bounded_and_nothing_is_lost(
-    services: Addresses, namespace: str, topic: str
-) -> None:
+def test_what_waits_is_bounded_and_nothing_is_lost(place: Place, topic: str) -> None:
     sent = [b"%d" % number for number in range(1_000)]
-    with subscribed(services, namespace, receive_maximum=20) as subscriber:
-        send(services, topic, *sent)
+    with subscribed(place, receive_maximum=20) as subscriber:
+        send(place, topic, *sent)
         until(lambda: subscriber.waiting == 20)
         found: Taken = []
         while len(found) < len(sent):
@@ -204,12 +215,12 @@ def test_what_waits_is_bounded_and_nothing_is_lost(
 
 @integration
 def test_the_bytes_that_wait_are_bounded_as_well(
-    services: Addresses, namespace: str, topic: str, monkeypatch: pytest.MonkeyPatch
+    place: Place, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mqtt, "_MAX_QUEUED_BYTES", 10_000)
     sent = [bytes([number]) * 1_000 for number in range(40)]
-    with subscribed(services, namespace) as subscriber:
-        send(services, topic, *sent)
+    with subscribed(place) as subscriber:
+        send(place, topic, *sent)
         until(lambda: subscriber.waiting == 10)
         found: Taken = []
         while len(found) < len(sent):
@@ -220,14 +231,14 @@ def test_the_bytes_that_wait_are_bounded_as_well(
 
 @integration
 def test_a_full_subscriber_stops_at_once_and_its_session_keeps_everything(
-    services: Addresses, namespace: str, topic: str
+    place: Place, topic: str
 ) -> None:
     sent = [b"%d" % number for number in range(50)]
-    with subscribed(services, namespace, receive_maximum=5) as subscriber:
-        send(services, topic, *sent)
+    with subscribed(place, receive_maximum=5) as subscriber:
+        send(place, topic, *sent)
         until(lambda: subscriber.waiting == 5)
     assert not subscriber.connected.is_set()
-    with subscribed(services, namespace) as successor:
+    with subscribed(place) as successor:
         found = take(successor, len(sent))
         assert set(payloads(found)) == set(sent)
 
@@ -235,7 +246,7 @@ def test_a_full_subscriber_stops_at_once_and_its_session_keeps_everything(
 @integration
 @pytest.mark.parametrize("text", ["\ufeffmarked", "plain"])
 def test_no_property_of_a_message_can_block_those_behind_it(
-    services: Addresses, namespace: str, topic: str, text: str
+    place: Place, topic: str, text: str
 ) -> None:
     properties = Properties(PacketTypes.PUBLISH)
     properties.UserProperty = [("unit", text), ("unit", text)]
@@ -243,19 +254,31 @@ def test_no_property_of_a_message_can_block_those_behind_it(
     properties.ResponseTopic = "answers"
     properties.CorrelationData = bytes(300)
     properties.MessageExpiryInterval = 1_000
-    with subscribed(services, namespace) as subscriber:
-        with Publisher(services.mqtt_port) as publisher:
-            publisher.send(topic, b"odd", properties)
+    with subscribed(place) as subscriber:
+        with Publisher(place.services.mqtt_port) as publisher:
+            publisher.send(topic, b"odd", properties=properties)
             publisher.send(topic, b"behind it")
         assert payloads(take(subscriber, 2)) == [b"odd", b"behind it"]
 
 
 @integration
+def test_a_retained_message_does_not_come_with_every_connection(place: Place, topic: str) -> None:
+    with Publisher(place.services.mqtt_port) as publisher:
+        publisher.send(topic, b"retained", retain=True)
+    with subscribed(place) as subscriber:
+        assert settle(place, subscriber, topic) == []
+        cut(subscriber)
+        assert settle(place, subscriber, topic) == []
+        with Publisher(place.services.mqtt_port) as publisher:
+            publisher.send(topic, b"", retain=True)
+
+
+@integration
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_thread_does_not_look_like_a_quiet_city(
-    services: Addresses, namespace: str, topic: str, monkeypatch: pytest.MonkeyPatch
+    place: Place, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with subscribed(services, namespace) as subscriber:
+    with subscribed(place) as subscriber:
         assert subscriber.take(1) == []
         thread = subscriber._client._thread
         assert thread is not None
@@ -264,7 +287,7 @@ def test_a_dead_thread_does_not_look_like_a_quiet_city(
             raise MemoryError
 
         monkeypatch.setattr(subscriber._client, "on_message", fail)
-        send(services, topic, b"x")
+        send(place, topic, b"x")
         with pytest.raises(SubscriberError):
             until(lambda: subscriber.take(1))
         thread.join()

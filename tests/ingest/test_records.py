@@ -11,10 +11,13 @@ from ingest.records import DeadLetter, HeaderError, Provenance
 from ingest.reject import Reject
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-COUNTS = st.integers(0, 2**53)
-DEGREES = st.none() | st.floats(-180, 180)
-TALLIES = st.builds(Tally, TEXT, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
-CARDS = st.builds(SensorCard, TEXT, TEXT, TEXT, DEGREES, DEGREES)
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+COUNTS = st.integers(0, 2**40)
+MINUTES = st.integers(0, 253_402_300_799)
+LONGITUDES = st.none() | st.floats(-180, 180)
+LATITUDES = st.none() | st.floats(-90, 90)
+TALLIES = st.builds(Tally, NAMES, MINUTES, COUNTS, COUNTS, COUNTS, COUNTS)
+CARDS = st.builds(SensorCard, NAMES, NAMES, NAMES, LONGITUDES, LATITUDES)
 PROVENANCES = st.builds(Provenance, TEXT, st.lists(TALLIES), st.lists(CARDS))
 
 
@@ -56,6 +59,12 @@ SOUND = dict(Provenance("b1", [Tally("traffic", 60)]).headers("live"))
         {"schema": b"2"},
         {"namespace": None},
         {"namespace": b"replay-1"},
+        {"ledger": b'[["traffic",1000000000000000000]]'},
+        {"ledger": b'[["traffic",60,-1]]'},
+        {"ledger": b'[["traffic",60,0,1e30]]'},
+        {"ledger": b'[["a\\u0000b",60]]'},
+        {"sensors": b'[["s1","traffic","centre",999.0,0.0]]'},
+        {"sensors": b'[["s1","traffic","",1.0,0.0]]'},
         {"bridge": None},
         {"bridge": b"\xff"},
         {"ledger": None},
