@@ -31,7 +31,8 @@ from tests.ingest.strategies import payload
 needs_mosquitto = pytest.mark.skipif(
     find_mosquitto() is None,
     reason="Mosquitto is not installed; rumqttd panics when a group loses its last bridge"
-    " with messages unacknowledged, and forgets its sessions when it restarts",
+    " with messages unacknowledged, forgets its sessions when it restarts, and sends retained"
+    " messages unasked",
 )
 PATIENCE_S = 30.0
 POLL_S = 0.005

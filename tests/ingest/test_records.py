@@ -11,7 +11,9 @@ from ingest.records import DeadLetter, HeaderError, Provenance
 from ingest.reject import Reject
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=100
+)
 COUNTS = st.integers(0, 2**40)
 MINUTES = st.integers(0, 253_402_300_799)
 LONGITUDES = st.none() | st.floats(-180, 180)
