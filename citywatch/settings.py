@@ -64,7 +64,9 @@ class BridgeSettings(_Section):
 
     # Stable: the broker keeps the session of unacknowledged messages under it.
     client_id: Annotated[str, Field(min_length=1, max_length=64)] = "bridge-1"
-    share_group: str = "citywatch"
+    # Set it, alike, where several bridges split the load; one bridge alone is safer without:
+    # Mosquitto before 2.0.12 loses what arrives for a group none of whose members is connected.
+    share_group: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")] | None = None
     # Messages that wait in the bridge at most: the backpressure, and the bound on memory.
     receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 5_000
     session_expiry_s: Annotated[int, Field(ge=0)] = 86_400

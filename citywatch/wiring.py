@@ -33,7 +33,9 @@ def bridge_config(settings: Settings) -> BridgeConfig:
             port=mqtt.port,
             filter=mqtt_filter(settings.namespace),
             client_id=bridge.client_id,
-            share_group=f"{bridge.share_group}-{settings.namespace}",
+            share_group=f"{bridge.share_group}-{settings.namespace}"
+            if bridge.share_group
+            else None,
             receive_maximum=bridge.receive_maximum,
             session_expiry_s=bridge.session_expiry_s,
             username=mqtt.username,
