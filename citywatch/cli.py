@@ -41,7 +41,11 @@ def main() -> None:
     # Imported for what they add to `app`; each imports its room only when its command runs.
     from citywatch import commands, demo_command  # noqa: F401
 
-    app()
+    try:
+        app()
+    except SettingsError as error:  # a file of secrets, read where it is needed
+        typer.echo(f"These settings cannot be used:\n{error}", err=True)
+        raise SystemExit(_USAGE_ERROR) from error
 
 
 def _version(wanted: bool) -> None:
@@ -58,9 +62,10 @@ def _root(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format=_LOG_FORMAT, stream=sys.stderr
-    )
+    level = os.environ.get("LOG_LEVEL", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise typer.BadParameter(f"LOG_LEVEL: expected the name of a level, not {level!r}")
+    logging.basicConfig(level=level, format=_LOG_FORMAT, stream=sys.stderr)
     # Reconnects of the libraries are told by the rooms, once each.
     for name in ("aiokafka", "faust", "mode", "yoyo", "aiohttp.access"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ database and receiver say, not by what the parts say of themselves.
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
@@ -152,6 +153,7 @@ class Demo:
         self._peak_rss: dict[str, float] = {}
         self._console_port = config.console_port or _free_port()
         self._environment: Mapping[str, str] = {}
+        self._stop_early = asyncio.Event()
 
     @property
     def console_url(self) -> str:
@@ -183,6 +185,7 @@ class Demo:
         self, stop: asyncio.Event, up: Callable[[], object], exits: AsyncExitStack
     ) -> Verdict:
         started = time.monotonic()
+        self._stop_early = stop
         self._say("starting MQTT broker, Kafka broker and database")
         exits.push_async_callback(asyncio.to_thread, self._stack.stop)
         addresses = await asyncio.to_thread(self._stack.start)
@@ -204,6 +207,7 @@ class Demo:
         before = await self._quiet(connection)
         begun = datetime.now(UTC)
         await self._start_sources()
+        self._stop_early = asyncio.Event()  # from here on a stop ends in a verdict
         self._say(f"everything is up after {time.monotonic() - started:.1f} s")
         up()
         await self._watch(connection, before, stop)
@@ -343,7 +347,8 @@ class Demo:
         """Let the publishers finish; their reports say what they have sent."""
         for name, child in self._sources.items():
             await asyncio.to_thread(child.stop)
-            if child.exit_code != 0:
+            # Before its handler is in place SIGTERM kills it: then it has published nothing.
+            if child.exit_code not in (0, -signal.SIGTERM):
                 raise DemoError(
                     f"{name} ended with exit code {child.exit_code}\n{child.log_tail()}"
                 )
@@ -355,7 +360,8 @@ class Demo:
             for path in self._reports
             if path.exists()
         ]
-        faults = [fault for fault in read_labels(self._labels).faults if fault.end_ns <= ended_ns]
+        planned = read_labels(self._labels).faults if self._labels.exists() else ()
+        faults = [fault for fault in planned if fault.end_ns <= ended_ns]
         recorded = frozenset(one.sensor.name for one in bundled())
         return Expected(published, faults, recorded)
 
@@ -375,9 +381,14 @@ class Demo:
             await asyncio.sleep(_POLL_S)
 
     def _check(self) -> None:
+        if self._stop_early.is_set():
+            raise DemoError("stopped before everything was up")
         self._stack.check()
         for child in self._children.values():
             child.check()
+        for source in self._sources.values():
+            if source.exit_code not in (None, 0, -signal.SIGTERM):
+                source.check()
 
     def _measure(self) -> None:
         """Note the peak memory of every process; a database is many, counted by their shares."""

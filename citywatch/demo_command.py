@@ -31,10 +31,12 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
     recordings: Annotated[bool, typer.Option(help="Replay the bundled recordings too.")] = True,
     data_dir: Annotated[Path, typer.Option(help="Kept from run to run.")] = Path(".citywatch"),
     mqtt: Annotated[str, typer.Option(help="auto, mosquitto or rumqttd.")] = "auto",
-    mqtt_port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
-    kafka_port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
-    postgres_port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
-    console_port: Annotated[int, typer.Option(help="0: a free one.")] = 8080,
+    mqtt_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    kafka_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    postgres_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    console_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0: a free one; 8080 unless headless.")
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page.")] = False,
     headless: Annotated[bool, typer.Option(help="No live line, no browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
@@ -42,12 +44,20 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
     """Run the whole system on the embedded stack; exit 0 only if all is well."""
     try:
         from citywatch.demo import Demo, DemoConfig, DemoError
+        from simulators.faults import shortest_run_s
     except ImportError as error:
         typer.echo(f"The demo needs the extra 'embedded': {error}", err=True)
         raise typer.Exit(_FAILURE) from error
 
     if mqtt not in ("auto", "mosquitto", "rumqttd"):
         raise typer.BadParameter("expected auto, mosquitto or rumqttd", param_hint="--mqtt")
+    shortest = shortest_run_s(sensors / rate)
+    if faults and duration is not None and duration < shortest:
+        raise typer.BadParameter(
+            f"{sensors} sensors at {rate:g} messages/s need {shortest:.0f} s to show faults;"
+            " or take --faults 0",
+            param_hint="--duration",
+        )
     config = DemoConfig(
         data_dir=data_dir.resolve(),
         duration_s=duration,
@@ -59,7 +69,7 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
         mqtt_port=mqtt_port,
         kafka_port=kafka_port,
         postgres_port=postgres_port,
-        console_port=0 if headless and console_port == 8080 else console_port,  # noqa: PLR2004
+        console_port=console_port if console_port is not None else (0 if headless else 8080),
         mqtt=mqtt,  # type: ignore[arg-type]
     )
 

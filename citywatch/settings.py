@@ -88,7 +88,7 @@ class WorkerSettings(_Section):
 class PagerSettings(_Section):
     """The pager."""
 
-    webhook_url: str | None = None
+    webhook_url: Annotated[str, Field(pattern="^https?://.")] | None = None
     webhook_timeout_s: Seconds = 5.0
     poll_interval_s: Seconds = 1.0
     batch: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -181,7 +181,7 @@ def _read_file(file: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{file}: {error}") from error
 
 

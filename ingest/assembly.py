@@ -9,7 +9,7 @@ import numpy as np
 from ingest import reject
 from ingest.batch import ReadingBatch, encode
 from ingest.ledger import MINUTE_NS, SensorCard, Tally
-from ingest.ngsi import Decoded, decode
+from ingest.ngsi import Decoded, decode, may_be_kept
 from ingest.quantities import DOMAINS
 from ingest.records import DeadLetter, KafkaRecord, Provenance
 from ingest.reject import Reject
@@ -226,10 +226,13 @@ class Assembler:
 
     def _reject(self, fault: Reject, arrival: Arrival, source: str) -> None:
         self.rejected += 1
-        # A camera's payload may hold what must not be kept, and so may one that is too large or
-        # from an unknown topic.
-        keep = source not in (_PRIVATE_DOMAIN, _UNKNOWN) and fault.reason not in _NEVER_KEPT
-        keep = keep and len(arrival.payload) <= MAX_RECORD_BYTES
+        # Whatever the topic says, the payload may be a camera's.
+        keep = (
+            source not in (_PRIVATE_DOMAIN, _UNKNOWN)
+            and fault.reason not in _NEVER_KEPT
+            and len(arrival.payload) <= MAX_RECORD_BYTES
+            and may_be_kept(arrival.payload)
+        )
         payload = arrival.payload if keep else None
         letter = DeadLetter.of(fault, arrival.topic, payload, arrival.received_ns)
         minute = arrival.received_ns // MINUTE_NS * 60

@@ -57,6 +57,8 @@ _EARLIEST_NS: Final = 946_684_800 * 10**9  # 2000-01-01: before it a clock was n
 # A sensor clock further ahead than this would shut its own series until the day catches up.
 MAX_AHEAD_NS: Final = 300 * 10**9
 _ENTITY: Final = msgspec.json.Decoder(dict[str, Any])
+# An id or a time is shorter; a picture in base64 is not.
+_MAX_KEPT_TEXT: Final = 150
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -124,6 +126,39 @@ def decode(  # noqa: PLR0911 - one return a fault
     if isinstance(place, Reject):
         return place
     return _readings(entity, known, time_ns, place)
+
+
+def may_be_kept(payload: bytes) -> bool:
+    """Say whether a rejected payload holds nothing but what sensors other than cameras may say.
+
+    By allowlist, like everything about privacy: an object of a known type with listed attributes
+    only, each a short scalar or a plain point. What cannot be read cannot be vouched for.
+    """
+    try:
+        entity = _ENTITY.decode(payload)
+    except (RecursionError, msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    kind = entity.pop("type", None)
+    known = ENTITIES.get(kind) if isinstance(kind, str) else None
+    if known is None or known.domain == _PRIVATE_DOMAIN:
+        return False
+    location = entity.pop("location", None) or {}
+    if not isinstance(location, dict):
+        return False
+    coordinates = location.get("coordinates", [])
+    parts = coordinates if isinstance(coordinates, list) else [coordinates]
+    return (
+        entity.keys() <= _DESCRIPTIVE | set(known.quantities)
+        and location.keys() <= {"type", "coordinates"}
+        and all(_is_short_scalar(value) for value in (*entity.values(), *parts))
+        and _is_short_scalar(location.get("type"))
+    )
+
+
+def _is_short_scalar(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _MAX_KEPT_TEXT
+    return value is None or isinstance(value, bool | int | float)
 
 
 def _identity_fault(entity: Mapping[str, Any], known: Entity, topic: MqttTopic) -> Reject | None:

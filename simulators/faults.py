@@ -135,6 +135,11 @@ class Labels:
     faults: tuple[Fault, ...]
 
 
+def shortest_run_s(period_s: float) -> float:
+    """Return how long a run must last to show faults, given seconds between a sensor's readings."""
+    return (WARM_UP_READINGS + MIN_READINGS + 2) * period_s
+
+
 def plan_faults(
     city: City,
     seed: int,
@@ -168,7 +173,7 @@ def plan_faults(
     if count == 0:
         return []
     if last < first:
-        needed = (WARM_UP_READINGS + MIN_READINGS + 2) * period_s
+        needed = shortest_run_s(period_s)
         raise ValueError(f"the run is too short for faults: it must last {needed:.0f} s or more")
     shown = [kind for kind in kinds if kind != "jitter" or _jitters(period_s)]
     if not shown:

@@ -7,10 +7,12 @@ two workers without a loss.
 """
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, Final
 
 import faust
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition as AioTopicPartition
 from faust.types import TP
 
@@ -24,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 # Messages Faust may hold per agent before it stops fetching; a message is up to 5,000 readings.
 _STREAM_BUFFER: Final = 64
 _REPORT_INTERVAL_S: Final = 30.0
+_RETRY_S: Final = 2.0
 
 
 class StreamsApp:
@@ -67,9 +70,8 @@ class StreamsApp:
         Exception
             Whatever made going on unsafe; the process should be started again.
         """
-        await ensure_topics(
-            self._bootstrap, self._config.namespace, self._partitions, self._replication_factor
-        )
+        if not await self._have_topics(stop):
+            return
         worker_stop = asyncio.Event()
         await self._app.start()
         flushing = asyncio.create_task(self.worker.run(worker_stop), name="flush")
@@ -87,6 +89,24 @@ class StreamsApp:
                 task.cancel()
             await self._app.stop()
             await self._sink.close()
+
+    async def _have_topics(self, stop: asyncio.Event) -> bool:
+        """Make the topics as soon as Kafka answers; False where told to stop before."""
+        while not stop.is_set():
+            try:
+                await ensure_topics(
+                    self._bootstrap,
+                    self._config.namespace,
+                    self._partitions,
+                    self._replication_factor,
+                )
+            except (KafkaError, OSError) as error:
+                _LOG.warning("kafka is not ready: %r", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _RETRY_S)
+            else:
+                return True
+        return False
 
     def _build(self) -> Any:
         namespace = self._config.namespace

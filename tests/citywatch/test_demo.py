@@ -33,10 +33,10 @@ def finish(process: subprocess.Popen[str], timeout_s: float) -> tuple[int, str, 
     return process.returncode, out, err
 
 
-def wait_until_up(process: subprocess.Popen[str]) -> None:
+def wait_until_up(process: subprocess.Popen[str], said: str = "everything is up") -> None:
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("everything is up"):
+        if line.startswith(said):
             return
     raise AssertionError("the demo ended before it was up")
 
@@ -87,6 +87,30 @@ def test_ctrl_c_ends_every_process_and_gives_the_verdict(tmp_path: Path) -> None
     assert code == 0, err
     assert "balanced" in out
     assert_all_gone(children)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("said", ["starting MQTT broker", "starting bridge", "everything is up"])
+def test_ctrl_c_at_any_moment_leaves_nothing_behind(tmp_path: Path, said: str) -> None:
+    process = demo(tmp_path, *CITY, "--no-recordings", "--faults", "0", "--headless")
+    wait_until_up(process, said)
+    children = descendants(process.pid)
+
+    os.kill(process.pid, signal.SIGINT)
+    code, _, err = finish(process, 60)
+
+    early = "stopped before everything was up" in err
+    assert (code, early) == ((0, False) if said == "everything is up" else (1, True)), err
+    assert_all_gone(children)
+
+
+def test_options_that_cannot_work_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    process = demo(tmp_path, "--duration", "10")
+    code, _, err = finish(process, 30)
+
+    assert code == 2
+    assert "52 s" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.timeout(90)

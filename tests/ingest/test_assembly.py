@@ -37,6 +37,11 @@ def flow(
     return Arrival(topic, payload(FLOW, sensor, NOW_NS, **attributes), at_ns)
 
 
+def flawed(**attributes: Any) -> Arrival:
+    body = payload(FLOW, "s", **({"intensity": 1} | attributes))
+    return Arrival("city/live/traffic/z/s", body, NOW_NS)
+
+
 def camera(sensor: str = "c1", **attributes: Any) -> Arrival:
     return Arrival(
         f"city/live/cameras/centre/{sensor}", payload(CROWD, sensor, **attributes), NOW_NS
@@ -229,8 +234,9 @@ def test_no_record_outgrows_what_kafka_takes() -> None:
 
 def test_a_payload_too_large_for_kafka_is_not_kept() -> None:
     made = Assembler("live", "b1", 1, max_payload_bytes=10**7)
+    bad = flawed(dateObserved="late")
     for size in (MAX_RECORD_BYTES, MAX_RECORD_BYTES + 1):
-        made.add(Arrival("city/live/traffic/centre/s1", b" " * size, NOW_NS))
+        made.add(bad._replace(payload=bad.payload.ljust(size)))
     kept = [letter(record).payload for record in made.take()]
     assert [part and len(part) for part in kept] == [MAX_RECORD_BYTES, None]
 
@@ -241,9 +247,25 @@ def test_a_payload_too_large_for_kafka_is_not_kept() -> None:
 @pytest.mark.parametrize(
     ("arrival", "reason", "place", "kept"),
     [
-        (Arrival("city/live/traffic/z/s", b"{", 7), reject.MALFORMED, "$", True),
-        (Arrival("city/live/traffic/z/s", b"", 7), reject.MALFORMED, "$", True),
-        (Arrival("city/live/environment/z/s", b"{}", 7), reject.TYPE, "$.type", True),
+        (flawed(dateObserved="late"), reject.TIME, "$.dateObserved", True),
+        (flawed(intensity="many"), reject.VALUE, "$.intensity", True),
+        (flawed(dateObserved="late", location=None), reject.TIME, "$.dateObserved", True),
+        (flawed(dateObserved="late", faces=[1]), reject.TIME, "$.dateObserved", False),
+        (flawed(dateObserved="late", note="A face"), reject.TIME, "$.dateObserved", False),
+        (flawed(intensity={"plate": "X"}), reject.VALUE, "$.intensity", False),
+        (flawed(intensity="iVBOR" * 40), reject.VALUE, "$.intensity", False),
+        (flawed(location={"type": "Point", "face": 1}), reject.LOCATION, "$.location", False),
+        (
+            flawed(location={"type": "Point", "coordinates": [[1]]}),
+            reject.LOCATION,
+            "$.location",
+            False,
+        ),
+        (flawed(location="here"), reject.LOCATION, "$.location", False),
+        (flawed(type="FaceObserved"), reject.TYPE, "$.type", False),
+        (Arrival("city/live/traffic/z/s", b"{", 7), reject.MALFORMED, "$", False),
+        (Arrival("city/live/traffic/z/s", b"", 7), reject.MALFORMED, "$", False),
+        (Arrival("city/live/environment/z/s", b"{}", 7), reject.TYPE, "$.type", False),
         (Arrival("city/live/traffic/z/s", b"x" * 2_001, 7), reject.TOO_LARGE, "$", False),
         (Arrival("city/live/cameras/z/s", b"{", 7), reject.MALFORMED, "$", False),
         (Arrival("city/live/Cameras/z/s", b"{", 7), reject.TOPIC, "topic", False),
@@ -258,7 +280,7 @@ def test_a_dead_letter_tells_what_was_wrong(
 ) -> None:
     (record,) = records(arrival)
     assert letter(record) == DeadLetter(
-        arrival.topic, reason, place, 7, arrival.payload if kept else None
+        arrival.topic, reason, place, arrival.received_ns, arrival.payload if kept else None
     )
     assert record.value == (arrival.payload if kept else b"")
 
@@ -425,7 +447,7 @@ def test_a_camera_on_another_topic_leaves_nothing(data: bytes) -> None:
 
 
 def test_the_canary_would_be_found() -> None:
-    (record,) = records(Arrival("city/live/traffic/centre/c1", CANARY.encode(), NOW_NS))
+    (record,) = records(flawed(dateObserved=CANARY))
     assert CANARY.encode() in record.value
     (record,) = records(camera(peopleCount=1, faceId=CANARY))
     assert provenance(record).tallies[0].withheld == 1
