@@ -3,6 +3,8 @@
 The demo starts the very processes that a deployment runs, feeds them a simulated city and real
 recordings through the front door, receives the pages, and has the run judged by what publisher,
 database and receiver say, not by what the parts say of themselves.
+
+One long module: it is one story, from the first start to the last stop, told in its order.
 """
 
 import asyncio
