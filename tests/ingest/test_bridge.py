@@ -78,7 +78,7 @@ def test_messages_arrive_exactly_as_published(
             "$.LAeq",
         ),
     ]
-    kept = {broken[0][1], broken[4][1]}
+    kept = {broken[4][1]}
     messages = sound + [(topic, data) for topic, data, *_ in broken]
 
     async def scenario() -> Log:
@@ -388,5 +388,6 @@ def test_large_rejects_do_not_pile_up(
             return log
 
     log = asyncio.run(scenario())
-    assert [letter.payload for letter in log.letters()] == [bad] * len(messages)
+    # Of a type nobody knows: counted, not kept.
+    assert [letter.payload for letter in log.letters()] == [None] * len(messages)
     assert max(sizes) <= 3
