@@ -267,6 +267,20 @@ def test_nothing_is_cut_off_sideways(page: WebDriver, size: tuple[int, int]) -> 
         assert page.execute_script("return document.documentElement.scrollHeight") <= size[1]
 
 
+def test_a_stale_page_with_a_backlog_fits_a_phone(page: WebDriver) -> None:
+    resize(page, PHONE)
+    until(page, lambda: page.execute_script("return innerWidth") == PHONE[0])
+    # The page writes these again with every frame: written and measured in one turn.
+    widest = """
+        const show = (id, text) => { document.getElementById(id).textContent = text; };
+        show("link", "Stale since 2026-01-01 23:59:59, 59 min ago");
+        show("total-stored", "123,456"); show("total-alerts", "10,000");
+        show("total-pages", "12,345"); show("total-pending", " 3,000 waiting");
+        return document.documentElement.scrollWidth;
+    """
+    until(page, lambda: page.execute_script(widest) <= PHONE[0])
+
+
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_text_can_be_read_on_its_ground(page: WebDriver, scheme: str) -> None:
     page.execute_cdp_cmd(
