@@ -1,6 +1,6 @@
 """Thresholds of the detectors, and the limits of a series."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,10 @@ class SuiteConfig:
     city_open_after : int
         Consecutive scored readings until a city alert opens.
     health_open_after : int
-        Consecutive bad readings until a health alert opens; flatline opens at once.
+        Consecutive bad readings until a health alert opens; a flatline opens it at once, and so
+        does any bad reading of a state.
     close_after : int
-        Consecutive good readings until an alert closes.
+        Consecutive good readings until an alert closes; of a state the first one closes it.
     flatline_chance : float
         Probability of a run of equal values below which it is a flatline. 5,000 series at a
         reading a second make 1.8e7 readings an hour: 1e-9 is one false flatline in two days.
@@ -103,12 +104,12 @@ class SuiteConfig:
         ValueError
             If one is not a positive number, or two contradict each other.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for threshold in fields(self):
+            name, value = threshold.name, getattr(self, threshold.name)
             # The two widenings may be switched off.
-            lowest_allowed = field.name in {"early_widening", "smooth_widening"}
+            lowest_allowed = name in {"early_widening", "smooth_widening"}
             if not (0 < value < np.inf or (lowest_allowed and value == 0)):
-                raise ValueError(f"{field.name} must be a positive number, not {value}")
+                raise ValueError(f"{name} must be a positive number, not {value}")
         for name in ("level_weight", "spread_weight", "repeat_floor"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must be at most 1, not {getattr(self, name)}")
@@ -126,16 +127,21 @@ class Limits:
         Valid range, both ends included, in the unit of the quantity.
     max_rate : (n,) float64
         Fastest believable change in units per second; `inf` for no limit.
+    state : (n,) or () bool
+        Whether the sensor reports a state when it changes, and not a measure again and again. A
+        state has no level, no rate and no flatline; one reading opens and closes its health alert.
 
     Raises
     ------
     ValueError
-        If the columns differ in length, hold NaN or an empty range, or a rate is negative.
+        If the columns differ in length, hold NaN or an empty range, a rate is negative, or `state`
+        is not bool.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     max_rate: NDArray[np.float64]
+    state: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
 
     def __post_init__(self) -> None:
         """Check the columns."""
@@ -145,6 +151,8 @@ class Limits:
             raise ValueError("low must not exceed high")
         if not bool(np.all(self.max_rate >= 0)):
             raise ValueError("max_rate must not be negative or NaN")
+        if self.state.dtype != np.bool_ or self.state.shape not in {(), self.low.shape}:
+            raise ValueError("state must be one bool, or a column of them as long as low")
 
     def __len__(self) -> int:
         """Return the number of series."""

@@ -102,6 +102,9 @@ def health_flips(
 ) -> Flips | None:
     """Count bad readings (or, once open, good ones) and flip what is due.
 
+    A measure has to repeat itself, for the next reading may tell another story. A state is reported
+    when it changes: there may be no second reading for days.
+
     Parameters
     ----------
     columns : Columns
@@ -121,7 +124,7 @@ def health_flips(
         return None
     due = np.where(is_open, float(config.close_after), float(config.health_open_after))
     # A flatline is a long run already.
-    due[(kind == FLATLINE) & ~is_open] = 1.0
+    due[((kind == FLATLINE) & ~is_open) | (columns.state != 0)] = 1.0
     due_now = counts & (streak >= due)
     if not due_now.any():
         return None

@@ -46,9 +46,10 @@ class Verdicts:
         flatline (3) say.
     score : (n,) float64
         -log10 of the two-sided tail probability; NaN in warm-up, on bad quality, while a
-        sensor-health alert is open, or not fresh.
+        sensor-health alert is open, of a state, or not fresh.
     expected : (n,) float64
-        Level before the reading, in the unit of the quantity; NaN in warm-up or not fresh.
+        Level before the reading, in the unit of the quantity; NaN in warm-up, of a state, or
+        not fresh.
     band : (n,) float64
         Half width around `expected` inside which no alert opens; NaN like `expected`.
     transitions : Transitions
@@ -191,7 +192,7 @@ class Suite:
         Raises
         ------
         StateError
-            If the bytes are damaged, not a state, or of another version.
+            If the bytes are damaged, not a state, or of an unknown version.
         """
         suite = cls(config)
         suite._table = Table.from_bytes(data)
@@ -204,14 +205,17 @@ class Suite:
         forget(columns, time_ns, config)
         in_range = (value >= columns.low) & (value <= columns.high)
         usable = in_range & (given < _SUSPECT)
-        flat = flatline(columns, value, usable, config)
-        fast = too_fast(columns, time_ns, value, usable, config)
-        good = usable & ~(flat | fast)
+        # A state may stand for years and change at once, and has no level.
+        measured = usable & (columns.state == 0)
+        flat = flatline(columns, value, measured, config)
+        fast = too_fast(columns, time_ns, value, measured, config)
+        odd = flat | fast
+        good = usable & ~odd
 
         seen = outlook(columns, config)
         # While the sensor itself is in doubt nothing it says is held against the city, or learned:
         # a jittering sensor has believable readings in between.
-        trusted = good & (columns.health_opened_ns == NEVER)
+        trusted = good & measured & (columns.health_opened_ns == NEVER)
         scored = trusted & seen.warm
         spreads = np.abs(value - columns.level) / seen.spread
         wave.spreads[:] = np.where(scored, spreads, np.nan)
@@ -224,7 +228,7 @@ class Suite:
         np.copyto(columns.previous_ns, time_ns, where=usable)
         columns.last_ns[:] = time_ns
         kind = _kinds(given, in_range, flat, fast, good)
-        _raise_flags(given, in_range, flat, fast)
+        _raise_flags(given, in_range, odd)
         return (
             city_flips(columns, time_ns, spreads, scored, city_open, config),
             health_flips(columns, time_ns, kind, config),
@@ -251,10 +255,9 @@ def _kinds(
 def _raise_flags(
     flags: NDArray[np.uint8],
     in_range: NDArray[np.bool_],
-    flat: NDArray[np.bool_],
-    fast: NDArray[np.bool_],
+    odd: NDArray[np.bool_],
 ) -> None:
-    np.maximum(flags, np.uint8(_SUSPECT), out=flags, where=flat | fast)
+    np.maximum(flags, np.uint8(_SUSPECT), out=flags, where=odd)
     np.maximum(flags, np.uint8(_FAIL), out=flags, where=~in_range)
 
 

@@ -25,7 +25,10 @@ class Quantity:
     domain : str
         The topic level the quantity is reported under.
     period_s : float
-        Usual reporting period.
+        Usual reporting period; `inf` where it reports changes only.
+    is_state : bool
+        Whether a value stands until the next one says otherwise, as that of an event or a counter
+        does: there is no level to leave and no flatline.
     """
 
     name: str
@@ -35,6 +38,11 @@ class Quantity:
     max_rate: float
     domain: str
     period_s: float
+    is_state: bool = False
+
+
+def _state(name: str, high: float) -> Quantity:
+    return Quantity(name, "1", 0.0, high, inf, "cameras", inf, is_state=True)
 
 
 # Ranges are those of the instruments in common use: inductive loops and radar for traffic,
@@ -58,6 +66,20 @@ _ROWS = (
     Quantity("peopleCountTowards", "1", 0.0, 100_000.0, inf, "cameras", 60.0),
     Quantity("peopleCountAway", "1", 0.0, 100_000.0, inf, "cameras", 60.0),
     Quantity("averageCrowdSpeed", "km/h", 0.0, 40.0, inf, "cameras", 60.0),
+    # What cameras tell by events (ONVIF Analytics, Device and Imaging services): crossings one by
+    # one, a running count, how many are inside now, and 0 or 1 for what begins and ends.
+    _state("lineCrossings", 1e6),
+    _state("objectCount", 1e12),
+    Quantity("occupancyCount", "1", 0.0, 100_000.0, inf, "cameras", inf),
+    _state("loitering", 1.0),
+    _state("objectsInside", 1.0),
+    # Of a fault a working camera reports 0 only, so 1 is out of range by itself.
+    _state("signalLoss", 0.0),
+    _state("imageTooDark", 0.0),
+    _state("imageTooBright", 0.0),
+    _state("imageTooBlurry", 0.0),
+    _state("sceneChange", 0.0),
+    _state("storageFailure", 0.0),
     # Travel time over a stretch of road: not a Smart Data Models attribute of
     # TrafficFlowObserved, but what probe-vehicle systems report about it.
     Quantity("averageTravelTime", "s", 0.0, 86_400.0, inf, "traffic", 300.0),

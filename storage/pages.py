@@ -25,7 +25,16 @@ _VERBS: Final = {
     "flatline": "is stuck at",
     "range": "claims an impossible",
     "rate": "jumps faster than it can, now",
-    "reported": "is flagged bad by the sensor itself, at",
+    "reported": "comes with a bad quality flag, at",
+}
+# What a camera tells of itself: 1 while it lasts.
+_CONDITIONS: Final = {
+    "signalLoss": "the loss of its signal",
+    "imageTooDark": "an image that is too dark",
+    "imageTooBright": "an image that is too bright",
+    "imageTooBlurry": "an image that is blurred",
+    "sceneChange": "that it has been turned or covered",
+    "storageFailure": "a failure of its storage",
 }
 # What a person can compare at a glance; the exact figures are fields of the page.
 _SIGNIFICANT_DIGITS: Final = 3
@@ -72,6 +81,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         The transition in plain words; left out, `sentence` writes it.
     quality : int or None
         QARTOD flag of the reading that made the transition, where the writer tells it.
+    clock_offset_s : float or None
+        How far the sensor's clock is ahead (behind: negative), where it is known to be off.
 
     Raises
     ------
@@ -102,10 +113,11 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
     sentence: str = ""
     quality: int | None = None
+    clock_offset_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse at the writer what the reader could not read: JSON has no NaN."""
-        numbers = (self.longitude, self.latitude, self.seen, self.expected)
+        numbers = (self.longitude, self.latitude, self.seen, self.expected, self.clock_offset_s)
         for number in (*numbers, self.lower, self.upper, self.score):
             if number is not None and not isfinite(number):
                 raise ValueError(f"a number of a page is not finite: {number}")
@@ -148,18 +160,35 @@ def sentence(page: Page) -> str:
     For example "averageVehicleSpeed of traffic-0042 (harbour) is 8.1 km/h; expected 48 ± 9 km/h
     since 14:03:20 UTC".
     """
+    condition = _CONDITIONS.get(page.quantity)
+    if condition and page.kind == "range" and page.seen in (0.0, 1.0):
+        return _condition(page, condition)
     unit = _SPOKEN_UNITS.get(page.unit, page.unit)
     subject = f"{page.quantity} of {page.sensor} ({page.zone})"
     seen = _with_unit(_number(page.seen), unit)
     usual = _usual(page.expected, page.lower, page.upper, unit)
     if page.resolved_at is None:
+        if page.kind == "reported" and page.clock_offset_s:
+            way = "ahead" if page.clock_offset_s > 0 else "behind"
+            offset = f"{abs(page.clock_offset_s):,.0f} s {way}"
+            return f"{subject} comes from a clock that is {offset}, since {_clock(page.since)} UTC"
         expected = f"; expected {usual}" if usual else ""
         verb = _VERBS.get(page.kind, "is")
         return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC"
     expected = f", expected {usual}" if usual else ""
-    dated = page.since.astimezone(UTC).date() != page.resolved_at.astimezone(UTC).date()
-    begin, end = _clock(page.since, dated=dated), _clock(page.resolved_at, dated=dated)
-    return f"{subject} is back at {seen}{expected}; alert from {begin} to {end} UTC"
+    return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
+
+
+def _condition(page: Page, condition: str) -> str:
+    who = f"{page.sensor} ({page.zone})"
+    if page.resolved_at is None:
+        return f"{who} reports {condition} since {_clock(page.since)} UTC"
+    return f"{who} no longer reports {condition}; alert {_span(page.since, page.resolved_at)}"
+
+
+def _span(begin: datetime, end: datetime) -> str:
+    dated = begin.astimezone(UTC).date() != end.astimezone(UTC).date()
+    return f"from {_clock(begin, dated=dated)} to {_clock(end, dated=dated)} UTC"
 
 
 def _usual(expected: float | None, lower: float | None, upper: float | None, unit: str) -> str:

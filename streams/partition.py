@@ -104,6 +104,7 @@ class Partition:
                     low=np.array([row.low for row in rows]),
                     high=np.array([row.high for row in rows]),
                     max_rate=np.array([row.max_rate for row in rows]),
+                    state=np.array([row.is_state for row in rows]),
                 )
             )
 

@@ -19,6 +19,7 @@ class Series:
     low: float
     high: float
     max_rate: float
+    state: bool = False
     last_ns: int | None = None
     previous: tuple[int, float] | None = None
     anchor: tuple[int, float] | None = None
@@ -52,8 +53,8 @@ class NaiveSuite:
         self.config = config or SuiteConfig()
         self.series: list[Series] = []
 
-    def add(self, low: float, high: float, max_rate: float) -> None:
-        self.series.append(Series(max(low, -LARGEST), min(high, LARGEST), max_rate))
+    def add(self, low: float, high: float, max_rate: float, state: bool = False) -> None:
+        self.series.append(Series(max(low, -LARGEST), min(high, LARGEST), max_rate, state))
 
     def read(  # noqa: C901 - one reading, from its first check to its last
         self, number: int, time_ns: int, value: float, given: int
@@ -71,7 +72,7 @@ class NaiveSuite:
         usable = in_range and given < 3
 
         flat = fast = False
-        if usable:
+        if usable and not one.state:
             flat = self._flat(one, value)
             fast = self._fast(one, time_ns, value)
         quality = max(given, 1 if in_range else 4, 3 if flat or fast else 1)
@@ -90,7 +91,7 @@ class NaiveSuite:
         spread *= 1.0 + config.smooth_widening * (1.0 - ratio)
         expected = one.level if warm else None
         band = config.city_open_spreads * spread if warm else None
-        trusted = good and "health" not in one.alerts
+        trusted = good and not one.state and "health" not in one.alerts
         z = abs(value - one.level) / spread if warm and trusted else None
         if "city" not in one.alerts or not warm:
             one.candidate = []
@@ -106,7 +107,8 @@ class NaiveSuite:
                 if "city" in one.alerts
                 else z >= (config.city_open_spreads)
             )
-            self._vote(one, "city", votes, "level", config.city_open_after, time_ns, found)
+            after = (config.city_open_after, config.close_after)
+            self._vote(one, "city", votes, "level", after, time_ns, found)
         if flat:
             kind = "flatline"
         elif fast:
@@ -116,7 +118,8 @@ class NaiveSuite:
         else:
             kind = "reported"
         votes = good if "health" in one.alerts else not good
-        after = 1 if flat else config.health_open_after
+        after = (1 if flat else config.health_open_after, config.close_after)
+        after = (1, 1) if one.state else after
         self._vote(one, "health", votes, kind, after, time_ns, found)
         return True, quality, z, expected, band, found
 
@@ -188,13 +191,13 @@ class NaiveSuite:
         category: str,
         votes: bool,
         kind: str,
-        open_after: int,
+        after: tuple[int, int],
         time_ns: int,
         found: list[Change],
     ) -> None:
         one.streak[category] = one.streak[category] + 1 if votes else 0
         is_open = category in one.alerts
-        if not votes or one.streak[category] < (self.config.close_after if is_open else open_after):
+        if not votes or one.streak[category] < after[is_open]:
             return
         one.streak[category] = 0
         if is_open:

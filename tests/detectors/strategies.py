@@ -1,4 +1,4 @@
-"""Streams that bring out every branch: freezes, jumps, bad flags, late and equal times."""
+"""Streams that bring out every branch: freezes, jumps, states, bad flags, late and equal times."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -6,21 +6,25 @@ from numpy.typing import NDArray
 
 from detectors import Limits
 
-SERIES = 5
+SERIES = 7
+STATE = np.array([False, True, False, False, True, False, False])
 Stream = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]
 
 
 def limits(count: int = SERIES) -> Limits:
-    """Series differ in range and rate limit; one has none at all."""
-    low = np.array([-50.0, 0.0, -np.inf, 0.0, -1000.0])
-    high = np.array([50.0, 1.0, np.inf, 20.0, 1000.0])
-    max_rate = np.array([2.0, 0.05, np.inf, np.inf, 5.0])
+    """Series differ in range and rate limit; one has none at all.
+
+    Of the two states a 1 is bad for the first only, and the second has a rate limit to ignore.
+    """
+    low = np.array([-50.0, 0.0, 0.0, -np.inf, 0.0, 0.0, -1000.0])
+    high = np.array([50.0, 0.0, 1.0, np.inf, 1.0, 20.0, 1000.0])
+    max_rate = np.array([2.0, np.inf, 0.05, np.inf, 0.001, np.inf, 5.0])
     pick = np.arange(count) % SERIES
-    return Limits(low[pick], high[pick], max_rate[pick])
+    return Limits(low[pick], high[pick], max_rate[pick], STATE[pick])
 
 
 @st.composite
-def streams(draw: st.DrawFn, max_rows: int = 400, series: int = SERIES) -> Stream:
+def streams(draw: st.DrawFn, max_rows: int = 500, series: int = SERIES) -> Stream:
     """Columns (series, time_ns, value, quality) of one stream."""
     count = draw(st.integers(0, max_rows))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -37,6 +41,8 @@ def streams(draw: st.DrawFn, max_rows: int = 400, series: int = SERIES) -> Strea
     value = rng.normal(0.5, scale, count)
     if draw(st.booleans()):
         value = np.round(value, 1)
+    state = STATE[which]
+    value[state] = rng.random(state.sum()) < draw(st.sampled_from([0.03, 0.5]))
     # Stretches where a value stands still, or everything is shifted.
     for _ in range(draw(st.integers(0, 4))):
         start = rng.integers(0, max(count, 1))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detectors import CATEGORY_NAMES, KIND_NAMES, Suite, SuiteConfig
 from tests.detectors.naive import NaiveSuite, t_tail
-from tests.detectors.strategies import SERIES, Stream, limits, splits, streams
+from tests.detectors.strategies import SERIES, STATE, Stream, limits, splits, streams
 
 Found = dict[str, NDArray[Any]]
 COLUMNS = ("fresh", "quality", "score", "expected", "band")
@@ -55,8 +55,8 @@ def assert_same(one: Found, other: Found) -> None:
 def test_agrees_with_the_naive_twin(stream: Stream, config: SuiteConfig) -> None:
     suite, naive = fresh_suite(config), NaiveSuite(config)
     wanted = limits()
-    for row in zip(wanted.low, wanted.high, wanted.max_rate, strict=True):
-        naive.add(*map(float, row))
+    for row in zip(wanted.low, wanted.high, wanted.max_rate, wanted.state, strict=True):
+        naive.add(*map(float, row[:3]), state=bool(row[3]))
     found = judged(suite, stream, [0, len(stream[0])])
     seen = iter(zip(*(found[name].tolist() for name in TRANSITIONS), strict=True))
     for row, (series, time_ns, value, given_flag) in enumerate(
@@ -220,10 +220,35 @@ def test_verdicts_are_sane_whatever_comes(stream: Stream, config: SuiteConfig) -
     assert np.isfinite(found["expected"]).tolist() == np.isfinite(found["band"]).tolist()
     assert (found["quality"] >= stream[3]).all()
     assert np.isnan(found["score"][found["quality"] >= 3]).all()
+    state = STATE[stream[0]]
+    for name in ("score", "expected", "band"):
+        assert np.isnan(found[name][state]).all()
+    # What a state reports is neither stuck nor too fast: nothing but a bad flag or its range.
+    assert {KIND_NAMES[kind] for kind in found["kind"][STATE[found["series"]]]} <= {
+        "range", "reported",
+    }  # fmt: skip
     inputs = [np.array(column) for column in stream]
     suite.step(*stream)
     for column, before in zip(stream, inputs, strict=True):
         assert column.tobytes() == before.tobytes()
+
+
+@RELAXED
+@given(stream=streams(), config=CONFIGS)
+def test_a_states_health_alert_is_open_exactly_while_its_last_fresh_reading_is_bad(
+    stream: Stream, config: SuiteConfig
+) -> None:
+    found = judged(fresh_suite(config), stream, [0, len(stream[0])])
+    wanted, bad_before = [], dict.fromkeys(np.flatnonzero(STATE).tolist(), False)
+    fresh_states = found["fresh"] & STATE[stream[0]]
+    for row in np.flatnonzero(fresh_states).tolist():
+        series, bad = int(stream[0][row]), bool(found["quality"][row] >= 3)
+        if bad != bad_before[series]:
+            wanted.append((row, CATEGORY_NAMES.index("sensor-health"), bad))
+        bad_before[series] = bad
+    of_states = STATE[found["series"]]
+    moves = (found[name][of_states].tolist() for name in ("row", "category", "opened"))
+    assert list(zip(*moves, strict=True)) == wanted
 
 
 @RELAXED

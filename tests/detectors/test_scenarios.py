@@ -26,13 +26,15 @@ def watch(
     low: float = -1000.0,
     high: float = 1000.0,
     max_rate: float = np.inf,
+    state: bool = False,
     period_s: int = 1,
     suite: Suite | None = None,
 ) -> Verdicts:
     """Judge one series, a reading every `period_s`."""
     if suite is None:
         suite = Suite()
-        suite.add(Limits(np.array([low]), np.array([high]), np.array([max_rate])))
+        limits = Limits(np.array([low]), np.array([high]), np.array([max_rate]), np.array([state]))
+        suite.add(limits)
     value = np.asarray(values, np.float64)
     count = len(value)
     time_ns = np.arange(1, count + 1) * (period_s * S)
@@ -341,6 +343,84 @@ def test_a_late_row_changes_nothing_but_its_range_is_looked_at() -> None:
     assert np.isnan(verdicts.expected).all()
     assert len(verdicts.transitions) == 0
     assert suite.save() == before
+
+
+def test_a_camera_that_loses_its_signal_is_told_at_once_and_so_is_its_return() -> None:
+    # Events days apart: what is said stands until the next one.
+    verdicts = watch([0, 1, 0, 1, 1, 1, 0, 0], high=0, low=0, state=True, period_s=2 * 86_400)
+    assert told(verdicts) == [
+        (1, "sensor-health", "range", "opens"),
+        (2, "sensor-health", "range", "closes"),
+        (3, "sensor-health", "range", "opens"),
+        (6, "sensor-health", "range", "closes"),
+    ]
+    assert verdicts.quality.tolist() == [1, 4, 1, 4, 4, 4, 1, 1]
+    assert verdicts.transitions.opened_ns.tolist() == [
+        day * 86_400 * S for day in (4, 4, 8, 8)
+    ]  # fmt: skip
+
+
+def test_a_state_that_begins_badly_is_told_at_its_first_reading() -> None:
+    assert told(watch([1, 0], low=0, high=0, state=True)) == [
+        (0, "sensor-health", "range", "opens"),
+        (1, "sensor-health", "range", "closes"),
+    ]
+
+
+def test_what_would_be_a_measures_story_is_none_of_a_states() -> None:
+    # Varied enough to be learned, then still for ever, then a jump that lasts.
+    values = np.concatenate((np.tile([0.0, 1.0], 50), np.zeros(5_000), np.full(100, 900.0)))
+    verdicts = watch(values, low=0, max_rate=0.1, state=True)
+    assert told(verdicts) == []
+    assert (verdicts.quality == 1).all()
+    for column in (verdicts.score, verdicts.expected, verdicts.band):
+        assert np.isnan(column).all()
+    # As a measure it is each of them.
+    as_measure = watch(values, low=0, max_rate=0.1)
+    assert {kind for _, _, kind, _ in told(as_measure)} == {"flatline", "level"}
+    assert (as_measure.quality[:100] == 3).any()
+
+
+@pytest.mark.parametrize("flag", [3, 4, 9])
+def test_a_bad_flag_of_a_state_counts_at_once(flag: int) -> None:
+    given = [1, flag, 1, 2]
+    verdicts = watch([0, 0, 0, 0], given=given, low=0, high=0, state=True)
+    assert told(verdicts) == [
+        (1, "sensor-health", "reported", "opens"),
+        (2, "sensor-health", "reported", "closes"),
+    ]
+    assert verdicts.quality.tolist() == given
+
+
+def test_a_late_word_of_a_state_changes_nothing() -> None:
+    suite = Suite()
+    suite.add(Limits(np.zeros(1), np.zeros(1), np.full(1, np.inf), np.ones(1, np.bool_)))
+    time_ns = np.array([2, 1, 2, 3, 2]) * S
+    verdicts = suite.step(
+        np.zeros(5, np.int32), time_ns, np.array([0.0, 1.0, 1.0, 1.0, 0.0]), np.ones(5, np.uint8)
+    )
+    assert verdicts.fresh.tolist() == [True, False, False, True, False]
+    assert verdicts.quality.tolist() == [1, 4, 4, 4, 1]
+    assert told(verdicts) == [(3, "sensor-health", "range", "opens")]
+
+
+def test_states_and_measures_in_one_batch_keep_to_their_own_rules() -> None:
+    suite = Suite()
+    suite.add(Limits(np.zeros(2), np.zeros(2), np.full(2, np.inf), np.array([True, False])))
+    value = np.repeat([0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], 2)
+    verdicts = suite.step(
+        np.tile([0, 1], 8).astype(np.int32),
+        np.repeat(np.arange(1, 9), 2) * S,
+        value,
+        np.ones(16, np.uint8),
+    )
+    moves = verdicts.transitions
+    assert list(zip(moves.series.tolist(), (moves.row // 2).tolist(), strict=True)) == [
+        (0, 1),
+        (1, 2),
+        (0, 3),
+        (1, 7),
+    ]
 
 
 def ar1(rng: np.random.Generator, shape: tuple[int, int], phi: float) -> NDArray[np.float64]:

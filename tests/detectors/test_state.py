@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import struct
 from zlib import crc32
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from detectors import Limits, StateError, Suite, SuiteConfig, tail_score
 from tests.detectors.naive import t_tail
-from tests.detectors.strategies import limits
+from tests.detectors.strategies import SERIES, STATE, limits
 
 MARK = b"citywatch-detectors\n"
 
@@ -21,10 +22,10 @@ def lived_in() -> Suite:
     suite = Suite()
     suite.add(limits())
     suite.step(
-        np.arange(5, dtype=np.int32),
-        np.arange(5, dtype=np.int64) * 10**18,
-        np.full(5, 0.5),
-        np.ones(5, np.uint8),
+        np.arange(SERIES, dtype=np.int32),
+        np.arange(SERIES, dtype=np.int64) * 10**18,
+        np.full(SERIES, 0.5),
+        np.ones(SERIES, np.uint8),
     )
     return suite
 
@@ -42,27 +43,75 @@ def sealed(header: dict[str, object], body: bytes) -> bytes:
 
 def test_the_state_describes_itself() -> None:
     header, body = parts(lived_in().save())
-    assert header["version"] == 1
-    assert header["series"] == 5
+    assert header["version"] == 2
+    assert header["series"] == SERIES
     names = header["columns"]
     assert isinstance(names, list)
-    rows = np.frombuffer(body, "<f8").reshape(5, len(names))
-    assert rows[:, names.index("level")].tolist() == [0.5] * 5
-    times = np.frombuffer(body, "<i8").reshape(5, len(names))[:, names.index("last_ns")]
-    assert times.tolist() == [0, 10**18, 2 * 10**18, 3 * 10**18, 4 * 10**18]
+    rows = np.frombuffer(body, "<f8").reshape(SERIES, len(names))
+    assert rows[:, names.index("state")].tolist() == STATE.tolist()
+    assert rows[:, names.index("level")].tolist() == np.where(STATE, 0.0, 0.5).tolist()
+    times = np.frombuffer(body, "<i8").reshape(SERIES, len(names))[:, names.index("last_ns")]
+    assert times.tolist() == [number * 10**18 for number in range(SERIES)]
 
 
 def test_an_empty_suite_is_saved_and_loaded() -> None:
     suite = Suite.load(Suite().save())
     assert len(suite) == 0
     suite.add(limits())
-    assert len(suite) == 5
+    assert len(suite) == SERIES
 
 
-def test_another_version_is_named() -> None:
+@pytest.mark.parametrize("version", [0, 3, True, "2", [2], None])
+def test_an_unknown_version_is_named(version: object) -> None:
     header, body = parts(lived_in().save())
-    with pytest.raises(StateError, match="version 2; only 1"):
-        Suite.load(sealed(header | {"version": 2}, body))
+    with pytest.raises(StateError, match=re.escape(f"version {version}; only those up to 2")):
+        Suite.load(sealed(header | {"version": version}, body))
+
+
+def measures() -> Suite:
+    suite = Suite()
+    plain = limits()
+    suite.add(Limits(plain.low, plain.high, plain.max_rate))
+    return suite
+
+
+def noisy_batch(start: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(start)
+    return (
+        rng.integers(0, SERIES, 500).astype(np.int32),
+        np.arange(start, start + 500) * 10**9,
+        rng.choice([0.0, 0.25, 1.0, 7.0], 500),
+        np.ones(500, np.uint8),
+    )
+
+
+def test_a_state_saved_before_there_were_states_is_a_table_of_measures() -> None:
+    suite = measures()
+    suite.step(*noisy_batch(1))
+    saved = suite.save()
+    header, body = parts(saved)
+    names = header["columns"]
+    assert isinstance(names, list)
+    assert names[-1] == "state"
+    older_body = np.frombuffer(body, "<f8").reshape(SERIES, len(names))[:, :-1].tobytes()
+    older = header | {"version": 1, "columns": names[:-1]}
+
+    loaded = Suite.load(sealed(older, older_body))
+
+    assert loaded.save() == saved
+    verdicts = loaded.step(*noisy_batch(501))
+    assert verdicts.score.tobytes() == suite.step(*noisy_batch(501)).score.tobytes()
+    assert np.isfinite(verdicts.score).any()
+    for changed, rest in ((older, body), (older | {"columns": names}, older_body)):
+        with pytest.raises(StateError, match="version 1 with other columns or length"):
+            Suite.load(sealed(changed, rest))
+
+
+def test_without_a_word_about_states_all_are_measures() -> None:
+    suite = Suite()
+    plain = limits()
+    suite.add(Limits(plain.low, plain.high, plain.max_rate, np.zeros(SERIES, np.bool_)))
+    assert suite.save() == measures().save()
 
 
 def test_other_columns_or_lengths_are_refused() -> None:
@@ -70,7 +119,7 @@ def test_other_columns_or_lengths_are_refused() -> None:
     assert Suite.load(sealed(header, body)).save() == lived_in().save()
     for changed, rest in (
         (header | {"columns": ["level"]}, body),
-        (header | {"series": 6}, body),
+        (header | {"series": SERIES + 1}, body),
         (header, body[:-8]),
     ):
         with pytest.raises(StateError, match="other columns or length"):
@@ -106,8 +155,8 @@ def test_wrong_input_is_refused_and_changes_nothing() -> None:
     suite = lived_in()
     before = suite.save()
     one = np.ones(1)
-    for series in (-1, 5):
-        with pytest.raises(IndexError, match="within 0 and 4"):
+    for series in (-1, SERIES):
+        with pytest.raises(IndexError, match=f"within 0 and {SERIES - 1}"):
             suite.step(
                 np.array([series], np.int32), one.astype(np.int64), one, one.astype(np.uint8)
             )
@@ -143,6 +192,14 @@ def test_limits_that_limit_nothing_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         Limits(np.array(low), np.array(high), np.array(rate))
+
+
+@pytest.mark.parametrize(
+    "state", [np.zeros(1), np.zeros(3, np.bool_), np.zeros((2, 1), np.bool_), np.zeros(2, np.uint8)]
+)
+def test_states_are_told_by_one_bool_a_series(state: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="state"):
+        Limits(np.zeros(2), np.ones(2), np.ones(2), state)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.quantities import QUANTITIES
 from storage.pages import (
+    _CONDITIONS,
     PAGE_VERSION,
     PageError,
     _number,
@@ -35,11 +37,40 @@ def test_the_sentence_of_a_firing() -> None:
         ("flatline", "traffic-0042 (harbour) is stuck at 8.1 km/h; expected"),
         ("range", "traffic-0042 (harbour) claims an impossible 8.1 km/h; expected"),
         ("rate", "traffic-0042 (harbour) jumps faster than it can, now 8.1 km/h; expected"),
-        ("reported", "(harbour) is flagged bad by the sensor itself, at 8.1 km/h; expected"),
+        ("reported", "(harbour) comes with a bad quality flag, at 8.1 km/h; expected"),
     ],
 )
 def test_the_sentence_says_what_is_wrong_with_the_sensor(kind: str, said: str) -> None:
     assert said in page_of(since=SINCE, kind=kind).sentence
+
+
+@pytest.mark.parametrize(("offset_s", "said"), [(3600.0, "3,600 s ahead"), (-7.0, "7 s behind")])
+def test_the_sentence_says_that_a_clock_is_off(offset_s: float, said: str) -> None:
+    page = page_of(since=SINCE, kind="reported", clock_offset_s=offset_s)
+    assert page.sentence == (
+        "averageVehicleSpeed of traffic-0042 (harbour) comes from a clock that is"
+        f" {said}, since 14:03:20 UTC"
+    )
+    # Of anything else that is wrong with the sensor, its clock is not the news.
+    assert said not in page_of(since=SINCE, kind="flatline", clock_offset_s=offset_s).sentence
+
+
+def test_the_sentence_of_what_a_camera_tells_of_itself() -> None:
+    signal = {"quantity": "signalLoss", "kind": "range", "since": SINCE, "unit": "1"}
+    assert page_of(**signal, seen=1.0).sentence == (
+        "traffic-0042 (harbour) reports the loss of its signal since 14:03:20 UTC"
+    )
+    over = {"event": "resolved", "resolved_at": SINCE + timedelta(minutes=5)}
+    assert page_of(**signal, **over, seen=0.0).sentence == (
+        "traffic-0042 (harbour) no longer reports the loss of its signal;"
+        " alert from 14:03:20 to 14:08:20 UTC"
+    )
+    assert "impossible 7" in page_of(**signal, seen=7.0).sentence
+
+
+def test_every_condition_has_words() -> None:
+    faults = {name for name, row in QUANTITIES.items() if row.is_state and row.high == 0}
+    assert set(_CONDITIONS) == faults
 
 
 def test_the_sentence_of_a_resolution_says_from_when_to_when() -> None:
