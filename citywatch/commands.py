@@ -2,6 +2,8 @@
 
 Rooms are imported inside the commands: `citywatch bridge` should not wait for what only the pager
 needs.
+
+One long module: each command is its options and a few lines of wiring, and all are wired alike.
 """
 
 import asyncio
@@ -9,7 +11,8 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +27,32 @@ from ingest.topics import database_schema
 
 _LOG = logging.getLogger(__name__)
 _FAILURE: Final = 1
+_AUDITED: Final = (
+    "messages",
+    "passed",
+    "rejected",
+    "readings",
+    "stored",
+    "duplicates",
+    "late_conflicts",
+    "repeated",
+    "refused",
+    "withheld",
+    "letters",
+)
+# Of one payload in a list.
+_PAYLOAD_BYTES: Final = 2_000
 
 dashboards = typer.Typer(no_args_is_help=True, help="Grafana dashboards as code.")
 database = typer.Typer(no_args_is_help=True, help="The database.")
+rejects = typer.Typer(no_args_is_help=True, help="What was not taken, and why.")
 app.add_typer(dashboards, name="dashboards")
 app.add_typer(database, name="db")
+app.add_typer(rejects, name="rejects")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+Moment = Annotated[datetime | None, typer.Option(help="UTC.")]
+Reason = Annotated[str | None, typer.Option(help="Only those of one reason.")]
 
 
 @app.command()
@@ -38,15 +60,22 @@ def bridge(settings_file: SettingsFile = None) -> None:
     """Carry messages from MQTT to Kafka."""
     from citywatch.wiring import bridge_config
     from ingest.bridge import run
+    from ingest.kafka import KafkaSetupError
+    from ingest.mqtt import SubscriberError
 
     config = bridge_config(load(settings_file))
-    until_signal(lambda stop: run(config, stop))
+    try:
+        until_signal(lambda stop: run(config, stop))
+    except (KafkaSetupError, SubscriberError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_FAILURE) from error
 
 
 @app.command()
 def worker(settings_file: SettingsFile = None) -> None:
     """Score readings and store them, exactly once."""
     from citywatch.wiring import dsn, worker_config
+    from ingest.kafka import KafkaSetupError
     from streams.app import StreamsApp
 
     settings = load(settings_file)
@@ -63,7 +92,11 @@ def worker(settings_file: SettingsFile = None) -> None:
         )
         await streams.run(stop)
 
-    until_signal(work)
+    try:
+        until_signal(work)
+    except KafkaSetupError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_FAILURE) from error
 
 
 @app.command()
@@ -227,36 +260,169 @@ def database_migrate(settings_file: SettingsFile = None) -> None:
 @app.command()
 def audit(
     settings_file: SettingsFile = None,
-    since: Annotated[datetime | None, typer.Option(help="UTC.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="UTC.")] = None,
+    since: Moment = None,
+    until: Moment = None,
     as_json: Json = False,
 ) -> None:
-    """Balance what bridges took in against what was stored; exit 1 where it does not."""
+    """Balance what bridges took in against what is stored; exit 1 where it does not."""
+    from citywatch.tables import aligned
     from storage.audit import audit as balance
 
     settings = load(settings_file)
-    bounds = [moment.replace(tzinfo=UTC) if moment else None for moment in (since, until)]
-    lines = _query(settings, lambda connection: balance(connection, *bounds))
-    missing = sum(abs(line.missing) for line in lines)
+    found = _query(settings, lambda connection: balance(connection, _utc(since), _utc(until)))
+    faults = found.faults
     if as_json:
-        rows = [
+        lines = [
             asdict(line) | {"hour": line.hour.isoformat(), "missing": line.missing}
-            for line in lines
+            for line in found.lines
         ]
-        typer.echo(json.dumps({"balanced": missing == 0, "lines": rows}))
+        storage = found.storage and [
+            asdict(line) | {"faults": line.faults} for line in found.storage
+        ]
+        whole = {"balanced": not faults, "faults": faults, "lines": lines, "storage": storage}
+        typer.echo(json.dumps(whole))
     else:
-        for line in lines:
-            mark = "" if line.missing == 0 else f"  MISSING {line.missing}"
-            typer.echo(
-                f"{line.hour:%Y-%m-%d %H}h  {line.bridge:<16} {line.source:<12}"
-                f" messages {line.messages}  readings {line.readings}"
-                f" = stored {line.stored} + duplicates {line.duplicates}"
-                f" + late conflicts {line.late_conflicts};"
-                f" rejected {line.rejected}, withheld {line.withheld}{mark}"
+        names = ["hour", "source", "bridge", *_AUDITED]
+        rows = [
+            (
+                f"{line.hour:%Y-%m-%dT%H:%M}",
+                line.source,
+                line.bridge,
+                *(getattr(line, name) for name in _AUDITED),
             )
-        typer.echo("balanced" if missing == 0 else f"NOT balanced: {missing} readings unaccounted")
-    if missing:
+            for line in found.lines
+        ]
+        typer.echo(aligned([name.replace("_", " ") for name in names], rows))
+        for title in ("reasons", "kinds"):
+            totals: Counter[str] = Counter()
+            for line in found.lines:
+                totals.update(getattr(line, title))
+            typer.echo(f"{'not taken' if title == 'reasons' else 'withheld'}: {_told(totals)}")
+        if found.storage is None:
+            typer.echo("rows in storage: not counted, because they do not say when they arrived")
+        else:
+            names = ["source", "stored", "expired", "rows"]
+            rows = [tuple(getattr(line, name) for name in names) for line in found.storage]
+            typer.echo(aligned(names, rows))
+        for fault in faults:
+            typer.echo(f"NOT balanced: {fault}")
+        if not faults:
+            typer.echo("balanced")
+    if faults:
         raise typer.Exit(_FAILURE)
+
+
+@rejects.command("list")
+def rejects_list(
+    settings_file: SettingsFile = None,
+    reason: Reason = None,
+    since: Moment = None,
+    until: Moment = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    with_payload: Annotated[
+        bool, typer.Option("--payload", help="Show what was kept of them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List what was not taken, newest first, and count it by reason."""
+    from citywatch.tables import aligned, printable
+    from storage.rejects import Wanted, counted, listed
+
+    wanted = Wanted(reason=reason, since=_utc(since), until=_utc(until))
+
+    async def read(connection: Any) -> Any:
+        shown = _PAYLOAD_BYTES if with_payload else 0
+        letters = await listed(connection, wanted, limit=limit, payload_bytes=shown)
+        return letters, await counted(connection, wanted)
+
+    letters, reasons = _query(load(settings_file), read)
+    if as_json:
+        rows = [_as_json(asdict(letter)) for letter in letters]
+        typer.echo(json.dumps({"rejects": rows, "reasons": list(map(asdict, reasons))}))
+        return
+    table = aligned(
+        ["id", "received", "bridge", "topic", "reason", "place", "records", "kept", "replayed"],
+        [
+            (
+                letter.dead_letter_id,
+                f"{letter.received_at:%Y-%m-%dT%H:%M:%S}",
+                letter.bridge,
+                letter.mqtt_topic or "-",
+                letter.reason,
+                letter.place,
+                "?" if letter.records is None else letter.records or "whole",
+                "-" if letter.size is None else f"{letter.size} B",
+                f"{letter.replayed_at:%Y-%m-%dT%H:%M:%S}" if letter.replayed_at else "-",
+            )
+            for letter in letters
+        ],
+    )
+    heading, *lines = table.splitlines()
+    typer.echo(heading)
+    for letter, line in zip(letters, lines, strict=True):
+        typer.echo(line)
+        if letter.payload is not None:
+            text = letter.payload.decode(errors="backslashreplace")
+            typer.echo(f"    {printable(text, _PAYLOAD_BYTES)}")
+    names = ["reason", "letters", "records", "kept", "replayed"]
+    typer.echo()
+    typer.echo(aligned(names, [[getattr(one, name) for name in names] for one in reasons]))
+
+
+@rejects.command("replay")
+def rejects_replay(
+    settings_file: SettingsFile = None,
+    reason: Reason = None,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="Only this one; may be given many times.")
+    ] = None,
+    since: Moment = None,
+    until: Moment = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would become of them.")
+    ] = False,
+) -> None:
+    """Decode what was kept once more, with the code and the settings of today."""
+    from aiokafka.errors import KafkaError
+
+    from citywatch.rejects import Replayed, ReplayError, replay
+    from citywatch.wiring import assembly_config
+    from ingest.kafka import KafkaSetupError, RecordSender, ensure_topics
+    from storage.rejects import Wanted
+
+    settings = load(settings_file)
+    kafka = settings.kafka
+    config = assembly_config(settings)
+    wanted = Wanted(reason=reason, ids=ids, since=_utc(since), until=_utc(until))
+
+    def progress(done: Replayed) -> None:
+        rejected = done.rejected.total()
+        typer.echo(f"{done.letters} taken, {rejected} rejected once more", err=True)
+
+    async def work(connection: Any) -> Replayed:
+        if dry_run:
+            return await replay(connection, None, config, wanted, progress)
+        await ensure_topics(
+            kafka.bootstrap, settings.namespace, kafka.partitions, kafka.replication_factor
+        )
+        sender = RecordSender(kafka.bootstrap, kafka.idempotence)
+        try:
+            await sender.start()
+            return await replay(connection, sender, config, wanted, progress)
+        finally:
+            await sender.stop()
+
+    try:
+        done = _query(settings, work)
+    except (KafkaError, KafkaSetupError, OSError, ReplayError) as error:
+        typer.echo(f"Not replayed to the end: {error}", err=True)
+        raise typer.Exit(_FAILURE) from error
+    typer.echo(
+        f"{'would be replayed' if dry_run else 'replayed'}: {done.letters} dead letters with"
+        f" {done.readings} readings; {done.refused} records of them refused once more"
+    )
+    typer.echo(f"still rejected: {_told(done.rejected)}")
+    typer.echo(f"not kept: {done.not_kept}")
 
 
 @app.command()
@@ -295,14 +461,39 @@ def _query(settings: Settings, read: Callable[[Any], Any]) -> Any:
         raise typer.Exit(_FAILURE) from error
 
 
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment else None
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    most_first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{count} {name}" for name, count in most_first) or "nothing"
+
+
+def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with times as text, and a payload as far as it is text."""
+    payload = fields.pop("payload")
+    told = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in fields.items()
+    }
+    if payload is not None:
+        told["payload"] = payload.decode(errors="backslashreplace")
+    return told
+
+
 def _front_door(settings: Settings) -> dict[str, Any]:
-    mqtt = settings.mqtt
+    from citywatch.wiring import tls_files
+    from ingest.mqtt import tls_context
+
+    mqtt, files = settings.mqtt, tls_files(settings)
     return {
         "host": mqtt.host,
         "port": mqtt.port,
         "namespace": settings.namespace,
         "username": mqtt.username,
         "password": secret(mqtt.password, mqtt.password_file),
+        "tls": tls_context(files) if files else None,
     }
 
 

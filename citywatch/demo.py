@@ -34,6 +34,7 @@ from paging.receiver import Receiver, serve
 from simulators.faults import read_labels
 from simulators.publish import Published
 from simulators.recording import bundled
+from storage.expiry import expire
 from storage.migrate import migrate, session_options
 from storage.standing import Standing, standing
 
@@ -52,11 +53,6 @@ _END_S: Final = 20.0
 _TIME_LAPSE: Final = 300
 # A little of everything that must be counted: broken messages, repeats, forbidden fields.
 _MISCHIEF: Final = ("--bad-share", "0.001", "--duplicate-share", "0.002", "--privacy-probe")
-_PRUNE: Final = """
-    DELETE FROM reading r USING series s
-    WHERE r.series_id = s.series_id AND r.time < %s
-"""
-
 _TAKEN_UP: Final = "SELECT count(*) > 0 FROM stream_position WHERE log_id = %s"
 
 
@@ -236,6 +232,7 @@ class Demo:
             "CITYWATCH_MQTT__HOST": addresses.mqtt_host,
             "CITYWATCH_MQTT__PORT": str(addresses.mqtt_port),
             "CITYWATCH_KAFKA__BOOTSTRAP": addresses.kafka_bootstrap,
+            "CITYWATCH_KAFKA__IDEMPOTENCE": "false",
             "CITYWATCH_KAFKA__LOG_ID": addresses.log_id,
             "CITYWATCH_DATABASE__DSN": addresses.dsn,
             "CITYWATCH_BRIDGE__CLIENT_ID": _BRIDGE,
@@ -343,7 +340,7 @@ class Demo:
             last_messages, last_at = now.messages, at
             if at - pruned > _PRUNE_S:
                 pruned = at
-                await connection.execute(_PRUNE, (datetime.now(UTC) - _KEEP,))
+                await expire(connection, datetime.now(UTC) - _KEEP)
 
     async def _end_sources(self) -> None:
         """Let the publishers finish; their reports say what they have sent."""

@@ -1,8 +1,8 @@
 """Settings: one typed, frozen object, read once at the edge and handed down.
 
 A TOML file comes first, `CITYWATCH_<SECTION>__<KEY>` from the environment overrides it, and every
-wrong key is reported at once with what was expected. Passwords come from the environment or from
-files named by `*_file`; they are never shown.
+wrong key is reported at once with what was expected. In the environment a list is written with
+commas. Passwords come from the environment or from files named by `*_file`; they are never shown.
 """
 
 import os
@@ -11,12 +11,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from ingest.topics import NAMESPACE_PATTERN
+from ingest.topics import NAMESPACE_PATTERN, is_level
 
 PREFIX = "CITYWATCH_"
 _MAX_FILE_BYTES = 1 << 20
+# Each is a line in the broker's ACL that somebody writes by hand.
+_MAX_GATEWAYS = 1000
+# What pydantic puts before the message of a validator.
+_OWN_MESSAGE = "Value error, "
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -25,6 +39,26 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
 class SettingsError(Exception):
     """Settings that cannot be used; the message lists every fault, a line each."""
+
+
+def _level(text: str) -> str:
+    if not is_level(text):
+        raise ValueError("an id that can stand as one level of an MQTT topic is expected")
+    return text
+
+
+def _listed(value: Any) -> Any:
+    """Return what the environment writes with commas as a list, anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
+
+
+Ids = Annotated[
+    tuple[Annotated[str, AfterValidator(_level)], ...],
+    BeforeValidator(_listed),
+    Field(max_length=_MAX_GATEWAYS),
+]
 
 
 class _Section(BaseModel):
@@ -39,6 +73,32 @@ class MqttSettings(_Section):
     username: str | None = None
     password: SecretStr | None = None
     password_file: Path | None = None
+    tls: bool = False
+    # Who vouches for the broker; without it whoever this machine trusts.
+    ca_file: Path | None = None
+    # Where the broker asks its clients for certificates; the key has no passphrase.
+    certificate_file: Path | None = None
+    key_file: Annotated[Path | None, Field(validate_default=True)] = None
+
+    # On the fields, not on the whole: a check of the whole is not made where a field is wrong,
+    # and its fault would come to light only when the others are mended.
+    @field_validator("ca_file", "certificate_file", "key_file")
+    @classmethod
+    def _only_with_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls") is False:
+            raise ValueError("given, but mqtt.tls is false")
+        return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _both_or_neither(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        # The certificate is not there where it is itself a fault.
+        certificate = info.data.get("certificate_file", value)
+        if value is None and certificate is not None:
+            raise ValueError("missing: mqtt.certificate_file needs its key")
+        if value is not None and certificate is None:
+            raise ValueError("given without mqtt.certificate_file")
+        return value
 
 
 class KafkaSettings(_Section):
@@ -47,6 +107,8 @@ class KafkaSettings(_Section):
     bootstrap: str = "127.0.0.1:9092"
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     replication_factor: Annotated[int, Field(ge=1, le=7)] = 1
+    # The broker drops what a retry sends twice. False for a broker that cannot.
+    idempotence: bool = True
     # Names the incarnation of the topics. Change it when they were deleted and made again:
     # positions in the log that is gone then count no more.
     log_id: str = "1"
@@ -73,6 +135,14 @@ class BridgeSettings(_Section):
     flush_interval_s: Seconds = 0.05
     max_batch_rows: Count = 5_000
     max_payload_bytes: Count = 262_144
+    # Ids of devices that may speak for every sensor of the zone they publish in; all others speak
+    # for themselves. The broker's ACL keeps each to its zone.
+    gateways: Ids = ()
+    # A sensor's clock that is off by more is reported.
+    clock_ahead_s: Seconds = 5.0
+    clock_behind_s: Seconds = 900.0
+    # Older readings are refused: each foreign day would make a chunk of its own in the database.
+    max_age_days: Annotated[int, Field(ge=1, le=3650)] = 31
 
 
 class WorkerSettings(_Section):
@@ -143,10 +213,10 @@ def read_settings(file: Path | None, environment: Mapping[str, str] = os.environ
         If the file cannot be read, or any key or value is wrong; all faults are listed.
     """
     values = _read_file(file) if file else {}
-    faults: list[str] = []
+    faults = list(_drop_valued_sections(values))
     for name, path, text in _environment_keys(environment):
-        if not _put(values, path, text):
-            faults.append(f"{name}: no such setting")
+        if fault := _put(values, path, text):
+            faults.append(f"{name}: {fault}")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -192,27 +262,40 @@ def _environment_keys(environment: Mapping[str, str]) -> Iterator[tuple[str, lis
             yield name, name.removeprefix(PREFIX).lower().split("__"), text
 
 
-def _put(values: dict[str, Any], path: list[str], text: str) -> bool:
-    model: Any = Settings
-    section: Any = values
+def _drop_valued_sections(values: dict[str, Any]) -> Iterator[str]:
+    """Take out sections that are given as values, a fault each; they would hide their keys'."""
+    for name in [name for name in values if _is_section(Settings, name)]:
+        if not isinstance(values[name], dict):
+            del values[name]
+            yield f"{name}: a section is expected, [{name}]"
+
+
+def _is_section(model: type[BaseModel], name: str) -> bool:
+    field = model.model_fields.get(name)
+    return field is not None and isinstance(field.default, BaseModel)
+
+
+def _put(values: dict[str, Any], path: list[str], text: str) -> str | None:
+    """Set one key of the environment; return what is wrong with it where it cannot be set."""
+    model: type[BaseModel] = Settings
+    section = values
     for part in path[:-1]:
-        field = model.model_fields.get(part)
-        if field is None or not isinstance(field.default, BaseModel):
-            return False
-        model = type(field.default)
+        if not _is_section(model, part):
+            return "no such setting"
+        model = type(model.model_fields[part].default)
         section = section.setdefault(part, {})
-        if not isinstance(section, dict):
-            return True  # the file's fault; validation names it
     if path[-1] not in model.model_fields:
-        return False
+        return "no such setting"
+    if _is_section(model, path[-1]):
+        return "a section; its keys are set by names that go on with __<KEY>"
     section[path[-1]] = text
-    return True
+    return None
 
 
 def _describe(error: ValidationError) -> Iterator[str]:
     for fault in error.errors(include_url=False, include_input=False):
         place = ".".join(map(str, fault["loc"]))
-        message = fault["msg"]
+        message = fault["msg"].removeprefix(_OWN_MESSAGE)
         if fault["type"] == "extra_forbidden":
             message = "no such setting"
         yield f"{place}: {message}"

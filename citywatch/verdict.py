@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 from paging.receiver import Arrival
 from simulators.faults import Fault
 from simulators.publish import Published
+from storage.audit import audit
 from storage.standing import Standing, standing
 
 # What the project promises of the demo.
@@ -123,13 +124,15 @@ async def judge(
             "late_conflicts",
             "rejected",
             "withheld",
+            "repeated",
+            "refused",
             "alerts_opened",
         )
     }
     rows, p50, p99 = await _stored_latency(connection, begun)
     alerts = await _alerts(connection, begun)
     firing = [arrival for arrival in arrivals if arrival.page.event == "firing"]
-    balance = _balance(gained, rows, expected)
+    balance = [*_balance(gained, rows, expected), *(await audit(connection, None, None)).faults]
     faults, fault_complaints = _faults(expected, alerts, firing)
     complaints = [*balance, *fault_complaints]
     if p99 is not None and p99 >= STORED_P99_MS:

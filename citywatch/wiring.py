@@ -3,11 +3,15 @@
 from psycopg.conninfo import make_conninfo
 
 from citywatch.settings import Settings, secret
+from ingest.assembly import AssemblyConfig
 from ingest.bridge import BridgeConfig
-from ingest.mqtt import MqttConfig
+from ingest.message import Acceptance
+from ingest.mqtt import MqttConfig, TlsFiles
 from ingest.topics import mqtt_filter
 from paging.pager import PagerConfig
 from streams.worker import WorkerConfig
+
+_DAY_NS = 86_400 * 10**9
 
 
 def dsn(settings: Settings) -> str:
@@ -23,11 +27,35 @@ def dsn(settings: Settings) -> str:
     return make_conninfo(text, password=password) if password else text
 
 
+def assembly_config(settings: Settings) -> AssemblyConfig:
+    """Return how messages become records."""
+    bridge = settings.bridge
+    return AssemblyConfig(
+        namespace=settings.namespace,
+        bridge=bridge.client_id,
+        partitions=settings.kafka.partitions,
+        max_payload_bytes=bridge.max_payload_bytes,
+        acceptance=Acceptance(
+            gateways=frozenset(bridge.gateways), max_age_ns=bridge.max_age_days * _DAY_NS
+        ),
+        clock_ahead_ns=round(bridge.clock_ahead_s * 1e9),
+        clock_behind_ns=round(bridge.clock_behind_s * 1e9),
+    )
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """Return the files for a TLS connection to the MQTT broker; None for a plain one."""
+    mqtt = settings.mqtt
+    if not mqtt.tls:
+        return None
+    return TlsFiles(mqtt.ca_file, mqtt.certificate_file, mqtt.key_file)
+
+
 def bridge_config(settings: Settings) -> BridgeConfig:
     """Return what the bridge wants to know."""
     mqtt, bridge, kafka = settings.mqtt, settings.bridge, settings.kafka
     return BridgeConfig(
-        namespace=settings.namespace,
+        assembly=assembly_config(settings),
         mqtt=MqttConfig(
             host=mqtt.host,
             port=mqtt.port,
@@ -40,13 +68,13 @@ def bridge_config(settings: Settings) -> BridgeConfig:
             session_expiry_s=bridge.session_expiry_s,
             username=mqtt.username,
             password=secret(mqtt.password, mqtt.password_file),
+            tls=tls_files(settings),
         ),
         bootstrap=kafka.bootstrap,
-        partitions=kafka.partitions,
         replication_factor=kafka.replication_factor,
         flush_interval_s=bridge.flush_interval_s,
         max_batch_rows=bridge.max_batch_rows,
-        max_payload_bytes=bridge.max_payload_bytes,
+        idempotence=kafka.idempotence,
     )
 
 

@@ -4,12 +4,16 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from ingest import reject
-from ingest.batch import ReadingBatch, encode
+from ingest.arrival import Arrival
+from ingest.batch import encode
+from ingest.clocks import ClockWatch
+from ingest.columns import ROW_BYTES, Columns, Counts
+from ingest.decode import decode
 from ingest.ledger import MINUTE_NS, SensorCard, Tally
-from ingest.ngsi import Decoded, decode, may_be_kept
+from ingest.message import Acceptance, Channel, Message
+from ingest.onvif import public_topic
+from ingest.privacy import may_be_kept
 from ingest.quantities import DOMAINS
 from ingest.records import DeadLetter, KafkaRecord, Provenance
 from ingest.reject import Reject
@@ -22,16 +26,14 @@ from ingest.topics import (
     readings_topic,
 )
 
-# Sensors whose topic is remembered parsed; beyond it the memory starts anew.
+# Topics, and channels of one topic, that are remembered; beyond it the memory starts anew.
 _MAX_TOPICS: Final = 200_000
+_MAX_CHANNELS: Final = 50_000
 # Cards are told again this often, so a database that lost its sensors hears of them.
 CARD_INTERVAL_NS: Final = 600 * 10**9
 # Kafka refuses a message above 1 MiB (its default), and asking again would not help. A record is
-# closed beyond this, which leaves room for the last message's readings and for the headers.
+# closed beyond this, which leaves room for the last reading's key and for the headers.
 MAX_RECORD_BYTES: Final = 512 << 10
-_ROW_BYTES: Final = 21
-# Of a card's JSON besides its names; measured 50 with coordinates of full precision.
-_CARD_BYTES: Final = 64
 _UNKNOWN: Final = "unknown"
 _PRIVATE_DOMAIN: Final = "cameras"
 # A wrong domain means that the payload calls itself something else than its topic does: a camera
@@ -39,78 +41,9 @@ _PRIVATE_DOMAIN: Final = "cameras"
 _NEVER_KEPT: Final = frozenset({reject.TOO_LARGE, reject.DOMAIN})
 
 
-class Arrival(NamedTuple):
-    """One MQTT message as it came.
-
-    Parameters
-    ----------
-    topic : str
-    payload : bytes
-    received_ns : int
-        UTC nanoseconds.
-    """
-
-    topic: str
-    payload: bytes
-    received_ns: int
-
-
-@dataclass(slots=True)
-class _Sensor:
-    """What is remembered of a topic: parsed once, used for every message."""
-
-    topic: MqttTopic
-    partition: int
-    keys: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Columns:
-    """The readings of one partition, growing."""
-
-    codes: dict[str, int] = field(default_factory=dict)
-    series: list[int] = field(default_factory=list)
-    time_ns: list[int] = field(default_factory=list)
-    value: list[float] = field(default_factory=list)
-    quality: list[int] = field(default_factory=list)
-    counts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
-    cards: dict[str, SensorCard] = field(default_factory=dict)
-    size: int = 0
-
-    def add(self, sensor: _Sensor, message: Decoded) -> None:
-        keys, codes = sensor.keys, self.codes
-        for quantity in message.quantities:
-            key = keys.get(quantity)
-            if key is None:
-                topic = sensor.topic
-                key = keys[quantity] = str(
-                    SeriesKey(topic.domain, topic.zone, topic.sensor, quantity)
-                )
-            if key not in codes:
-                codes[key] = len(codes)
-                self.size += len(key)
-            self.series.append(codes[key])
-        self.time_ns.extend([message.time_ns] * len(message.values))
-        self.value.extend(message.values)
-        self.quality.extend(message.qualities)
-        self.size += len(message.values) * _ROW_BYTES
-
-    def announce(self, card: SensorCard) -> None:
-        self.cards[card.sensor] = card
-        self.size += len(card.sensor) + len(card.domain) + len(card.zone) + _CARD_BYTES
-
-    def batch(self) -> ReadingBatch:
-        return ReadingBatch(
-            keys=list(self.codes),
-            series=np.array(self.series, np.int32),
-            time_ns=np.array(self.time_ns, np.int64),
-            value=np.array(self.value, np.float64),
-            quality=np.array(self.quality, np.uint8),
-        )
-
-
-class Assembler:
-    """Collects decoded messages by partition until `take` turns them into Kafka messages.
+@dataclass(frozen=True, slots=True)
+class AssemblyConfig:
+    """What decides how messages become records.
 
     Parameters
     ----------
@@ -122,109 +55,233 @@ class Assembler:
         Of both Kafka topics.
     max_payload_bytes : int
         A larger message is rejected unread.
+    acceptance : Acceptance
+    clock_ahead_ns, clock_behind_ns : int
+        A sensor's clock within these is right.
     """
 
-    def __init__(
-        self, namespace: str, bridge: str, partitions: int, max_payload_bytes: int
-    ) -> None:
-        self._namespace = namespace
-        self._bridge = bridge
-        self._partitions = partitions
-        self._max_payload_bytes = max_payload_bytes
-        self._sensors: dict[str, _Sensor] = {}
+    namespace: str
+    bridge: str
+    partitions: int
+    max_payload_bytes: int
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    clock_ahead_ns: int = 5 * 10**9
+    clock_behind_ns: int = 900 * 10**9
+
+
+class _Place(NamedTuple):
+    """Where readings of a channel go."""
+
+    partition: int
+    key: str
+
+
+@dataclass(slots=True)
+class _Source:
+    """What is remembered of a topic: parsed once, used for every message."""
+
+    topic: MqttTopic
+    partition: int
+    places: dict[Channel, _Place] = field(default_factory=dict)
+    # Sensors whose cards were told of late, and for which round of cards that holds.
+    told: set[str] = field(default_factory=set)
+    round: int = 0
+
+    def place(self, channel: Channel, partitions: int) -> _Place:
+        topic = self.topic
+        key = SeriesKey(topic.domain, topic.zone, channel.sensor, channel.quantity)
+        if len(self.places) >= _MAX_CHANNELS:
+            self.places.clear()
+        place = _Place(partition_of(channel.sensor, partitions), str(key))
+        self.places[channel] = place
+        return place
+
+
+class Assembler:
+    """Collects decoded messages by partition until `take` turns them into Kafka messages.
+
+    Parameters
+    ----------
+    config : AssemblyConfig
+    """
+
+    def __init__(self, config: AssemblyConfig) -> None:
+        self._config = config
+        self._sources: dict[str, _Source] = {}
         self._announced: dict[str, SensorCard] = {}
         self._announced_since_ns = 0
+        # A new one begins when cards have to be told or looked at again.
+        self._round = 0
+        self._clocks = ClockWatch(config.clock_ahead_ns, config.clock_behind_ns)
         # By partition and minute of arrival, so that a Kafka message counts in one minute.
-        self._columns: dict[tuple[int, int], _Columns] = defaultdict(_Columns)
+        self._columns: dict[tuple[int, int], Columns] = defaultdict(Columns)
         self._done: list[KafkaRecord] = []
         self.rows = 0
-        self.messages = self.readings = self.rejected = self.withheld = 0
+        self.messages = self.readings = self.rejected = self.refused = self.withheld = 0
 
-    def add(self, arrival: Arrival) -> None:
-        """Decode one message into the columns of its partition, or into a dead letter."""
+    def add(self, arrival: Arrival) -> Reject | None:
+        """Decode one message into the columns of its partitions, or into a dead letter.
+
+        Returns
+        -------
+        Reject or None
+            Why the whole message was not taken.
+        """
         self.messages += 1
-        sensor = self._sensor(arrival.topic)
-        if sensor is None:
-            self._reject(Reject(reject.TOPIC, "topic"), arrival, _UNKNOWN)
-            return
-        source = sensor.topic.domain
-        if len(arrival.payload) > self._max_payload_bytes:
-            self._reject(Reject(reject.TOO_LARGE, "$"), arrival, source)
-            return
-        message = decode(arrival.payload, sensor.topic, arrival.received_ns)
+        source = self._source(arrival.topic)
+        if source is None:
+            return self._reject(Reject(reject.TOPIC, "topic"), arrival, _UNKNOWN)
+        domain = source.topic.domain
+        if len(arrival.payload) > self._config.max_payload_bytes:
+            return self._reject(Reject(reject.TOO_LARGE, "$"), arrival, domain)
+        message = decode(
+            arrival.payload, source.topic, arrival.received_ns, self._config.acceptance
+        )
         if isinstance(message, Reject):
-            self._reject(message, arrival, source)
-            return
-        place = sensor.partition, arrival.received_ns // MINUTE_NS * 60
-        columns = self._columns[place]
-        columns.add(sensor, message)
-        counts = columns.counts[source]
-        counts[0] += 1
-        counts[1] += len(message.values)
-        counts[2] += message.withheld
-        self.rows += len(message.values)
-        self.readings += len(message.values)
-        self.withheld += message.withheld
-        self._announce(sensor.topic, message, columns, arrival.received_ns)
-        if columns.size >= MAX_RECORD_BYTES:
-            self._done.append(self._record(*place, self._columns.pop(place)))
+            return self._reject(message, arrival, domain)
+        minute = arrival.received_ns // MINUTE_NS * 60
+        home = source.partition, minute
+        self._count(message, self._columns[home].counts[domain])
+        for refused in message.refused:
+            self._refuse(refused.fault, refused.records, refused.payload, arrival, domain)
+        if arrival.received_ns - self._announced_since_ns > CARD_INTERVAL_NS:
+            self._announced.clear()
+            self._announced_since_ns = arrival.received_ns
+            self._round += 1
+        if message.channels:
+            self._watch(source, message, arrival.received_ns)
+            self._fill(source, message, arrival.received_ns, minute)
+        return None
 
     def take(self) -> list[KafkaRecord]:
         """Return everything added since the last call, as Kafka messages."""
         records = self._done
         records.extend(self._record(*place, columns) for place, columns in self._columns.items())
-        self._columns = defaultdict(_Columns)
+        self._columns = defaultdict(Columns)
         self._done = []
         self.rows = 0
         return records
 
-    def _record(self, partition: int, minute: int, columns: _Columns) -> KafkaRecord:
-        tallies = [
-            Tally(source, minute, messages=counts[0], readings=counts[1], withheld=counts[2])
-            for source, counts in columns.counts.items()
-        ]
-        provenance = Provenance(self._bridge, tallies, list(columns.cards.values()))
+    def _count(self, message: Message, counts: Counts) -> None:
+        totals, _, kinds = counts
+        totals["messages"] += 1
+        totals["passed"] += 1
+        if message.repeated:
+            totals["repeated"] += message.repeated
+        if message.withheld:
+            withheld = sum(message.withheld.values())
+            totals["withheld"] += withheld
+            kinds.update(message.withheld)
+            self.withheld += withheld
+        self.readings += len(message.channels)
+        self.rows += len(message.channels)
+
+    def _watch(self, source: _Source, message: Message, received_ns: int) -> None:
+        """Look at the clocks of the message's sensors, and announce who is new or changed."""
+        clocks = self._clocks
+        names = [channel[0] for channel in message.channels]
+        sensors = set(names)
+        least_ns = received_ns - max(message.time_ns)
+        clocks.arrived(source.topic.sensor, least_ns)
+        if clocks.is_plain(sensors, least_ns, received_ns - min(message.time_ns)):
+            if source.round != self._round or len(source.told) > _MAX_CHANNELS:
+                source.told.clear()
+                source.round = self._round
+            new = sensors - source.told
+            source.told |= new
+        else:
+            # The last reading of each: in what was collected over a while, the newest.
+            newest = dict(zip(names, message.time_ns, strict=True))
+            for sensor, time_ns in newest.items():
+                clocks.observe(sensor, received_ns - time_ns)
+            off = clocks.offset_s
+            message.doubtful.extend(index for index, name in enumerate(names) if name in off)
+            new = sensors
+        own = names[0] if len(sensors) == 1 else source.topic.sensor
+        if message.place is not None and own in sensors:
+            new = new | {own}
+        for sensor in new:
+            self._announce(source, sensor, message.place if sensor == own else None, received_ns)
+
+    def _fill(self, source: _Source, message: Message, received_ns: int, minute: int) -> None:
+        places, partitions = source.places, self._config.partitions
+        doubtful = set(message.doubtful)
+        partition, columns = -1, Columns()
+        rows = zip(message.channels, message.time_ns, message.value, strict=True)
+        for index, (channel, time_ns, value) in enumerate(rows):
+            place = places.get(channel) or source.place(channel, partitions)
+            if place.partition != partition or columns.size >= MAX_RECORD_BYTES:
+                partition = place.partition
+                columns = self._room(partition, minute)
+            code = columns.codes.get(place.key)
+            columns.series.append(columns.code(place.key) if code is None else code)
+            columns.time_ns.append(time_ns)
+            columns.value.append(value)
+            columns.received_ns.append(received_ns)
+            columns.size += ROW_BYTES
+            if doubtful and index in doubtful:
+                columns.doubtful.append(len(columns.series) - 1)
+
+    def _room(self, partition: int, minute: int) -> Columns:
+        """Return columns that are not full, closing those that are."""
+        place = partition, minute
+        if self._columns[place].size >= MAX_RECORD_BYTES:
+            self._done.append(self._record(*place, self._columns.pop(place)))
+        return self._columns[place]
+
+    def _record(self, partition: int, minute_s: int, columns: Columns) -> KafkaRecord:
+        config = self._config
+        provenance = Provenance(
+            config.bridge, columns.tallies(minute_s), list(columns.cards.values())
+        )
         return KafkaRecord(
-            topic=readings_topic(self._namespace),
+            topic=readings_topic(config.namespace),
             partition=partition,
-            value=encode(columns.batch()),
-            headers=provenance.headers(self._namespace),
+            value=encode(columns.batch(config.clock_ahead_ns)),
+            headers=provenance.headers(config.namespace),
         )
 
-    def _sensor(self, text: str) -> _Sensor | None:
-        sensor = self._sensors.get(text)
-        if sensor is None:
+    def _source(self, text: str) -> _Source | None:
+        source = self._sources.get(text)
+        if source is None:
             topic = parse_topic(text)
-            if topic is None or topic.namespace != self._namespace:
+            if topic is None or topic.namespace != self._config.namespace:
                 return None
             # Any other name would become a source of its own in the ledger, without end.
             if topic.domain not in DOMAINS:
                 return None
-            if len(self._sensors) >= _MAX_TOPICS:
-                self._sensors.clear()
-            sensor = _Sensor(topic, partition_of(topic.sensor, self._partitions))
-            self._sensors[text] = sensor
-        return sensor
+            if len(self._sources) >= _MAX_TOPICS:
+                self._sources.clear()
+            source = _Source(topic, partition_of(topic.sensor, self._config.partitions))
+            self._sources[text] = source
+        return source
 
-    def _announce(self, topic: MqttTopic, message: Decoded, columns: _Columns, now_ns: int) -> None:
-        if now_ns - self._announced_since_ns > CARD_INTERVAL_NS:
-            self._announced.clear()
-            self._announced_since_ns = now_ns
-        longitude, latitude = message.place or (None, None)
-        known = self._announced.get(topic.sensor)
+    def _announce(
+        self, source: _Source, sensor: str, place: tuple[float, float] | None, now_ns: int
+    ) -> None:
+        known = self._announced.get(sensor)
+        topic, offset_s = source.topic, self._clocks.offset_s.get(sensor)
         if (
             known is not None
             and (known.domain, known.zone) == (topic.domain, topic.zone)
-            and (message.place is None or (known.longitude, known.latitude) == message.place)
+            and (place is None or (known.longitude, known.latitude) == place)
+            and known.clock_offset_s == offset_s
         ):
             return
-        card = SensorCard(topic.sensor, topic.domain, topic.zone, longitude, latitude)
+        if place is None and known is not None:
+            place = _place_of(known)
+        longitude, latitude = place or (None, None)
+        card = SensorCard(sensor, topic.domain, topic.zone, longitude, latitude, offset_s)
         if len(self._announced) >= _MAX_TOPICS:
             self._announced.clear()
-        self._announced[topic.sensor] = card
-        columns.announce(card)
+            self._round += 1
+        if known is not None and (known.domain, known.zone) != (card.domain, card.zone):
+            self._round += 1  # another topic may think that the sensor is still there
+        self._announced[sensor] = card
+        partition = partition_of(sensor, self._config.partitions)
+        self._room(partition, now_ns // MINUTE_NS * 60).announce(card)
 
-    def _reject(self, fault: Reject, arrival: Arrival, source: str) -> None:
+    def _reject(self, fault: Reject, arrival: Arrival, source: str) -> Reject:
         self.rejected += 1
         # Whatever the topic says, the payload may be a camera's.
         keep = (
@@ -233,15 +290,59 @@ class Assembler:
             and len(arrival.payload) <= MAX_RECORD_BYTES
             and may_be_kept(arrival.payload)
         )
-        payload = arrival.payload if keep else None
-        letter = DeadLetter.of(fault, arrival.topic, payload, arrival.received_ns)
-        minute = arrival.received_ns // MINUTE_NS * 60
-        provenance = Provenance(self._bridge, [Tally(source, minute, messages=1, rejected=1)])
+        self._bury(
+            DeadLetter(
+                public_topic(arrival.topic),
+                fault.reason,
+                fault.place,
+                arrival.received_ns,
+                arrival.payload if keep else None,
+            ),
+            Tally(
+                source,
+                arrival.received_ns // MINUTE_NS * 60,
+                messages=1,
+                rejected=1,
+                reasons={fault.reason: 1},
+            ),
+        )
+        return fault
+
+    def _refuse(
+        self, fault: Reject, records: int, payload: bytes | None, arrival: Arrival, source: str
+    ) -> None:
+        self.refused += records
+        self._bury(
+            DeadLetter(
+                public_topic(arrival.topic),
+                fault.reason,
+                fault.place,
+                arrival.received_ns,
+                None if source == _PRIVATE_DOMAIN else payload,
+                records,
+            ),
+            Tally(
+                source,
+                arrival.received_ns // MINUTE_NS * 60,
+                refused=records,
+                reasons={fault.reason: records},
+            ),
+        )
+
+    def _bury(self, letter: DeadLetter, tally: Tally) -> None:
+        config = self._config
+        provenance = Provenance(config.bridge, [tally])
         self._done.append(
             KafkaRecord(
-                topic=dead_letters_topic(self._namespace),
-                partition=partition_of(arrival.topic, self._partitions),
-                value=payload or b"",
-                headers=[*provenance.headers(self._namespace), *letter.headers()],
+                topic=dead_letters_topic(config.namespace),
+                partition=partition_of(letter.mqtt_topic, config.partitions),
+                value=letter.payload or b"",
+                headers=[*provenance.headers(config.namespace), *letter.headers()],
             )
         )
+
+
+def _place_of(card: SensorCard) -> tuple[float, float] | None:
+    if card.longitude is None or card.latitude is None:
+        return None
+    return card.longitude, card.latitude

@@ -9,7 +9,7 @@ from typing import Final
 from aiokafka.errors import KafkaError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from ingest.assembly import Assembler
+from ingest.assembly import Assembler, AssemblyConfig
 from ingest.kafka import RecordSender, ensure_topics
 from ingest.mqtt import MqttConfig, Receipt, Subscriber
 
@@ -28,28 +28,28 @@ class BridgeConfig:
 
     Parameters
     ----------
-    namespace : str
+    assembly : AssemblyConfig
+        Its namespace and partitions are those of the Kafka topics.
     mqtt : MqttConfig
     bootstrap : str
         Kafka addresses.
-    partitions, replication_factor : int
+    replication_factor : int
         Of the Kafka topics, where they must be made.
     flush_interval_s : float
         Longest wait of a message before it goes to Kafka.
     max_batch_rows : int
         Readings after which a flush does not wait.
-    max_payload_bytes : int
-        A larger message is rejected unread.
+    idempotence : bool
+        Whether Kafka is asked to drop what is sent twice.
     """
 
-    namespace: str
+    assembly: AssemblyConfig
     mqtt: MqttConfig
     bootstrap: str
-    partitions: int
     replication_factor: int
     flush_interval_s: float
     max_batch_rows: int
-    max_payload_bytes: int
+    idempotence: bool = True
 
 
 async def run(config: BridgeConfig, stop: asyncio.Event) -> None:
@@ -57,14 +57,19 @@ async def run(config: BridgeConfig, stop: asyncio.Event) -> None:
 
     Kafka away: nothing is acknowledged, so the broker holds what comes, and sending goes on when
     it is back. MQTT away: paho connects again, and the persistent session delivers the rest.
+
+    Raises
+    ------
+    KafkaSetupError
+        If Kafka is not as the settings say; waiting would not mend it.
+    SubscriberError
+        If a file for TLS cannot be used, or the MQTT thread has ended.
     """
+    subscriber = Subscriber(config.mqtt)  # first: what its settings name must be there
     sender = await _connect_or_stop(config, stop)
     if sender is None:
         return
-    subscriber = Subscriber(config.mqtt)
-    assembler = Assembler(
-        config.namespace, config.mqtt.client_id, config.partitions, config.max_payload_bytes
-    )
+    assembler = Assembler(config.assembly)
     subscriber.start()
     reporter = asyncio.create_task(_report(assembler))
     try:
@@ -103,9 +108,12 @@ async def _connect(config: BridgeConfig) -> RecordSender:
     async for attempt in retrying:
         with attempt:
             await ensure_topics(
-                config.bootstrap, config.namespace, config.partitions, config.replication_factor
+                config.bootstrap,
+                config.assembly.namespace,
+                config.assembly.partitions,
+                config.replication_factor,
             )
-            sender = RecordSender(config.bootstrap)
+            sender = RecordSender(config.bootstrap, config.idempotence)
             try:
                 await sender.start()
             except BaseException:
@@ -144,6 +152,7 @@ async def _flush(
             await asyncio.wait({sending}, timeout=_STOP_GRACE_S)
         if not sending.done():
             sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
             return False
         sending.result()
     finally:
@@ -156,9 +165,10 @@ async def _report(assembler: Assembler) -> None:
     while True:
         await asyncio.sleep(_REPORT_INTERVAL_S)
         _LOG.info(
-            "bridge messages=%d readings=%d rejected=%d withheld=%d",
+            "bridge messages=%d readings=%d rejected=%d refused=%d withheld=%d",
             assembler.messages,
             assembler.readings,
             assembler.rejected,
+            assembler.refused,
             assembler.withheld,
         )

@@ -9,7 +9,6 @@ import msgspec
 from ingest import ledger
 from ingest.batch import SCHEMA_VERSION
 from ingest.ledger import SensorCard, Tally
-from ingest.reject import Reject
 
 SCHEMA_HEADER: Final = "schema"
 # A foreign producer may leave headers out, set them to null, or nest them without end.
@@ -98,6 +97,8 @@ class DeadLetter:
         Arrival, UTC nanoseconds.
     payload : bytes or None
         None where privacy forbids to keep it.
+    records : int
+        How many records of a message of which the rest was taken; 0 where it is a whole message.
     """
 
     mqtt_topic: str
@@ -105,13 +106,7 @@ class DeadLetter:
     place: str
     received_ns: int
     payload: bytes | None
-
-    @classmethod
-    def of(
-        cls, fault: Reject, mqtt_topic: str, payload: bytes | None, received_ns: int
-    ) -> "DeadLetter":
-        """Return the dead letter of a rejected message."""
-        return cls(mqtt_topic, fault.reason, fault.place, received_ns, payload)
+    records: int = 0
 
     def headers(self) -> Iterable[tuple[str, bytes]]:
         """Return the headers that go beside those of the provenance."""
@@ -121,6 +116,7 @@ class DeadLetter:
             ("place", self.place.encode(errors="replace")),
             ("received_ns", str(self.received_ns).encode()),
             ("kept", b"0" if self.payload is None else b"1"),
+            ("records", str(self.records).encode()),
         )
 
     @classmethod
@@ -139,6 +135,7 @@ class DeadLetter:
                 place=headers["place"].decode(),
                 received_ns=int(headers["received_ns"]),
                 payload=value if headers["kept"] == b"1" else None,
+                records=int(headers.get("records", b"0")),
             )
         except _DAMAGE as error:
             raise HeaderError(f"damaged dead letter: {error!r}") from error

@@ -13,18 +13,33 @@ _NAMESPACE = re.compile(NAMESPACE_PATTERN)
 # filter, a path or a series key could misread.
 _LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 
+# ONVIF Core, "MQTT": the payload prefix of events in JSON, between the device's own topic prefix
+# and the event's topic.
+ONVIF_LEVEL: Final = "onvif-ej"
+_MAX_EVENT: Final = 300
+
 
 class MqttTopic(NamedTuple):
-    """The parts of `city/<namespace>/<domain>/<zone>/<sensor>`."""
+    """The parts of `city/<namespace>/<domain>/<zone>/<sensor>`, and of what may follow.
+
+    Parameters
+    ----------
+    namespace, domain, zone, sensor : str
+    event : str
+        What a camera's event is about: the rest of an ONVIF topic (`.../onvif-ej/<event>`); empty
+        for everything else.
+    """
 
     namespace: str
     domain: str
     zone: str
     sensor: str
+    event: str = ""
 
     def __str__(self) -> str:
         """Return the topic as published."""
-        return f"city/{self.namespace}/{self.domain}/{self.zone}/{self.sensor}"
+        text = f"city/{self.namespace}/{self.domain}/{self.zone}/{self.sensor}"
+        return f"{text}/{ONVIF_LEVEL}/{self.event}" if self.event else text
 
 
 class SeriesKey(NamedTuple):
@@ -70,12 +85,16 @@ def is_level(text: str) -> bool:
 
 def parse_topic(text: str) -> MqttTopic | None:
     """Split an MQTT topic; None where it is not one of a city's sensors."""
-    parts = text.split("/")
+    levels, is_event, event = text.partition(f"/{ONVIF_LEVEL}/")
+    parts = levels.split("/")
     if len(parts) != 5 or parts[0] != "city":  # noqa: PLR2004 - the levels of MqttTopic
         return None
     if not is_namespace(parts[1]) or not all(map(is_level, parts[2:])):
         return None
-    return MqttTopic(*parts[1:])
+    if is_event and not 0 < len(event) <= _MAX_EVENT:
+        return None
+    _, namespace, domain, zone, sensor = parts
+    return MqttTopic(namespace, domain, zone, sensor, event)
 
 
 def mqtt_filter(namespace: str) -> str:

@@ -7,6 +7,7 @@ and the interpreter lock, which costs more than the packet.
 
 import logging
 import select
+import ssl
 import time
 from dataclasses import dataclass
 from threading import Event
@@ -31,6 +32,9 @@ _CONNECT_S: Final = 10.0
 OUTAGE_LIMIT_S: Final = 60.0
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_CAP_S: Final = 5.0
+# What ends a handshake when the line breaks or the broker goes; every other fault of TLS (another
+# authority, another name, no TLS at all) will be the same at the next attempt.
+_BROKEN_LINE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 # paho checks keepalive and the retry of what is in flight here; once a second is plenty.
 _MISC_S: Final = 1.0
 
@@ -49,12 +53,27 @@ class Address:
         The MQTT broker.
     username, password : str or None
         Where the broker asks for them.
+    tls : ssl.SSLContext or None
+        Whom to trust, and what certificate to show; None speaks in the clear. It must check the
+        host's name: where it does not, paho calls a function that Python 3.12 has no more.
     """
 
     host: str
     port: int
     username: str | None = None
     password: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
+class _ClosingSocket(ssl.SSLSocket):
+    """A socket that paho, which forgets it when the handshake fails, need not close then."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
 
 
 class FrontDoor:
@@ -82,6 +101,9 @@ class FrontDoor:
         self._client.max_inflight_messages_set(MAX_INFLIGHT)
         if address.username is not None:
             self._client.username_pw_set(address.username, address.password)
+        if address.tls is not None:
+            address.tls.sslsocket_class = _ClosingSocket
+            self._client.tls_set_context(address.tls)
         self._client.on_connect = self._on_connect
         self._client.on_publish = self._on_publish
         self._refusal: str | None = None
@@ -97,13 +119,17 @@ class FrontDoor:
         """Messages sent and not acknowledged yet."""
         return self.sent - self.acknowledged
 
+    @property
+    def _where(self) -> str:
+        return f"{self._address.host}:{self._address.port}"
+
     def open(self) -> None:
         """Connect, trying for `OUTAGE_LIMIT_S`.
 
         Raises
         ------
         FrontDoorError
-            If the broker refuses, or cannot be reached in time.
+            If the broker refuses, cannot be reached in time, or no TLS can be had with it.
         """
         self._connect_patiently(first=True)
 
@@ -156,15 +182,19 @@ class FrontDoor:
             retrying(self._connect, first=first)
         except OSError as error:
             if not self._stop.is_set():
-                where = f"{self._address.host}:{self._address.port}"
-                raise FrontDoorError(f"no MQTT broker at {where}: {error}") from error
+                raise FrontDoorError(f"no MQTT broker at {self._where}: {error}") from error
 
     def _connect(self, *, first: bool) -> None:
         self._connected, self._refusal = False, None
-        if first:
-            self._client.connect(self._address.host, self._address.port, _KEEPALIVE_S)
-        else:
-            self._client.reconnect()
+        try:
+            if first:
+                self._client.connect(self._address.host, self._address.port, _KEEPALIVE_S)
+            else:
+                self._client.reconnect()
+        except _BROKEN_LINE:
+            raise
+        except ssl.SSLError as error:
+            raise FrontDoorError(f"no TLS with the broker at {self._where}: {error}") from error
         deadline = time.monotonic() + _CONNECT_S
         while not self._connected:
             left = deadline - time.monotonic()
@@ -172,7 +202,9 @@ class FrontDoor:
             if self._refusal is not None:
                 raise FrontDoorError(f"the MQTT broker refuses: {self._refusal}")
             if not alive:
-                raise ConnectionError("no answer to CONNECT")
+                # With TLS 1.3 the broker looks at the certificate when our handshake is over.
+                hint = "; does it accept this certificate?" if self._address.tls else ""
+                raise ConnectionError(f"no answer to CONNECT{hint}")
 
     def _serve_once(self, timeout_s: float) -> bool:
         """Serve the socket; return False when the connection is gone."""
@@ -180,14 +212,18 @@ class FrontDoor:
         socket = client.socket()
         if socket is None:
             return False
+        # Packets that came in one TLS record with others are in no socket any more.
+        decrypted = isinstance(socket, ssl.SSLSocket) and socket.pending() > 0
         poll = select.poll()
         poll.register(socket, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
-        events = poll.poll(max(timeout_s, 0.0) * 1000.0)
+        events = poll.poll(0.0 if decrypted else max(timeout_s, 0.0) * 1000.0)
+        readable = decrypted
         for _, event in events:
             if event & select.POLLOUT:
                 client.loop_write()
-            if event & ~select.POLLOUT:
-                client.loop_read()
+            readable |= bool(event & ~select.POLLOUT)
+        if readable:
+            client.loop_read()
         if (now := time.monotonic()) >= self._misc_at:
             self._misc_at = now + _MISC_S
             client.loop_misc()

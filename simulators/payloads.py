@@ -1,8 +1,9 @@
-"""Readings as sensors send them: NGSI key-values entities in JSON.
+"""Readings as sensors send them: NGSI entities in JSON.
 
-Attribute names are those of the Smart Data Models, letter for letter. On request a share of the
-messages is broken in the ways real gateways break them, and some cameras send a field that must
-never be kept.
+Attribute names are those of the Smart Data Models, letter for letter. Every other instrument of
+the environment sends the normalised form of NGSI-LD, all others key-values. On request a share of
+the messages is broken in the ways real gateways break them, and some cameras send a field that
+must never be kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -135,8 +136,11 @@ class Composer:
         for place, (index, message) in enumerate(zip(who.tolist(), messages, strict=True)):
             if broken[place] < self._mischief.bad_share:
                 messages[place] = self._broken(index, message)
-            elif repeated[place] < self._mischief.duplicate_share:
-                repeats.append(message._replace(repeat=True))
+                continue
+            if self._sensors[index].domain == "environment" and index % 2:
+                messages[place] = message._replace(payload=normalised(message.payload))
+            if repeated[place] < self._mischief.duplicate_share:
+                repeats.append(messages[place]._replace(repeat=True))
         return messages + repeats
 
     def _sound(self, index: int, observed: str, row: list[float]) -> Message:
@@ -166,6 +170,20 @@ def entity_type(quantity: str) -> str:
     if quantity == "LAeq":
         return "NoiseLevelObserved"
     return _ENTITY_OF_DOMAIN[QUANTITIES[quantity].domain]
+
+
+def normalised(payload: bytes) -> bytes:
+    """Return a key-values entity in the normalised form of NGSI-LD."""
+    entity = msgspec.json.decode(payload)
+    found = {name: entity.pop(name) for name in ("id", "type")}
+    for name, value in entity.items():
+        if name == "location":
+            found[name] = {"type": "GeoProperty", "value": value}
+        elif name == "dateObserved":
+            found[name] = {"type": "Property", "value": {"@type": "DateTime", "@value": value}}
+        else:
+            found[name] = {"type": "Property", "value": value}
+    return _encode(found)
 
 
 def iso_times(time_ns: NDArray[np.int64]) -> list[str]:

@@ -3,6 +3,7 @@
 The counts are what an audit is held against: whatever arrives downstream must add up to them.
 """
 
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -210,6 +211,7 @@ def run_city(
     mischief: Mischief | None = None,
     username: str | None = None,
     password: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Published:
     """Publish a city with planned faults.
 
@@ -239,6 +241,8 @@ def run_city(
         Broken messages, exact repeats, forbidden fields.
     username, password : str, optional
         Where the broker asks for them.
+    tls : ssl.SSLContext, optional
+        Whom to trust, and what certificate to show; in the clear without.
 
     Raises
     ------
@@ -250,7 +254,7 @@ def run_city(
     if not 0.0 < rate <= MAX_RATE:
         raise ValueError(f"rate must be above 0 and at most {MAX_RATE:.0f}, got {rate}")
     period_s = len(city) / rate
-    door = FrontDoor(Address(host, port, username, password), stop)
+    door = FrontDoor(Address(host, port, username, password, tls), stop)
     door.open()
     try:
         start_ns = time.time_ns()

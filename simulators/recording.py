@@ -6,6 +6,7 @@ is compressed by the same factor: a five-minute recording at 300x reports once a
 """
 
 import csv
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -256,6 +257,7 @@ def replay(
     progress: Progress | None = None,
     username: str | None = None,
     password: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Published:
     """Publish recordings.
 
@@ -281,6 +283,8 @@ def replay(
     progress : callable, optional
         Called once a second with the counts so far.
     username, password : str, optional
+    tls : SSLContext, optional
+        None connects in the clear.
         Where the broker asks for them.
 
     Raises
@@ -297,7 +301,7 @@ def replay(
         raise ValueError(f"recordings must be of different sensors, at least one; got {names}")
     if anchor is None:
         anchor = "first" if time_lapse or speed == 1.0 else "last"
-    door = FrontDoor(Address(host, port, username, password), stop)
+    door = FrontDoor(Address(host, port, username, password, tls), stop)
     door.open()
     try:
         start = time.time_ns() if start_ns is None else start_ns

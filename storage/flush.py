@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ingest.ledger import Tally
 from ingest.records import DeadLetter
 from storage.pages import Page
 from storage.rows import Rows
@@ -43,12 +44,16 @@ class Tallied:
     """One line of the ledger, as the bridge counted it; the sink adds what became of it."""
 
     bridge: str
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """A dead letter, and the line of the ledger that counts it."""
+
+    bridge: str
     source: str
-    minute_s: int
-    messages: int
-    readings: int
-    rejected: int
-    withheld: int
+    letter: DeadLetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +98,8 @@ class Flush:
         `Rows.tally` indexes it.
     changes : sequence of Opened or Resolved
         In the order in which they happened.
-    letters : sequence of (str, DeadLetter)
-        Rejected messages, each with its bridge.
+    letters : sequence of Buried
+        What was rejected or refused.
     states : sequence of SavedState
     """
 
@@ -103,5 +108,5 @@ class Flush:
     suspects: Rows
     tallies: Sequence[Tallied] = ()
     changes: Sequence[Opened | Resolved] = ()
-    letters: Sequence[tuple[str, DeadLetter]] = ()
+    letters: Sequence[Buried] = ()
     states: Sequence[SavedState] = field(default=())

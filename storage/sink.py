@@ -10,6 +10,7 @@ One long module, because a third of it is SQL, and the code beside it cannot be 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ from psycopg.sql import SQL, Identifier
 from ingest.ledger import SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
-from storage.flush import Flush, Opened, Resolved, SavedState, Step
+from storage.flush import Buried, Flush, Opened, Resolved, SavedState, Step
 from storage.migrate import session_options
 from storage.pages import encode_page, outbox_channel
 from storage.rows import COLUMNS, Rows, copy_readings, copy_staged
@@ -92,14 +93,25 @@ _SAVE_STATE: Final = """
     SET log_id = excluded.log_id, next_offset = excluded.next_offset,
         version = excluded.version, state = excluded.state, saved_at = now()
 """
+# A clock that is told to be right is right; whoever was not told of it leaves it as it is.
 _SENSORS: Final = """
-    INSERT INTO sensor AS s (name, domain, zone, longitude, latitude)
-    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::float8[], %s::float8[])
+    INSERT INTO sensor AS s (name, domain, zone, longitude, latitude, clock_offset_s,
+                             clock_offset_at)
+    SELECT *, CASE WHEN c.clock_offset_s IS NOT NULL THEN now() END
+    FROM unnest(%(sensor)s::text[], %(domain)s::text[], %(zone)s::text[], %(longitude)s::float8[],
+                %(latitude)s::float8[], %(clock_offset_s)s::float8[])
+         AS c (name, domain, zone, longitude, latitude, clock_offset_s)
     ON CONFLICT (name) DO UPDATE
     SET domain = excluded.domain, zone = excluded.zone,
         longitude = coalesce(excluded.longitude, s.longitude),
-        latitude = coalesce(excluded.latitude, s.latitude)
+        latitude = coalesce(excluded.latitude, s.latitude),
+        clock_offset_s = CASE WHEN %(told)s THEN excluded.clock_offset_s
+                              ELSE s.clock_offset_s END,
+        clock_offset_at = CASE WHEN %(told)s
+                                AND excluded.clock_offset_s IS DISTINCT FROM s.clock_offset_s
+                               THEN now() ELSE s.clock_offset_at END
 """
+_CARD_COLUMNS: Final = ("sensor", "domain", "zone", "longitude", "latitude", "clock_offset_s")
 _SERIES: Final = """
     INSERT INTO series (sensor_id, quantity, unit)
     SELECT s.sensor_id, n.quantity, n.unit
@@ -108,7 +120,7 @@ _SERIES: Final = """
     ON CONFLICT (sensor_id, quantity) DO UPDATE SET unit = excluded.unit
 """
 _LOOK_UP: Final = """
-    SELECT q.series_id, s.name, s.domain, s.zone, s.longitude, s.latitude
+    SELECT q.series_id, s.name, s.domain, s.zone, s.longitude, s.latitude, s.clock_offset_s
     FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS n (name, quantity, position)
     LEFT JOIN (sensor s JOIN series q USING (sensor_id))
       ON s.name = n.name AND q.quantity = n.quantity
@@ -142,20 +154,36 @@ _TELL_RESOLVED: Final = """
     FROM outbox WHERE alert_id = %s AND event = 'firing'
     ON CONFLICT DO NOTHING
 """
-_LEDGER: Final = """
-    INSERT INTO ledger AS l (bridge, source, minute, messages, readings, rejected, withheld,
-                             stored, duplicates, late_conflicts)
-    VALUES (%s, %s, to_timestamp(%s), %s, %s, %s, %s, %s, %s, %s)
-    ON CONFLICT (bridge, source, minute) DO UPDATE
-    SET messages = l.messages + excluded.messages, readings = l.readings + excluded.readings,
-        rejected = l.rejected + excluded.rejected, withheld = l.withheld + excluded.withheld,
-        stored = l.stored + excluded.stored, duplicates = l.duplicates + excluded.duplicates,
-        late_conflicts = l.late_conflicts + excluded.late_conflicts
+_TALLIED: Final = (
+    "messages",
+    "readings",
+    "rejected",
+    "withheld",
+    "passed",
+    "repeated",
+    "refused",
+)
+_COUNTS: Final = (*_TALLIED, "stored", "duplicates", "late_conflicts")
+_LEDGER: Final = SQL(
+    "INSERT INTO ledger AS l (bridge, source, minute, {}) VALUES (%s, %s, to_timestamp(%s), {})"
+    " ON CONFLICT (bridge, source, minute) DO UPDATE SET {}"
+).format(
+    SQL(", ").join(map(Identifier, _COUNTS)),
+    SQL(", ").join([SQL("%s")] * len(_COUNTS)),
+    SQL(", ").join(SQL("{0} = l.{0} + excluded.{0}").format(Identifier(name)) for name in _COUNTS),
+)
+_KIND: Final = """
+    INSERT INTO ledger_kind AS k (bridge, source, minute, outcome, kind, count)
+    VALUES (%s, %s, to_timestamp(%s), %s, %s, %s)
+    ON CONFLICT (bridge, source, minute, outcome, kind) DO UPDATE
+    SET count = k.count + excluded.count
 """
 _LETTER: Final = """
-    INSERT INTO dead_letter (received_at, bridge, mqtt_topic, reason, place, payload)
-    VALUES (to_timestamp(%s::float8 / 1e9), %s, %s, %s, %s, %s)
+    INSERT INTO dead_letter (received_at, bridge, source, mqtt_topic, reason, place, payload,
+                             records)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 """
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class FencedError(Exception):
@@ -265,7 +293,9 @@ class Sink:
                 told = {card.sensor for card in cards}
                 untold = {key.sensor: key for key in missing if key.sensor not in told}
                 await _put_sensors(
-                    cursor, [SensorCard(k.sensor, k.domain, k.zone) for k in untold.values()]
+                    cursor,
+                    [SensorCard(k.sensor, k.domain, k.zone) for k in untold.values()],
+                    told=False,
                 )
                 await _put_series(cursor, missing)
                 found = await _look_up(cursor, keys)
@@ -367,14 +397,14 @@ async def _one(cursor: AsyncCursor[Any], query: Any, values: Sequence[Any]) -> A
     return await cursor.fetchone()
 
 
-async def _put_sensors(cursor: AsyncCursor[Any], cards: Sequence[SensorCard]) -> None:
+async def _put_sensors(
+    cursor: AsyncCursor[Any], cards: Sequence[SensorCard], *, told: bool = True
+) -> None:
     if cards:
         # Sorted, so that two workers never wait for each other's rows crosswise.
         rows = sorted(cards, key=lambda card: card.sensor)
-        columns = ("sensor", "domain", "zone", "longitude", "latitude")
-        await cursor.execute(
-            _SENSORS, [[getattr(card, column) for card in rows] for column in columns]
-        )
+        columns = {name: [getattr(card, name) for card in rows] for name in _CARD_COLUMNS}
+        await cursor.execute(_SENSORS, {**columns, "told": told})
 
 
 async def _put_series(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> None:
@@ -470,35 +500,33 @@ async def _resolve(cursor: AsyncCursor[Any], alert: Resolved) -> None:
 
 
 async def _ledger(cursor: AsyncCursor[Any], flush: Flush, counts: NDArray[np.int64]) -> None:
+    lines = []
+    kinds = []
     for tallied, outcome in zip(flush.tallies, counts.tolist(), strict=False):
-        await cursor.execute(
-            _LEDGER,
-            (
-                tallied.bridge,
-                tallied.source,
-                tallied.minute_s,
-                tallied.messages,
-                tallied.readings,
-                tallied.rejected,
-                tallied.withheld,
-                *outcome,
-            ),
-        )
+        tally = tallied.tally
+        key = (_storable(tallied.bridge), tally.source, tally.minute_s)
+        lines.append((*key, *(getattr(tally, name) for name in _TALLIED), *outcome))
+        kinds += [(*key, "rejected", kind, count) for kind, count in tally.reasons.items()]
+        kinds += [(*key, "withheld", kind, count) for kind, count in tally.kinds.items()]
+    # Sorted, so that two workers never wait for each other's lines crosswise; who has a line has
+    # its kinds, too.
+    if lines:
+        await cursor.executemany(_LEDGER, sorted(lines))
+    if kinds:
+        await cursor.executemany(_KIND, kinds)
 
 
 async def _letters(cursor: AsyncCursor[Any], flush: Flush) -> None:
     if flush.letters:
-        await cursor.executemany(
-            _LETTER,
-            [
-                (
-                    letter.received_ns,
-                    *map(_storable, (bridge, letter.mqtt_topic, letter.reason, letter.place)),
-                    letter.payload,
-                )
-                for bridge, letter in flush.letters
-            ],
-        )
+        await cursor.executemany(_LETTER, [_letter(buried) for buried in flush.letters])
+
+
+def _letter(buried: Buried) -> tuple[Any, ...]:
+    letter = buried.letter
+    texts = (buried.bridge, buried.source, letter.mqtt_topic, letter.reason, letter.place)
+    # Not by to_timestamp, whose float could round into the next minute of the ledger.
+    received_at = _EPOCH + timedelta(microseconds=letter.received_ns // 1_000)
+    return (received_at, *map(_storable, texts), letter.payload, letter.records)
 
 
 def _storable(text: str) -> str:

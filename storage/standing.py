@@ -17,7 +17,9 @@ _STANDING: Final = """
                  coalesce(sum(duplicates), 0)::bigint AS duplicates,
                  coalesce(sum(late_conflicts), 0)::bigint AS late_conflicts,
                  coalesce(sum(rejected), 0)::bigint AS rejected,
-                 coalesce(sum(withheld), 0)::bigint AS withheld
+                 coalesce(sum(withheld), 0)::bigint AS withheld,
+                 coalesce(sum(repeated), 0)::bigint AS repeated,
+                 coalesce(sum(refused), 0)::bigint AS refused
           FROM ledger) l,
          (SELECT count(*) AS alerts_opened,
                  count(*) FILTER (WHERE state <> 'resolved') AS alerts_open FROM alert) a,
@@ -40,6 +42,7 @@ class Standing:
     Parameters
     ----------
     messages, readings, stored, duplicates, late_conflicts, rejected, withheld : int
+    repeated, refused : int
         Sums of the ledger.
     alerts_opened, alerts_open : int
     pages_delivered, pages_pending : int
@@ -55,6 +58,8 @@ class Standing:
     late_conflicts: int
     rejected: int
     withheld: int
+    repeated: int
+    refused: int
     alerts_opened: int
     alerts_open: int
     pages_delivered: int

@@ -1,6 +1,7 @@
 """Messages of a partition to scored rows and alert changes: pure, but for the partition's state."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,17 +19,29 @@ from ingest.ledger import SensorCard, Tally
 from ingest.quantities import QUANTITIES
 from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey
-from storage.flush import Opened, Resolved, Tallied
+from storage.flush import Buried, Opened, Resolved, Tallied
 from storage.pages import Category, Page, Severity, sentence
 from storage.rows import Rows
 from streams.partition import Partition
 
-# What a worker keeps of a Kafka message it cannot read.
-_MAX_LETTER_BYTES: Final = 65_536
+# What a worker keeps of a Kafka message that nobody has counted. Of one that a bridge wrote it
+# keeps all, which Kafka bounds: after a fix its readings can be stored.
+_MAX_FOREIGN_BYTES: Final = 65_536
+_MAX_PLACE: Final = 200
 _ALERTS: Final = UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11")  # namespace of alert ids
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Of a message whose headers cannot be read: it may be another namespace's.
 NOBODY: Final = Provenance("unknown", [])
+_NOTHING: Final = Tally("unknown", 0)
+_COUNTS: Final = (
+    "messages",
+    "readings",
+    "rejected",
+    "withheld",
+    "passed",
+    "repeated",
+    "refused",
+)
 _SEVERITY: Final[dict[Category, Severity]] = {"city": "major", "sensor-health": "minor"}
 
 
@@ -47,27 +60,47 @@ class Message(NamedTuple):
     value: bytes
 
 
+class _Line(NamedTuple):
+    totals: Counter[str]
+    reasons: Counter[str]
+    kinds: Counter[str]
+
+
 @dataclass(slots=True)
 class Ledger:
     """The tallies of one flush, each (bridge, source, minute) once."""
 
-    tallies: list[Tallied] = field(default_factory=list)
+    _lines: list[_Line] = field(default_factory=list)
     _index: dict[tuple[str, str, int], int] = field(default_factory=dict)
+
+    @property
+    def tallies(self) -> list[Tallied]:
+        """What was added, a line for each index that `add` returned."""
+        return [
+            Tallied(
+                bridge,
+                Tally(
+                    source,
+                    minute_s,
+                    reasons=dict(line.reasons),
+                    kinds=dict(line.kinds),
+                    **line.totals,
+                ),
+            )
+            for (bridge, source, minute_s), line in zip(self._index, self._lines, strict=True)
+        ]
 
     def add(self, bridge: str, tally: Tally) -> int:
         """Add what a tally counts; return the index that rows refer to."""
         key = (bridge, tally.source, tally.minute_s)
-        index = self._index.setdefault(key, len(self.tallies))
-        if index == len(self.tallies):
-            self.tallies.append(Tallied(*key, 0, 0, 0, 0))
-        line = self.tallies[index]
-        self.tallies[index] = Tallied(
-            *key,
-            line.messages + tally.messages,
-            line.readings + tally.readings,
-            line.rejected + tally.rejected,
-            line.withheld + tally.withheld,
-        )
+        index = self._index.setdefault(key, len(self._lines))
+        if index == len(self._lines):
+            self._lines.append(_Line(Counter(), Counter(), Counter()))
+        line = self._lines[index]
+        for name in _COUNTS:
+            line.totals[name] += getattr(tally, name)
+        line.reasons.update(tally.reasons)
+        line.kinds.update(tally.kinds)
         return index
 
 
@@ -108,11 +141,11 @@ class Scored:
 
 def score(
     partition: Partition, messages: Sequence[Message], ledger: Ledger
-) -> tuple[Scored | None, list[tuple[str, DeadLetter]]]:
+) -> tuple[Scored | None, list[Buried]]:
     """Run the detectors over messages the partition has not seen, in log order.
 
     Messages whose rows are stored already (after a restart) pass through the detectors too, and
-    nothing of them is returned. A message that cannot be read becomes a dead letter.
+    nothing of them is returned. A message that cannot be read becomes dead letters.
 
     Parameters
     ----------
@@ -126,7 +159,7 @@ def score(
     batches: list[ReadingBatch] = []
     slots: list[NDArray[np.int32]] = []
     tallies: list[NDArray[np.int32]] = []
-    letters: list[tuple[str, DeadLetter]] = []
+    letters: list[Buried] = []
     replayed = 0
     for message in messages:
         is_replay = message.offset < partition.stored
@@ -136,7 +169,7 @@ def score(
             slot = partition.slots(batch.keys)[batch.series]
         except (BatchError, ValueError) as error:
             if not is_replay:
-                letters.append(_unreadable(message, ledger, error))
+                letters += _unreadable_batch(message, ledger, error)
             continue
         batches.append(batch)
         slots.append(slot)
@@ -193,28 +226,70 @@ def _batch(message: Message) -> ReadingBatch:
     return decode(message.value)
 
 
-def _unreadable(message: Message, ledger: Ledger, error: ValueError) -> tuple[str, DeadLetter]:
+def _unreadable_batch(message: Message, ledger: Ledger, error: ValueError) -> list[Buried]:
+    provenance = message.provenance
+    tallies = provenance.tallies or [_NOTHING]
+    place = f"offset {message.offset}: {error}"
+    letters = []
+    for index, tally in enumerate(tallies):
+        # Readings were passed on and cannot be stored: they count as refused. Where it cannot be
+        # said how many, the message itself is one.
+        lost = tally.readings or int(index == 0 and not any(one.readings for one in tallies))
+        if lost:
+            letters.append(_refused(provenance.bridge, tally, lost, place, message.value, ledger))
+        else:
+            ledger.add(provenance.bridge, tally)
+    return letters
+
+
+def unreadable_letter(
+    topic: str, message: Message, ledger: Ledger, error: ValueError | None
+) -> Buried:
+    """Count a message of the dead letters' topic that is none itself, and return what it becomes.
+
+    Parameters
+    ----------
+    topic : str
+        Of Kafka.
+    message : Message
+    ledger : Ledger
+    error : ValueError or None
+        What is wrong with it; None where it is its provenance.
+    """
     bridge = message.provenance.bridge
-    received_s = 0
-    for tally in message.provenance.tallies:
-        # Its readings were passed on and cannot be stored: they count as rejected.
-        moved = Tally(
-            tally.source,
-            tally.minute_s,
-            messages=tally.messages,
-            rejected=tally.rejected + tally.readings,
-            withheld=tally.withheld,
-        )
-        ledger.add(bridge, moved)
-        received_s = max(received_s, tally.minute_s)
+    tally, *others = message.provenance.tallies or [_NOTHING]
+    for other in others:
+        ledger.add(bridge, other)
+    place = f"{topic} offset {message.offset}: {error or 'not of a bridge of this namespace'}"
+    if not tally.rejected and not tally.refused:
+        return _refused(bridge, tally, 1, place, message.value, ledger)
+    ledger.add(bridge, tally)
+    return _unreadable(bridge, tally, tally.refused, place, message.value)
+
+
+def _refused(
+    bridge: str, tally: Tally, lost: int, place: str, value: bytes, ledger: Ledger
+) -> Buried:
+    """Count what a tally accounts for, but `lost` of its records as refused."""
+    reasons = Counter(tally.reasons)
+    reasons[reject.UNREADABLE_BATCH] += lost
+    refused = structs.replace(
+        tally, readings=0, refused=tally.refused + lost, reasons=dict(reasons)
+    )
+    ledger.add(bridge, refused)
+    return _unreadable(bridge, tally, lost, place, value)
+
+
+def _unreadable(bridge: str, tally: Tally, records: int, place: str, value: bytes) -> Buried:
     letter = DeadLetter(
         mqtt_topic="",
         reason=reject.UNREADABLE_BATCH,
-        place=f"offset {message.offset}: {error}"[:200],
-        received_ns=received_s * 10**9,
-        payload=message.value[:_MAX_LETTER_BYTES],
+        place=place[:_MAX_PLACE],
+        received_ns=tally.minute_s * 10**9,
+        payload=value[:_MAX_FOREIGN_BYTES] if tally is _NOTHING else value,
+        records=records,
     )
-    return bridge, letter
+    return Buried(bridge, tally.source, letter)
 
 
 def _tally(message: Message, batch: ReadingBatch, ledger: Ledger) -> NDArray[np.int32]:
@@ -305,6 +380,7 @@ def _page(
         upper=upper,
         score=_finite(verdicts.score[row]),
         quality=int(verdicts.quality[row]),
+        clock_offset_s=card.clock_offset_s if card else None,
     )
     return structs.replace(page, sentence=sentence(page))
 

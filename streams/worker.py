@@ -20,21 +20,22 @@ import psycopg
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from detectors import SuiteConfig
-from ingest import reject
 from ingest.ledger import SensorCard
 from ingest.records import DeadLetter, HeaderError, Provenance
 from ingest.topics import dead_letters_topic, readings_topic
-from storage.flush import Flush, SavedState, Step
+from storage.flush import Buried, Flush, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
 from streams.partition import STATE_VERSION, Partition
-from streams.scoring import NOBODY, Ledger, Message, Scored, changes, score
+from streams.scoring import NOBODY, Ledger, Message, Scored, changes, score, unreadable_letter
 
 _LOG = logging.getLogger(__name__)
 _BACKOFF_CAP_S: Final = 10.0
 # What the database gets when the worker must stop or let partitions go: less than the group's
 # session timeout of 6 s and than what supervisors wait before they kill (10 s).
 _GRACE_S: Final = 4.0
+_MAX_TIME_NS: Final = 253_402_300_800 * 10**9  # the year 10000
+_MAX_RECORDS: Final = 2**40
 # Sensors whose place is remembered for pages.
 _MAX_PLACES: Final = 500_000
 
@@ -311,7 +312,7 @@ class Worker:
     async def _prepare(self, *, save: bool) -> Flush:
         """Score what is queued and return it as one flush."""
         ledger = Ledger()
-        letters: list[tuple[str, DeadLetter]] = []
+        letters: list[Buried] = []
         steps: list[Step] = []
         scored: list[tuple[Partition, Scored]] = []
         budget = self._config.max_flush_rows
@@ -411,7 +412,7 @@ class Worker:
         number: int,
         taken: list[tuple[Delivery, Provenance]],
         ledger: Ledger,
-        letters: list[tuple[str, DeadLetter]],
+        letters: list[Buried],
     ) -> list[Step]:
         position = self._letter_positions.get(number)
         if position is None:
@@ -423,9 +424,7 @@ class Worker:
                 continue
             if delivery.offset > end:
                 await self._excuse_gap(self._letters, number, end, delivery.offset)
-            for tally in provenance.tallies:
-                ledger.add(provenance.bridge, tally)
-            letters.append((provenance.bridge, _letter(delivery)))
+            letters.append(_buried(delivery, provenance, ledger))
             end = delivery.offset + 1
         return [Step(self._letters, number, position, end)] if end > position else []
 
@@ -517,9 +516,24 @@ class Worker:
             self._letter_positions.pop(number, None)
 
 
+def _buried(delivery: Delivery, provenance: Provenance, ledger: Ledger) -> Buried:
+    fault: HeaderError | None = None
+    if provenance.tallies:
+        try:
+            letter = _letter(delivery)
+        except HeaderError as error:
+            fault = error
+        else:
+            for tally in provenance.tallies:
+                ledger.add(provenance.bridge, tally)
+            return Buried(provenance.bridge, provenance.tallies[0].source, letter)
+    message = Message(delivery.offset, provenance, delivery.value)
+    return unreadable_letter(delivery.topic, message, ledger, fault)
+
+
 def _letter(delivery: Delivery) -> DeadLetter:
-    try:
-        return DeadLetter.read(delivery.headers, delivery.value)
-    except HeaderError as error:
-        place = f"{delivery.topic} offset {delivery.offset}: {error}"[:200]
-        return DeadLetter("", reject.UNREADABLE_BATCH, place, 0, delivery.value)
+    letter = DeadLetter.read(delivery.headers, delivery.value)
+    # The database would refuse more, and take the worker down with it.
+    if not 0 <= letter.received_ns < _MAX_TIME_NS or not 0 <= letter.records <= _MAX_RECORDS:
+        raise HeaderError("damaged dead letter: a number is out of range")
+    return letter

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ COMMANDS = {
     "replay",
     "audit",
     "db",
+    "rejects",
     "status",
 }
 
@@ -85,7 +87,11 @@ def test_migrate_status_and_audit_of_an_empty_schema(
     assert "up to date" in run(app, ["db", "migrate"]).output
     assert '"stored": 0' in run(app, ["status", "--json"]).output
     audited = run(app, ["audit", "--json"])
-    assert (audited.exit_code, audited.output.strip()) == (0, '{"balanced": true, "lines": []}')
+    assert (audited.exit_code, json.loads(audited.output)) == (
+        0,
+        {"balanced": True, "faults": [], "lines": [], "storage": []},
+    )
+    assert run(app, ["audit"]).output.splitlines()[-1] == "balanced"
 
 
 def test_the_module_is_the_command_line() -> None:

@@ -59,8 +59,144 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
 def test_a_section_that_is_no_table_is_a_fault_not_a_crash(tmp_path: Path) -> None:
     file = write(tmp_path, "mqtt = 5\n")
 
-    with pytest.raises(SettingsError, match="mqtt: "):
+    with pytest.raises(SettingsError, match="mqtt: a section is expected"):
         read_settings(file, {"CITYWATCH_MQTT__PORT": "1883"})
+
+
+def faults(file: Path | None, environment: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(file, environment)
+    return str(caught.value).splitlines()
+
+
+def test_a_section_given_as_a_value_hides_no_other_fault(tmp_path: Path) -> None:
+    file = write(tmp_path, 'kafka = "no"\n[mqtt]\ncolour = "red"\n')
+    environment = {
+        "CITYWATCH_KAFKA__PARTITION": "4",
+        "CITYWATCH_KAFKA__PARTITIONS": "many",
+        "CITYWATCH_MQTT": "5",
+        "CITYWATCH_MQTT__PORT": "0",
+        "CITYWATCH_MQTT__PROT": "1883",
+    }
+
+    lines = faults(file, environment)
+
+    starts = [
+        "kafka: a section is expected",
+        "CITYWATCH_KAFKA__PARTITION: no such setting",
+        "CITYWATCH_MQTT: a section",
+        "CITYWATCH_MQTT__PROT: no such setting",
+        "mqtt.port: ",
+        "mqtt.colour: no such setting",
+        "kafka.partitions: ",
+    ]
+    assert len(lines) == len(starts), lines
+    assert all(any(line.startswith(start) for line in lines) for start in starts), lines
+
+
+def test_tls_needs_nothing_else() -> None:
+    mqtt = read_settings(None, {"CITYWATCH_MQTT__TLS": "true"}).mqtt
+    assert (mqtt.tls, mqtt.ca_file, mqtt.certificate_file, mqtt.key_file) == (True, *[None] * 3)
+
+
+def test_a_certificate_comes_with_its_key(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        '[mqtt]\ntls = true\nca_file = "ca"\ncertificate_file = "crt"\nkey_file = "key"\n',
+    )
+    mqtt = read_settings(file, {}).mqtt
+    assert (mqtt.ca_file, mqtt.certificate_file, mqtt.key_file) == (
+        Path("ca"),
+        Path("crt"),
+        Path("key"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            'tls = true\ncertificate_file = "crt"',
+            ["mqtt.key_file: missing: mqtt.certificate_file needs its key"],
+        ),
+        (
+            'tls = true\nkey_file = "key"',
+            ["mqtt.key_file: given without mqtt.certificate_file"],
+        ),
+        ('ca_file = "ca"', ["mqtt.ca_file: given, but mqtt.tls is false"]),
+        (
+            'ca_file = "ca"\ncertificate_file = "crt"\nkey_file = "key"',
+            [
+                "mqtt.ca_file: given, but mqtt.tls is false",
+                "mqtt.certificate_file: given, but mqtt.tls is false",
+                "mqtt.key_file: given, but mqtt.tls is false",
+            ],
+        ),
+        # One fault, not a second that is only its consequence.
+        ('certificate_file = "crt"', ["mqtt.certificate_file: given, but mqtt.tls is false"]),
+    ],
+)
+def test_files_for_tls_that_do_not_fit_are_named(
+    tmp_path: Path, given: str, expected: list[str]
+) -> None:
+    assert faults(write(tmp_path, f"[mqtt]\n{given}\n"), {}) == expected
+
+
+def test_files_for_tls_that_do_not_fit_are_named_beside_other_faults(tmp_path: Path) -> None:
+    file = write(tmp_path, '[mqtt]\nport = 0\ntls = true\ncertificate_file = "crt"\n')
+    lines = faults(file, {})
+    assert [line.partition(":")[0] for line in lines] == ["mqtt.port", "mqtt.key_file"]
+
+
+def test_gateways_are_a_list_in_the_file_and_have_commas_in_the_environment(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, '[bridge]\ngateways = ["urn:dev:mac:01", "gateway-north"]\n')
+    name = "CITYWATCH_BRIDGE__GATEWAYS"
+    assert read_settings(file, {}).bridge.gateways == ("urn:dev:mac:01", "gateway-north")
+    assert read_settings(file, {name: "a, b"}).bridge.gateways == ("a", "b")
+    assert read_settings(file, {name: ""}).bridge.gateways == ()
+
+
+@pytest.mark.parametrize("text", ["gateway/north", "a,", "gateway+", "#", "a,b c", '["a"]'])
+def test_a_gateway_is_one_level_of_a_topic(text: str) -> None:
+    lines = faults(None, {"CITYWATCH_BRIDGE__GATEWAYS": text})
+    assert all(line.startswith("bridge.gateways.") for line in lines), lines
+    assert "one level of an MQTT topic" in lines[0]
+
+
+def test_gateways_are_bounded() -> None:
+    many = ",".join(f"g{number}" for number in range(1001))
+    (line,) = faults(None, {"CITYWATCH_BRIDGE__GATEWAYS": many})
+    assert line.startswith("bridge.gateways: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "least", "most", "wrong"),
+    [
+        ("clock_ahead_s", 5.0, "0.001", "86400", ["0", "-1", "86401", "nan", "inf", "soon"]),
+        ("clock_behind_s", 900.0, "0.001", "86400", ["0", "-1", "86401", "nan", "inf"]),
+        ("max_age_days", 31, "1", "3650", ["0", "3651", "1.5", "month"]),
+    ],
+)
+def test_bounds_of_what_the_bridge_takes(
+    name: str, default: float, least: str, most: str, wrong: list[str]
+) -> None:
+    key = f"CITYWATCH_BRIDGE__{name.upper()}"
+    assert getattr(Settings().bridge, name) == default
+    for text in (least, most):
+        assert getattr(read_settings(None, {key: text}).bridge, name) == float(text)
+    for text in wrong:
+        (line,) = faults(None, {key: text})
+        assert line.startswith(f"bridge.{name}: "), (text, line)
+
+
+def test_idempotence_is_on_unless_it_is_switched_off() -> None:
+    name = "CITYWATCH_KAFKA__IDEMPOTENCE"
+    assert Settings().kafka.idempotence is True
+    assert read_settings(None, {name: "false"}).kafka.idempotence is False
+    (line,) = faults(None, {name: "sometimes"})
+    assert line.startswith("kafka.idempotence: ")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ import ingest.bridge
 from citywatch.embedded import Addresses
 from citywatch.embedded.kafka import Tansu
 from citywatch.embedded.mqtt import MqttService, find_mosquitto, make_mqtt
+from ingest.arrival import Arrival
+from ingest.assembly import AssemblyConfig
 from ingest.batch import decode
 from ingest.bridge import BridgeConfig
 from ingest.kafka import ensure_topics
@@ -192,14 +194,19 @@ def mqtt_config(port: int, namespace: str, **changes: Any) -> MqttConfig:
 def bridge_config(mqtt: MqttConfig, bootstrap: str, namespace: str) -> BridgeConfig:
     """Return a bridge of the test's own."""
     return BridgeConfig(
-        namespace=namespace,
+        assembly=AssemblyConfig(
+            namespace=namespace,
+            bridge=mqtt.client_id,
+            partitions=PARTITIONS,
+            max_payload_bytes=1_000,
+        ),
         mqtt=mqtt,
         bootstrap=bootstrap,
-        partitions=PARTITIONS,
         replication_factor=1,
         flush_interval_s=0.02,
         max_batch_rows=5_000,
-        max_payload_bytes=1_000,
+        # The embedded broker does not know of it.
+        idempotence=False,
     )
 
 
@@ -220,9 +227,9 @@ class Watched(Subscriber):
         self.acknowledged += len(receipts)
         super().acknowledge(receipts)
 
-    def _on_message(self, *arguments: Any) -> None:
-        super()._on_message(*arguments)
-        self.received += 1
+    def _arrived(self, burst: list[tuple[Arrival, Receipt]]) -> None:
+        super()._arrived(burst)
+        self.received += len(burst)
         self.longest = max(self.longest, self.waiting)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingest import assembly, reject
-from ingest.assembly import CARD_INTERVAL_NS, MAX_RECORD_BYTES, Arrival, Assembler
+from ingest.arrival import Arrival
+from ingest.assembly import CARD_INTERVAL_NS, MAX_RECORD_BYTES, Assembler, AssemblyConfig
 from ingest.batch import decode
 from ingest.ledger import MINUTE_NS, SensorCard
+from ingest.message import Acceptance
 from ingest.ngsi import ENTITIES
-from ingest.quality import FAIL, GOOD
+from ingest.quality import FAIL, GOOD, MISSING, SUSPECT
 from ingest.records import DeadLetter, KafkaRecord, Provenance
 from ingest.topics import SeriesKey, dead_letters_topic, partition_of, readings_topic
 from tests.ingest.strategies import ATTRIBUTES, JSON, NOW_NS, damaged, iso, payload
@@ -25,8 +28,14 @@ FLOW, NOISE, CROWD = "TrafficFlowObserved", "NoiseLevelObserved", "CrowdFlowObse
 READINGS, LETTERS = readings_topic("live"), dead_letters_topic("live")
 
 
-def assembler() -> Assembler:
-    return Assembler("live", "b1", PARTITIONS, MAX_PAYLOAD)
+CONFIG = AssemblyConfig("live", "b1", PARTITIONS, MAX_PAYLOAD)
+COUNTS = (
+    "messages", "readings", "rejected", "withheld", "passed", "repeated", "refused",
+)  # fmt: skip
+
+
+def assembler(**changes: Any) -> Assembler:
+    return Assembler(replace(CONFIG, **changes))
 
 
 def flow(
@@ -74,8 +83,39 @@ class Sent(NamedTuple):
     arrival: Arrival
     source: str
     readings: list[tuple[str, float]]
-    withheld: int
-    rejected: bool
+    kinds: dict[str, int] = {}  # noqa: RUF012 - never changed
+    reasons: dict[str, int] = {}  # noqa: RUF012
+    rejected: bool = False
+    repeated: int = 0
+
+    def counts(self) -> Counter[tuple[str, int, str]]:
+        """Return what the ledger must say of it."""
+        found = {
+            "messages": 1,
+            "readings": len(self.readings),
+            "rejected": int(self.rejected),
+            "withheld": sum(self.kinds.values()),
+            "passed": int(not self.rejected),
+            "repeated": self.repeated,
+            "refused": 0 if self.rejected else sum(self.reasons.values()),
+            **{f"because {reason}": count for reason, count in self.reasons.items()},
+            **{f"kind {kind}": count for kind, count in self.kinds.items()},
+        }
+        minute = self.arrival.received_ns // MINUTE_NS * 60
+        return Counter({(self.source, minute, name): count for name, count in found.items()})
+
+
+def told_by(account: Provenance) -> Counter[tuple[str, int, str]]:
+    """Return what the ledger says in the headers of a record."""
+    told: Counter[tuple[str, int, str]] = Counter()
+    for tally in account.tallies:
+        for name in COUNTS:
+            told[tally.source, tally.minute_s, name] += getattr(tally, name)
+        for reason, count in tally.reasons.items():
+            told[tally.source, tally.minute_s, f"because {reason}"] += count
+        for kind, count in tally.kinds.items():
+            told[tally.source, tally.minute_s, f"kind {kind}"] += count
+    return told
 
 
 SENSORS = [
@@ -97,23 +137,55 @@ def sendings(draw: st.DrawFn) -> Sent:
     sound = payload(kind, sensor, NOW_NS, **values, **extra)
     fault = draw(st.sampled_from(["", "", "", "json", "topic", "domain", "large", "type", "empty"]))
     broken = {
-        "json": (topic, sound[:-1], domain),
-        "topic": ("city/replay-x/traffic/centre/s1", sound, "unknown"),
-        "domain": (f"city/live/parking/centre/{sensor}", sound, "unknown"),
-        "large": (topic, sound + b" " * MAX_PAYLOAD, domain),
-        "type": (topic, b'{"type": 1}', domain),
-        "empty": (topic, b"", domain),
+        "json": (topic, sound[:-1], domain, reject.MALFORMED),
+        "topic": ("city/replay-x/traffic/centre/s1", sound, "unknown", reject.TOPIC),
+        "domain": (f"city/live/parking/centre/{sensor}", sound, "unknown", reject.TOPIC),
+        "large": (topic, sound + b" " * MAX_PAYLOAD, domain, reject.TOO_LARGE),
+        "type": (topic, b'{"type": 1}', domain, reject.TYPE),
+        "empty": (topic, b"", domain, reject.MALFORMED),
     }
     if fault:
-        topic, data, source = broken[fault]
-        return Sent(Arrival(topic, data, received), source, [], 0, rejected=True)
+        topic, data, source, reason = broken[fault]
+        return Sent(Arrival(topic, data, received), source, [], {}, {reason: 1}, rejected=True)
     readings = [(f"{domain}/centre/{sensor}/{name}", float(values[name])) for name in names]
-    withheld = len(extra) if domain == "cameras" else 0
-    return Sent(Arrival(topic, sound, received), domain, readings, withheld, rejected=False)
+    kinds = Counter({"faceId": "face", "note": "unknown"}[name] for name in extra)
+    if domain != "cameras":
+        del kinds["unknown"]
+    return Sent(Arrival(topic, sound, received), domain, readings, kinds)
+
+
+@st.composite
+def packs(draw: st.DrawFn) -> Sent:
+    """Draw a gateway's pack of many sensors, some of its records bad or said twice."""
+    parts = draw(st.lists(st.integers(0, 9), min_size=1, max_size=12))
+    readings, records, reasons, repeated = [], [], Counter[str](), 0
+    for number, part in enumerate(parts):
+        name = f"gw:s{part}/temperature"
+        kind = draw(st.sampled_from(["good", "good", "quantity", "unit", "again"]))
+        record = {"n": name, "v": part, "t": NOW_NS // 10**9 - number}
+        if kind == "quantity":
+            record["n"] = f"gw:s{part}/colour"
+            reasons[reject.QUANTITY] += 1
+        elif kind == "unit":
+            record["u"] = "dB"
+            reasons[reject.UNIT] += 1
+        else:
+            readings.append((f"environment/centre/gw:s{part}/temperature", float(part)))
+        records.append(record)
+        if kind == "again":
+            records.append(record)
+            repeated += 1
+    received = NOW_NS + draw(st.integers(0, 3 * MINUTE_NS))
+    arrival = Arrival("city/live/environment/centre/gw", json.dumps(records).encode(), received)
+    if readings:
+        return Sent(arrival, "environment", readings, {}, reasons, repeated=repeated)
+    # Nothing of it can be taken: rejected whole, by its first fault.
+    first = reject.UNIT if "u" in records[0] else reject.QUANTITY
+    return Sent(arrival, "environment", [], {}, {first: 1}, rejected=True)
 
 
 @given(
-    st.lists(st.tuples(sendings(), st.integers(1, 3), st.booleans()), max_size=40),
+    st.lists(st.tuples(sendings() | packs(), st.integers(1, 3), st.booleans()), max_size=40),
     st.sampled_from([400, MAX_RECORD_BYTES]),
 )
 @settings(deadline=None, max_examples=150)
@@ -129,15 +201,9 @@ def test_what_leaves_adds_up_to_what_came(
         for sent, times, flush in plan:
             for _ in range(times):
                 made.add(sent.arrival)
-            minute = sent.arrival.received_ns // MINUTE_NS * 60
-            for name, count in (
-                ("messages", 1),
-                ("readings", len(sent.readings)),
-                ("rejected", int(sent.rejected)),
-                ("withheld", sent.withheld),
-            ):
-                expected[sent.source, minute, name] += times * count
-            readings.update(dict.fromkeys(sent.readings, times))
+            for _ in range(times):
+                expected.update(sent.counts())
+                readings.update(sent.readings)
             if flush:
                 left += made.take()
                 assert made.rows == 0
@@ -151,11 +217,13 @@ def test_what_leaves_adds_up_to_what_came(
         assert account.bridge == "b1"
         assert len({tally.minute_s for tally in account.tallies}) == 1
         assert len({tally.source for tally in account.tallies}) == len(account.tallies)
-        for tally in account.tallies:
-            for name in ("messages", "readings", "rejected", "withheld"):
-                told[tally.source, tally.minute_s, name] += getattr(tally, name)
+        told.update(told_by(account))
         if record.topic == LETTERS:
-            assert [tally.rejected for tally in account.tallies] == [1]
+            (tally,) = account.tallies
+            assert tally.reasons == {letter(record).reason: tally.rejected + tally.refused}
+            assert (tally.rejected, tally.refused) == (
+                (0, letter(record).records) if letter(record).records else (1, 0)
+            )
             assert record.partition == partition_of(letter(record).mqtt_topic, PARTITIONS)
             continue
         assert record.topic == READINGS
@@ -167,7 +235,6 @@ def test_what_leaves_adds_up_to_what_came(
         named = [SeriesKey.parse(key).sensor for key in batch.keys]
         named += [card.sensor for card in account.cards]
         assert {partition_of(sensor, PARTITIONS) for sensor in named} <= {record.partition}
-        assert set(batch.time_ns.tolist()) <= {NOW_NS}
         assert set(batch.quality.tolist()) <= {GOOD, FAIL}
         stored.update(
             (batch.keys[code], value)
@@ -176,7 +243,7 @@ def test_what_leaves_adds_up_to_what_came(
     assert +told == +expected
     assert stored == readings
     totals = {name: sum(n for key, n in told.items() if key[2] == name) for *_, name in told}
-    for name in ("messages", "readings", "rejected", "withheld"):
+    for name in ("messages", "readings", "rejected", "refused", "withheld"):
         assert getattr(made, name) == totals.get(name, 0)
 
 
@@ -216,7 +283,7 @@ def test_rows_say_how_much_waits() -> None:
 
 def test_no_record_outgrows_what_kafka_takes() -> None:
     # Names as long as they may be: the most bytes a reading can need.
-    made = Assembler("live", "b1", 1, MAX_PAYLOAD)
+    made = assembler(partitions=1)
     values = dict.fromkeys(ENTITIES["AirQualityObserved"].quantities, 0.5)
     for number in range(2_000):
         sensor = f"{number:0100}"
@@ -233,8 +300,8 @@ def test_no_record_outgrows_what_kafka_takes() -> None:
 
 
 def test_a_payload_too_large_for_kafka_is_not_kept() -> None:
-    made = Assembler("live", "b1", 1, max_payload_bytes=10**7)
-    bad = flawed(dateObserved="late")
+    made = assembler(partitions=1, max_payload_bytes=10**7)
+    bad = flawed(dateObserved="2026")
     for size in (MAX_RECORD_BYTES, MAX_RECORD_BYTES + 1):
         made.add(bad._replace(payload=bad.payload.ljust(size)))
     kept = [letter(record).payload for record in made.take()]
@@ -247,9 +314,11 @@ def test_a_payload_too_large_for_kafka_is_not_kept() -> None:
 @pytest.mark.parametrize(
     ("arrival", "reason", "place", "kept"),
     [
-        (flawed(dateObserved="late"), reject.TIME, "$.dateObserved", True),
-        (flawed(intensity="many"), reject.VALUE, "$.intensity", True),
-        (flawed(dateObserved="late", location=None), reject.TIME, "$.dateObserved", True),
+        (flawed(dateObserved="2026-13-01"), reject.TIME, "$.dateObserved", True),
+        (flawed(intensity="4,2"), reject.VALUE, "$.intensity", True),
+        (flawed(dateObserved="2026", location=None), reject.TIME, "$.dateObserved", True),
+        (flawed(dateObserved="late"), reject.TIME, "$.dateObserved", False),
+        (flawed(intensity="many"), reject.VALUE, "$.intensity", False),
         (flawed(dateObserved="late", faces=[1]), reject.TIME, "$.dateObserved", False),
         (flawed(dateObserved="late", note="A face"), reject.TIME, "$.dateObserved", False),
         (flawed(intensity={"plate": "X"}), reject.VALUE, "$.intensity", False),
@@ -279,8 +348,9 @@ def test_a_dead_letter_tells_what_was_wrong(
     arrival: Arrival, reason: str, place: str, kept: bool
 ) -> None:
     (record,) = records(arrival)
+    topic = {"\ufffd": "?"}.get(arrival.topic, arrival.topic)
     assert letter(record) == DeadLetter(
-        arrival.topic, reason, place, arrival.received_ns, arrival.payload if kept else None
+        topic, reason, place, arrival.received_ns, arrival.payload if kept else None
     )
     assert record.value == (arrival.payload if kept else b"")
 
@@ -295,7 +365,7 @@ def test_memory_of_topics_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = assembler()
     for number in range(100):
         made.add(flow(f"s{number}"))
-        assert len(made._sensors) <= 10
+        assert len(made._sources) <= 10
         assert len(made._announced) <= 10
     assert sum(len(decode(record.value)) for record in made.take()) == 100
 
@@ -367,6 +437,138 @@ def test_within_one_record_the_last_card_stands() -> None:
 
 def test_a_rejected_message_announces_nobody() -> None:
     assert cards(records(flow(intensity="x", location=None))) == []
+
+
+# --- Packs of gateways ----------------------------------------------------------------------------
+
+
+def pack(*rows: dict[str, Any], gateway: str = "gw", at_ns: int = NOW_NS) -> Arrival:
+    rows_at = [{"t": NOW_NS // 10**9, **row} for row in rows]
+    topic = f"city/live/environment/centre/{gateway}"
+    return Arrival(topic, json.dumps(rows_at).encode(), at_ns)
+
+
+def test_readings_of_a_pack_go_to_their_own_partitions() -> None:
+    names = [f"gw:s{number}" for number in range(20)]
+    found = records(pack(*({"n": f"{name}/pm10", "v": 1.0} for name in names)))
+    batches = {record.partition: decode(record.value) for record in found}
+    assert len(batches) == PARTITIONS
+    for partition, batch in batches.items():
+        sensors = {SeriesKey.parse(key).sensor for key in batch.keys}
+        assert {partition_of(sensor, PARTITIONS) for sensor in sensors} <= {partition}
+    assert sum(len(batch) for batch in batches.values()) == 20
+    assert {card.sensor for card in cards(found)} == set(names)
+    # The message counts once, whatever it was divided into.
+    tallies = [tally for record in found for tally in provenance(record).tallies]
+    assert [sum(getattr(t, name) for t in tallies) for name in ("messages", "passed")] == [1, 1]
+
+
+def test_a_pack_larger_than_a_record_is_divided() -> None:
+    made = assembler(partitions=1, max_payload_bytes=10**7)
+    rows = ({"n": f"gw:{number:090}/pm10", "v": 1.0} for number in range(10_000))
+    made.add(pack(*rows))
+    found = made.take()
+    assert len(found) > 1
+    for record in found:
+        assert len(record.value) + sum(len(value) for _, value in record.headers) < 2**20
+        account = provenance(record)
+        assert sum(tally.readings for tally in account.tallies) == len(decode(record.value))
+    assert sum(len(decode(record.value)) for record in found) == 10_000
+
+
+def test_a_gateway_speaks_for_the_sensors_of_its_zone_when_it_is_listed() -> None:
+    row = {"n": "mast-1/pm10", "v": 1.0}
+    (record,) = records(pack(row))
+    assert letter(record).reason == reject.IDENTITY
+    made = assembler(acceptance=Acceptance(frozenset({"gw"})))
+    made.add(pack(row))
+    made.add(pack(row, gateway="other"))
+    (refused, *taken) = made.take()
+    assert letter(refused).reason == reject.IDENTITY
+    keys = [key for record in taken for key in decode(record.value).keys]
+    assert keys == ["environment/centre/mast-1/pm10"]
+
+
+def test_refused_records_are_kept_alone_and_can_be_taken_later() -> None:
+    good, bad = {"n": "gw:a/pm10", "v": 1.0}, {"n": "mast-1/pm10", "v": 2.0}
+    refused, taken = records(pack(good, bad, bad | {"v": 3.0, "n": "mast-2/pm10"}))
+    assert len(decode(taken.value)) == 1
+    found = letter(refused)
+    assert (found.reason, found.records) == (reject.IDENTITY, 2)
+    assert found.payload is not None
+    made = assembler(acceptance=Acceptance(frozenset({"gw"})))
+    made.add(Arrival(found.mqtt_topic, found.payload, found.received_ns))
+    values = sorted(v for record in made.take() for v in decode(record.value).value.tolist())
+    assert values == [2.0, 3.0]
+
+
+# --- Quality --------------------------------------------------------------------------------------
+
+SECOND = 10**9
+
+
+def quality(*arrivals: Arrival) -> list[int]:
+    return [flag for record in records(*arrivals) for flag in decode(record.value).quality.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("arrival", "flag"),
+    [
+        (flow(), GOOD),
+        (flow(at_ns=NOW_NS + 86_400 * SECOND), GOOD),
+        (flow(at_ns=NOW_NS + 86_401 * SECOND), SUSPECT),
+        (flow(at_ns=NOW_NS - 5 * SECOND), GOOD),
+        (flow(at_ns=NOW_NS - 6 * SECOND), SUSPECT),
+        (flow(intensity=-1), FAIL),
+        (flow(intensity=-1, at_ns=NOW_NS + 86_401 * SECOND), FAIL),
+    ],
+)
+def test_flag_of_a_message(arrival: Arrival, flag: int) -> None:
+    assert quality(arrival) == [flag]
+
+
+def test_not_a_number_is_missing_and_infinity_fails() -> None:
+    data = payload(FLOW, "s1", intensity="X", occupancy="Y")
+    for x, y in ((b"NaN", b"-Infinity"), (b"NaN", b"1e999")):
+        message = data.replace(b'"X"', x).replace(b'"Y"', y)
+        assert quality(Arrival("city/live/traffic/z/s1", message, NOW_NS)) == [MISSING, FAIL]
+
+
+def test_a_value_that_its_own_message_contradicts_is_suspect() -> None:
+    twice = pack({"n": "gw/pm10", "v": 1.0}, {"n": "gw/pm10", "v": 2.0}, {"n": "gw/no2", "v": 1})
+    (record,) = records(twice)
+    batch = decode(record.value)
+    assert batch.value.tolist() == [1.0, 1.0]
+    assert batch.quality.tolist() == [SUSPECT, GOOD]
+
+
+def test_a_clock_that_is_off_is_announced_and_its_readings_are_suspect() -> None:
+    made = assembler()
+    late = [NOW_NS + (3600 + number) * SECOND for number in range(5)]
+    for at_ns in late:
+        made.add(flow(at_ns=at_ns))
+    found = made.take()
+    batch = [flag for record in found for flag in decode(record.value).quality.tolist()]
+    assert batch == [GOOD] * 4 + [SUSPECT]
+    assert [card.clock_offset_s for card in cards(found)] == [-3600.0]
+    for number in range(5):
+        made.add(flow(at_ns=NOW_NS + number))
+    found = made.take()
+    assert [flag for record in found for flag in decode(record.value).quality.tolist()] == [
+        *[SUSPECT] * 4,
+        GOOD,
+    ]
+    assert [card.clock_offset_s for card in cards(found)] == [None]
+
+
+def test_a_state_is_true_however_late_it_is_told() -> None:
+    event = json.dumps(
+        {"UtcTime": iso(NOW_NS), "Source": {"Source": "1"}, "Data": {"State": False}}
+    ).encode()
+    topic = "city/live/cameras/z/c1/onvif-ej/VideoSource/ImageTooDark/AnalyticsService"
+    assert quality(Arrival(topic, event, NOW_NS + 5 * 86_400 * SECOND)) == [GOOD]
+    dark = event.replace(b"false", b"true")
+    assert quality(Arrival(topic, dark, NOW_NS)) == [FAIL]
 
 
 # --- Privacy --------------------------------------------------------------------------------------
@@ -447,7 +649,7 @@ def test_a_camera_on_another_topic_leaves_nothing(data: bytes) -> None:
 
 
 def test_the_canary_would_be_found() -> None:
-    (record,) = records(flawed(dateObserved=CANARY))
-    assert CANARY.encode() in record.value
+    (record,) = records(flawed(intensity=str(NUMBER)))
+    assert str(NUMBER).encode() in record.value
     (record,) = records(camera(peopleCount=1, faceId=CANARY))
     assert provenance(record).tallies[0].withheld == 1

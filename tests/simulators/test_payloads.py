@@ -5,12 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ingest.ngsi import Decoded, decode
+from ingest.decode import decode
+from ingest.message import Message as Taken
 from ingest.quantities import QUANTITIES
 from ingest.reject import Reject
 from ingest.topics import parse_topic
 from simulators.city import City
 from simulators.payloads import BREAKAGES, Composer, Message, Mischief, entity_type, iso_times
+from tests.simulators.entities import plain
 
 NOW_NS = 1_772_400_000_123_456_000
 ATTRIBUTES = {
@@ -47,7 +49,7 @@ def test_entities_carry_the_exact_attribute_names_and_nothing_else() -> None:
     who, times = np.arange(100), np.full(100, NOW_NS)
     values = twin.observe(who, times)
     for sensor, row, message in zip(city.sensors, values, compose(city), strict=True):
-        entity = json.loads(message.payload)
+        entity = plain(message.payload)
         described = {
             "id": f"urn:ngsi-ld:{sensor.entity}:{sensor.name}",
             "type": sensor.entity,
@@ -64,19 +66,24 @@ def test_entities_carry_the_exact_attribute_names_and_nothing_else() -> None:
 
 def test_numbers_are_written_as_instruments_print_them() -> None:
     for message in compose(City(200)):
-        entity = json.loads(message.payload, parse_float=str, parse_int=str)
+        entity = plain(message.payload, parse_float=str, parse_int=str)
         assert "." not in entity.get("intensity", entity.get("peopleCount", ""))
         for name in ("LAeq", "pm25", "averageVehicleSpeed"):
             assert re.fullmatch(r"\d+\.\d", entity.get(name, "0.0"))
 
 
+def test_both_forms_of_an_entity_are_sent() -> None:
+    forms = Counter(b'"Property"' in message.payload for message in compose(City(200)))
+    assert min(forms[True], forms[False]) > 20
+
+
 def test_ingest_accepts_every_sound_message_with_all_its_readings() -> None:
     for message in compose(City(200), Mischief(privacy_probe=True)):
         decoded = decode(message.payload, parse_topic(message.topic), NOW_NS)
-        assert isinstance(decoded, Decoded)
-        assert len(decoded.values) == message.readings
-        assert decoded.time_ns == NOW_NS
-        assert decoded.withheld == message.withheld
+        assert isinstance(decoded, Taken)
+        assert len(decoded.value) == message.readings
+        assert set(decoded.time_ns) == {NOW_NS}
+        assert sum(decoded.withheld.values()) == message.withheld
 
 
 def test_every_way_of_breaking_is_used_and_ingest_rejects_them_all() -> None:

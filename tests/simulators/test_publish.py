@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
+import trustme
 from paho.mqtt.enums import CallbackAPIVersion
 
 from citywatch.embedded import Addresses
@@ -21,13 +23,19 @@ from ingest.topics import mqtt_filter
 from simulators import front_door
 from simulators.city import City
 from simulators.faults import Injector, read_labels
-from simulators.front_door import FrontDoorError
+from simulators.front_door import Address, FrontDoor, FrontDoorError
 from simulators.payloads import Composer, Mischief
 from simulators.publish import CATCH_UP_S, CitySource, Published, run_city
 from simulators.recording import read_recording, replay
+from tests.deploy.shipped_broker import SECRETS, Broker, Client, server_files, trusting
+from tests.simulators.entities import plain
 
 pytestmark = pytest.mark.integration
 PATIENCE_S = 20.0
+# Packets of MQTT v5, as a broker sends them.
+CONNACK = b"\x20\x03\x00\x00\x00"
+PUBACK = b"\x40\x02\x00\x01"
+SHUTTING_DOWN = b"\xe0\x02\x8b\x00"
 Heard = tuple[str, bytes]
 
 
@@ -108,8 +116,8 @@ def test_counts_add_up_with_mischief(
     sound = 0
     for _topic, payload in set(listener.messages):
         try:
-            entity = json.loads(payload)
-        except json.JSONDecodeError:
+            entity = plain(payload)
+        except (json.JSONDecodeError, AttributeError):  # truncated, or no object
             continue
         if isinstance(entity, dict) and entity.get("dateObserved", "y")[0] != "y":
             sound += 1
@@ -124,7 +132,7 @@ def test_rate_is_kept_and_event_time_is_publishing_time(
     assert published.messages == 3000
     assert 2.9 < took_s < 4.5
     assert listener.wait_for(lambda heard: len(heard) >= 3000)
-    texts = [json.loads(payload)["dateObserved"] for _, payload in listener.messages]
+    texts = [plain(payload)["dateObserved"] for _, payload in listener.messages]
     times = np.array([text.removesuffix("Z") for text in texts], dtype="datetime64[us]")
     times = times.astype(np.int64) * 1000
     assert times.min() >= published.started_ns - 1_000
@@ -139,7 +147,7 @@ def test_series_never_go_back_in_time(
     assert listener.wait_for(lambda heard: len(heard) >= 2000)
     last = {}
     for topic, payload in listener.messages:
-        observed = json.loads(payload)["dateObserved"]
+        observed = plain(payload)["dateObserved"]
         assert last.get(topic, "") < observed
         last[topic] = observed
 
@@ -165,7 +173,7 @@ def test_labels_are_written_and_faults_reach_the_wire(
     begin, end = (
         str(np.datetime64(moment // 1000, "us")) for moment in (fault.start_ns, fault.end_ns)
     )
-    entities = [json.loads(load) for topic, load in listener.messages if fault.sensor in topic]
+    entities = [plain(load) for topic, load in listener.messages if fault.sensor in topic]
     inside = [one[fault.quantity] for one in entities if begin <= one["dateObserved"] < end]
     assert len(inside) >= 20
     assert len(set(inside)) == 1
@@ -307,7 +315,7 @@ def test_a_clock_set_back_does_not_send_series_back() -> None:
     before = source.take(0.395, 2 * 10**18, 100)
     after = source.take(0.795, 10**18, 100)
     assert len(before) == len(after) == 40
-    observed = [json.loads(one.payload)["dateObserved"] for one in (*before, *after)]
+    observed = [plain(one.payload)["dateObserved"] for one in (*before, *after)]
     assert len(set(observed[:40])) == 1
     assert observed[40] > observed[0]
 
@@ -331,10 +339,138 @@ def test_replay_arrives_in_order_at_its_pace(
     assert (published.messages, published.readings) == (40, 40)
     assert 1.9 < (published.ended_ns - published.started_ns) / 1e9 < 6.0
     assert listener.wait_for(lambda heard: len(heard) >= 40)
-    entities = [json.loads(payload) for _, payload in listener.messages]
+    entities = [plain(payload) for _, payload in listener.messages]
     assert [entity["LAeq"] for entity in entities] == [60 + n for n in range(40)]
     times = np.array(
         [entity["dateObserved"].removesuffix("Z") for entity in entities], dtype="datetime64[us]"
     )
     assert (np.diff(times).astype(int) == 50_000).all()
     assert listener.messages[0][0] == f"city/{namespace}/environment/twin-cities/mine-1"
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def shipped(pytestconfig: pytest.Config, tmp_path: Path, authority: trustme.CA) -> Iterator[Broker]:
+    """Return the shipped Mosquitto with TLS, and one more user: a simulator that speaks for all."""
+    broker = Broker(pytestconfig.rootpath, tmp_path, server_files(authority, tmp_path))
+    with broker.acl.open("a", encoding="utf-8") as acl:
+        acl.write("\nuser simulator\ntopic write city/live/#\n")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def simulate(port: int, **options: Any) -> Published:
+    given = {
+        "host": "127.0.0.1",
+        "port": port,
+        "namespace": "live",
+        "city": City(50),
+        "rate": 500.0,
+        "duration_s": 1.0,
+        "seed": 1,
+        "fault_count": 0,
+        "labels_file": None,
+        "stop": Event(),
+    }
+    return run_city(**given | options)
+
+
+@pytest.mark.parametrize("shown", ["certificate", "password"])
+def test_every_message_published_over_tls_arrives(
+    shipped: Broker, authority: trustme.CA, shown: str
+) -> None:
+    tls = trusting(authority)
+    if shown == "certificate":
+        authority.issue_cert(common_name="simulator").configure_cert(tls)
+        port, user = shipped.certificate_port, {}
+    else:
+        port = shipped.password_port
+        user = {"username": "simulator", "password": SECRETS["simulator"]}
+    bridge = Client(shipped.port, "bridge")
+    try:
+        bridge.subscribe("city/live/#")
+        published = simulate(port, tls=tls, **user)
+        assert (published.messages, published.unacknowledged, published.refused) == (500, 0, 0)
+        assert len(set(bridge.take(500))) == 500
+        assert bridge.received.empty()
+    finally:
+        bridge.close()
+
+
+def test_what_the_broker_does_not_allow_is_counted_over_tls(
+    shipped: Broker, authority: trustme.CA
+) -> None:
+    tls = trusting(authority)
+    authority.issue_cert(common_name="loop-0042").configure_cert(tls)
+    published = simulate(shipped.certificate_port, rate=20.0, tls=tls)
+    assert published.messages == published.refused == 20
+
+
+def test_a_broker_of_another_authority_is_an_error_at_once(shipped: Broker) -> None:
+    began = time.monotonic()
+    with pytest.raises(FrontDoorError, match=r"no TLS with the broker at 127.*certificate verify"):
+        simulate(shipped.password_port, tls=trusting(trustme.CA()))
+    assert time.monotonic() - began < front_door.OUTAGE_LIMIT_S / 4
+
+
+def test_a_listener_that_answers_in_the_clear_is_an_error_at_once(authority: trustme.CA) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer_in_the_clear, args=(server,))
+        thread.start()
+        with pytest.raises(FrontDoorError, match="no TLS with the broker"):
+            simulate(server.getsockname()[1], tls=trusting(authority))
+        thread.join(PATIENCE_S)
+
+
+def answer_in_the_clear(server: socket.socket) -> None:
+    end, _ = server.accept()
+    with end:
+        end.recv(4096)
+        end.sendall(CONNACK)
+
+
+def test_a_certificate_that_is_not_accepted_is_told_after_a_bounded_time(
+    shipped: Broker, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_door, "OUTAGE_LIMIT_S", 0.3)
+    with pytest.raises(FrontDoorError, match="does it accept this certificate"):
+        simulate(shipped.certificate_port, tls=trusting(authority))
+
+
+def serve_one(server: socket.socket, context: ssl.SSLContext, done: Event) -> None:
+    """Answer one CONNECT, and one PUBLISH with two packets that share a TLS record."""
+    plain, _ = server.accept()
+    with context.wrap_socket(plain, server_side=True) as end:
+        end.recv(4096)
+        end.sendall(CONNACK)
+        end.recv(4096)
+        end.sendall(PUBACK + SHUTTING_DOWN)
+        done.wait(PATIENCE_S)
+
+
+def test_what_came_in_one_tls_record_is_not_left_lying(authority: trustme.CA) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    done = Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve_one, args=(server, context, done))
+        thread.start()
+        address = Address("127.0.0.1", server.getsockname()[1], tls=trusting(authority))
+        door = FrontDoor(address, Event())
+        try:
+            door.open()
+            door.send("city/live/traffic/north/loop-0042", b"1")
+            began = time.monotonic()
+            while door._serve_once(PATIENCE_S):
+                pass
+            assert time.monotonic() - began < PATIENCE_S / 4
+            assert door.acknowledged == 1
+        finally:
+            done.set()
+            door.close()
+            thread.join(PATIENCE_S)

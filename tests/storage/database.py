@@ -14,7 +14,7 @@ CONTENTS = {
                encode(float4send(r.band), 'hex')
         FROM reading r LEFT JOIN series q USING (series_id) LEFT JOIN sensor s USING (sensor_id)
     """,
-    "sensor": "SELECT name, domain, zone, longitude, latitude FROM sensor",
+    "sensor": "SELECT name, domain, zone, longitude, latitude, clock_offset_s FROM sensor",
     "series": "SELECT s.name, q.quantity, q.unit FROM series q JOIN sensor s USING (sensor_id)",
     "alert": """
         SELECT a.alert_id::text, s.name, q.quantity, a.category, a.kind, a.severity, a.state,
@@ -28,17 +28,30 @@ CONTENTS = {
         SELECT topic, partition, log_id, next_offset, version, md5(state) FROM detector_state
     """,
     "ledger": """
-        SELECT bridge, source, minute, messages, readings, rejected, withheld, stored, duplicates,
-               late_conflicts FROM ledger
+        SELECT bridge, source, minute, messages, passed, rejected, readings, stored, duplicates,
+               late_conflicts, repeated, refused, withheld FROM ledger
     """,
+    "ledger_kind": "SELECT bridge, source, minute, outcome, kind, count FROM ledger_kind",
     "dead_letter": """
-        SELECT received_at, bridge, mqtt_topic, reason, place, encode(payload, 'hex')
+        SELECT received_at, bridge, source, mqtt_topic, reason, place, encode(payload, 'hex'),
+               records, replayed_at
         FROM dead_letter
     """,
 }
+# Written apart from the audit, which it is to be compared with.
 UNBALANCED = """
-    SELECT bridge, source, minute, readings, stored, duplicates, late_conflicts FROM ledger
-    WHERE readings <> stored + duplicates + late_conflicts
+    SELECT * FROM ledger l WHERE messages <> passed + rejected
+        OR readings <> stored + duplicates + late_conflicts
+        OR rejected + refused <> (SELECT coalesce(sum(count), 0) FROM ledger_kind k
+            WHERE (k.bridge, k.source, k.minute, outcome)
+                = (l.bridge, l.source, l.minute, 'rejected'))
+        OR withheld <> (SELECT coalesce(sum(count), 0) FROM ledger_kind k
+            WHERE (k.bridge, k.source, k.minute, outcome)
+                = (l.bridge, l.source, l.minute, 'withheld'))
+        OR (rejected, refused) <> (SELECT count(*) FILTER (WHERE records = 0),
+                                          coalesce(sum(records), 0) FROM dead_letter d
+            WHERE (d.bridge, d.source, date_trunc('minute', d.received_at))
+                = (l.bridge, l.source, l.minute))
 """
 
 

@@ -7,13 +7,15 @@ from uuid import UUID, uuid5
 
 import numpy as np
 
+from ingest.ledger import Tally
 from ingest.records import DeadLetter
-from storage.flush import Flush, Opened, Resolved, SavedState, Step, Tallied
+from storage.flush import Buried, Flush, Opened, Resolved, SavedState, Step, Tallied
 from storage.pages import Page
 from storage.rows import Rows
 
 TOPIC = "live.readings"
 START_S = 1_700_000_000
+MINUTE_S = START_S // 60 * 60
 NONE = Rows.concatenate([])
 
 Reading = tuple[int, int, float] | tuple[int, int, float, int]
@@ -36,8 +38,18 @@ def rows(*readings: Reading) -> Rows:
     )
 
 
-def tallied(readings: int, *, source: str = "traffic", minute_s: int = START_S) -> Tallied:
-    return Tallied("bridge-1", source, minute_s, readings, readings, 0, 0)
+def tallied(
+    readings: int = 0, *, source: str = "traffic", minute_s: int = MINUTE_S, **more: Any
+) -> Tallied:
+    """Return a line of as many messages as readings."""
+    counts: dict[str, Any] = {"messages": readings, "passed": readings} | more
+    return Tallied("bridge-1", Tally(source, minute_s, readings=readings, **counts))
+
+
+def rejected(reason: str = "malformed-json", **fields: Any) -> dict[str, Any]:
+    """Return what a flush has of one message that was rejected."""
+    tally = tallied(messages=1, passed=0, rejected=1, reasons={reason: 1})
+    return {"tallies": [tally], "letters": [letter(reason, **fields)]}
 
 
 def flush(
@@ -99,7 +111,7 @@ def _page(series_id: int, since: int, until: int | None, category: Any) -> Page:
     )
 
 
-def letter(reason: str = "malformed-json", **fields: Any) -> tuple[str, DeadLetter]:
+def letter(reason: str = "malformed-json", *, source: str = "traffic", **fields: Any) -> Buried:
     known: dict[str, Any] = {
         "mqtt_topic": "city/live/traffic/harbour/s",
         "reason": reason,
@@ -107,17 +119,28 @@ def letter(reason: str = "malformed-json", **fields: Any) -> tuple[str, DeadLett
         "received_ns": START_S * 10**9,
         "payload": b"{",
     }
-    return "bridge-1", DeadLetter(**known | fields)
+    return Buried("bridge-1", source, DeadLetter(**known | fields))
 
 
 def everything(next_offset: int = 1, expected: int = 0) -> Flush:
     """Return a flush that writes to every table."""
+    line = tallied(
+        2,
+        messages=3,
+        rejected=1,
+        withheld=2,
+        repeated=1,
+        refused=4,
+        reasons={"malformed-json": 1, "bad-time": 4},
+        kinds={"plate": 2},
+    )
     return flush(
         (expected, next_offset),
         rows((1, next_offset, 1.0)),
         rows((1, next_offset - 50, 2.0)),
+        tallies=[line],
         changes=[opened(1, next_offset), resolved(1, next_offset, next_offset + 1)],
-        letters=[letter()],
+        letters=[letter(), letter("bad-time", records=4)],
         states=[state(next_offset)],
     )
 

@@ -1,5 +1,6 @@
 """Migrations in schemas side by side, and what they make of a database without TimescaleDB."""
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -12,14 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
+from yoyo import read_migrations
 from yoyo.connections import parse_uri
+from yoyo.migrations import MigrationList
 
+from storage.audit import Audit, StorageLine, audit
 from storage.migrate import _uri, migrate, session_options
 from tests.storage.database import CONTENTS, Database
 
 pytestmark = pytest.mark.integration
 
 FIRST = "0001.first-schema"
+SECOND = "0002.ledger-by-reason"
 # What PostgreSQL's own time_bucket counts from: a Monday.
 ORIGIN = datetime(2000, 1, 3, tzinfo=UTC)
 
@@ -92,6 +97,102 @@ def test_a_connection_string_survives_the_way_into_yoyo() -> None:
     assert (parsed.hostname, parsed.port, parsed.database) == ("db.example", 6543, "city/watch")
     assert (parsed.username, parsed.password) == ("o'neill@site", "p@ss/wo:rd?&%25 x")
     assert parsed.args == {"sslmode": "require", "options": session_options("replay_x")}
+
+
+# From the first schema on, with data in place
+
+MINUTE = "2026-11-23 07:14:00+00"
+FIRST_DATA = f"""
+    INSERT INTO sensor (name, domain, zone) VALUES ('s', 'traffic', 'z');
+    INSERT INTO series (sensor_id, quantity, unit) VALUES (1, 'intensity', '1');
+    INSERT INTO reading SELECT 1, TIMESTAMPTZ '{MINUTE}' + n * interval '1 s', n, 1, 0, 0, 0
+        FROM generate_series(1, 7) n;
+    -- Three of the ten stored were removed. Of the six that count as rejected, one is a message,
+    -- and five are the readings of two Kafka messages that could not be read.
+    INSERT INTO ledger (bridge, source, minute, messages, readings, rejected, withheld, stored,
+                        duplicates, late_conflicts)
+    VALUES ('bridge-1', 'traffic', '{MINUTE}', 20, 12, 6, 0, 10, 1, 1),
+           ('bridge-1', 'cameras', '{MINUTE}', 5, 0, 2, 9, 0, 0, 0),
+           ('bridge-1', 'unknown', '{MINUTE}', 1, 0, 1, 0, 0, 0, 0);
+    INSERT INTO dead_letter (received_at, bridge, mqtt_topic, reason, place, payload)
+    SELECT TIMESTAMPTZ '{MINUTE}' + at * interval '1 s', 'bridge-1', topic, reason, 'where', NULL
+    FROM (VALUES (12, 'city/live/traffic/z/s', 'malformed-json'),
+                 (59, 'city/live/cameras/z/c', 'unknown-type'),
+                 (3, 'city/live/cameras/z/c', 'too-large'),
+                 (4, 'city/elsewhere', 'topic'),
+                 (0, '', 'unreadable-batch'),
+                 (0, '', 'unreadable-batch')) AS d (at, topic, reason);
+    INSERT INTO dead_letter (received_at, bridge, mqtt_topic, reason, place, payload)
+    VALUES (to_timestamp(0), 'unknown', '', 'unreadable-batch', 'offset 3', 'rubbish'),
+           (to_timestamp(0), 'unknown', '', 'unreadable-batch', 'offset 4', 'rubbish');
+"""  # noqa: S608 - a constant of this module
+
+
+@pytest.fixture
+def first(dsn: str, empty: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """Return a database as the first version left it."""
+    with monkeypatch.context() as patch:
+
+        def only_first(folder: str) -> MigrationList:
+            found = read_migrations(folder)
+            return found.filter(lambda migration: migration.id == FIRST)
+
+        patch.setattr("storage.migrate.read_migrations", only_first)
+        assert migrate(dsn, empty) == [FIRST]
+    with Database(dsn, empty) as database:
+        database.connection.execute(FIRST_DATA)
+        yield database
+
+
+def audited(database: Database) -> Audit:
+    async def run() -> Audit:
+        async with await psycopg.AsyncConnection.connect(
+            database.dsn, options=session_options(database.schema), autocommit=True
+        ) as connection:
+            return await audit(connection, None, None)
+
+    return asyncio.run(run())
+
+
+def test_what_the_first_schema_held_balances_in_the_second(first: Database) -> None:
+    assert migrate(first.dsn, first.schema)[0] == SECOND
+    found = audited(first)
+    assert found.faults == []
+    assert first.unbalanced() == []
+    assert found.storage == [StorageLine("traffic", stored=10, expired=3, rows=7)]
+    lines = [
+        (line.source, line.messages, line.passed, line.rejected, line.refused, line.reasons)
+        for line in found.lines
+    ]
+    assert lines == [
+        ("unknown", 0, 0, 0, 2, {"unreadable-batch": 2}),
+        ("cameras", 5, 3, 2, 0, {"too-large": 1, "unknown-type": 1}),
+        ("traffic", 20, 19, 1, 5, {"unreadable-batch": 5, "malformed-json": 1}),
+        ("unknown", 1, 0, 1, 0, {"topic": 1}),
+    ]
+    assert [line.kinds for line in found.lines] == [{}, {"unrecorded": 9}, {}, {}]
+    # Nothing is lost of what was there.
+    assert first.one("SELECT count(*) FROM dead_letter WHERE place = 'where'") == 6
+    assert first.one("SELECT count(*) FROM dead_letter WHERE payload = 'rubbish'") == 2
+    assert first.one("SELECT count(*) FROM reading") == 7
+
+
+def test_letters_that_were_missing_before_are_still_missed(first: Database) -> None:
+    first.connection.execute("DELETE FROM dead_letter WHERE reason = 'too-large'")
+    first.connection.execute("DELETE FROM dead_letter WHERE mqtt_topic = ''")
+    migrate(first.dsn, first.schema)
+    assert [fault.partition(", from")[0] for fault in audited(first).faults] == [
+        "cameras 2026-11-23T07:00 bridge-1: reasons missing: 1",
+        "cameras 2026-11-23T07:00 bridge-1: dead letters missing: 1",
+        "traffic 2026-11-23T07:00 bridge-1: reasons missing: 5",
+        "traffic 2026-11-23T07:00 bridge-1: dead letters missing: 5",
+    ]
+
+
+def test_rows_that_go_after_the_migration_are_missed(first: Database) -> None:
+    migrate(first.dsn, first.schema)
+    first.connection.execute("DELETE FROM reading WHERE value = 2")
+    assert audited(first).faults == ["traffic in storage: rows missing from storage: 1"]
 
 
 WIDTHS = st.sampled_from(

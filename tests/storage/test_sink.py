@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from ingest.ledger import SensorCard
 from ingest.topics import SeriesKey
-from storage.flush import Flush, SavedState, Step
+from storage.flush import Flush, SavedState, Step, Tallied
 from storage.pages import decode_page, outbox_channel
 from storage.sink import FencedError, Outcome, Resumption, Sink
 from tests.storage.database import Database
 from tests.storage.flushes import (
+    MINUTE_S,
     NONE,
+    START_S,
     TOPIC,
     alert_id,
     everything,
@@ -27,6 +29,7 @@ from tests.storage.flushes import (
     letter,
     moment,
     opened,
+    rejected,
     resolved,
     rows,
     state,
@@ -166,15 +169,60 @@ def test_any_rows_are_classified_as_one_by_one(
 
 
 def test_lines_of_the_ledger_add_up_over_flushes(database: Database, with_sinks: Use) -> None:
+    def line(minute_s: int = MINUTE_S) -> Tallied:
+        return tallied(
+            1,
+            minute_s=minute_s,
+            messages=3,
+            passed=1,
+            rejected=2,
+            withheld=3,
+            repeated=4,
+            refused=5,
+            reasons={"bad-time": 6, "unknown-unit": 1},
+            kinds={"plate": 3},
+        )
+
     async def work(sink: Sink) -> None:
-        line = replace(tallied(1), rejected=2, withheld=3)
-        await sink.write(flush((0, 1), rows((1, 0, 1.0)), tallies=[line]))
-        await sink.write(flush((1, 2), rows((1, 1, 1.0)), tallies=[line]))
-        await sink.write(flush((2, 3), rows((1, 2, 1.0)), tallies=[replace(line, minute_s=0)]))
+        await sink.write(flush((0, 1), rows((1, 0, 1.0)), tallies=[line()]))
+        await sink.write(flush((1, 2), rows((1, 1, 1.0)), tallies=[line()]))
+        await sink.write(flush((2, 3), rows((1, 2, 1.0)), tallies=[line(0)]))
 
     with_sinks(work)
-    query = "SELECT messages, readings, rejected, withheld, stored FROM ledger ORDER BY minute"
-    assert database.all(query) == [(1, 1, 2, 3, 1), (2, 2, 4, 6, 2)]
+    query = """
+        SELECT messages, passed, rejected, withheld, repeated, refused, readings, stored
+        FROM ledger ORDER BY minute
+    """
+    assert database.all(query) == [(3, 1, 2, 3, 4, 5, 1, 1), (6, 2, 4, 6, 8, 10, 2, 2)]
+    query = "SELECT outcome, kind, count FROM ledger_kind ORDER BY minute, kind"
+    assert database.all(query) == [
+        ("rejected", "bad-time", 6),
+        ("withheld", "plate", 3),
+        ("rejected", "unknown-unit", 1),
+        ("rejected", "bad-time", 12),
+        ("withheld", "plate", 6),
+        ("rejected", "unknown-unit", 2),
+    ]
+
+
+def test_two_that_count_the_same_lines_crosswise_wait_for_each_other(
+    database: Database, with_sinks: Use
+) -> None:
+    """In one order for all: a deadlock would fail one of them."""
+    lines = [tallied(minute_s=MINUTE_S + 60 * n, kinds={"plate": 1}) for n in range(300)]
+
+    async def work(*sinks: Sink) -> None:
+        flushes = [
+            flush((0, 1), partition=1, tallies=lines),
+            flush((0, 1), partition=2, tallies=lines[::-1]),
+        ]
+        for sink, partition in zip(sinks, (1, 2), strict=True):
+            await sink.resume(TOPIC, partition)
+        pairs = zip(sinks, flushes, strict=True)
+        await asyncio.gather(*(sink.write(one) for sink, one in pairs))
+
+    with_sinks(work, LOG, LOG)
+    assert database.all("SELECT DISTINCT count FROM ledger_kind") == [(2,)]
 
 
 # The fence
@@ -362,6 +410,37 @@ def test_a_card_without_a_place_leaves_the_known_one(with_sinks: Use) -> None:
     assert with_sinks(work) == [SensorCard("sensor-1", "traffic", "airport", 9.5, 53.5)]
 
 
+def test_a_clock_is_as_off_as_was_told_last(database: Database, with_sinks: Use) -> None:
+    query = "SELECT clock_offset_s, clock_offset_at FROM sensor WHERE name = 'sensor-1'"
+    found = []
+
+    async def work(sink: Sink) -> list[SensorCard]:
+        for offset in (None, 37.0, 37.0, -5.0, None):
+            card = SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5, offset)
+            await sink.register([], [card])
+            found.extend(database.all(query))
+        return []
+
+    with_sinks(work)
+    offsets, times = zip(*found, strict=True)
+    assert offsets == (None, 37.0, 37.0, -5.0, None)
+    assert times[0] is None
+    # When it changed, not when it was told again.
+    assert times[1] == times[2] < times[3] < times[4]
+
+
+def test_a_new_quantity_says_nothing_of_a_clock(with_sinks: Use) -> None:
+    card = SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5, 37.0)
+
+    async def work(sink: Sink) -> list[SensorCard]:
+        await sink.register([], [card])
+        other = SeriesKey("traffic", "harbour", "sensor-1", "occupancy")
+        _, known = await sink.register([other], [])
+        return known
+
+    assert with_sinks(work) == [card]
+
+
 # Alerts
 
 
@@ -512,19 +591,40 @@ def test_staged_rows_of_a_failed_flush_are_gone(database: Database, with_sinks: 
 def test_dead_letters_are_kept_as_they_came(database: Database, with_sinks: Use) -> None:
     letters = [
         letter(payload=b"\x00\xff"),
-        letter("private", payload=None),
+        letter("private", source="cameras", payload=None, records=7),
         letter("topic", mqtt_topic="city/live/\x00/zone", place="a\x00b"),
     ]
     with_sinks(lambda sink: sink.write(flush(letters=letters, tallies=[])))
     found = database.all(
-        "SELECT received_at, reason, mqtt_topic, place, payload FROM dead_letter ORDER BY 2"
+        "SELECT received_at, source, reason, mqtt_topic, place, payload, records, replayed_at"
+        " FROM dead_letter ORDER BY reason"
     )
     topic = "city/live/traffic/harbour/s"
     assert found == [
-        (moment(0), "malformed-json", topic, "$", b"\x00\xff"),
-        (moment(0), "private", topic, "$", None),
-        (moment(0), "topic", "city/live/\ufffd/zone", "a\ufffdb", b"{"),
+        (moment(0), "traffic", "malformed-json", topic, "$", b"\x00\xff", 0, None),
+        (moment(0), "cameras", "private", topic, "$", None, 7, None),
+        (moment(0), "traffic", "topic", "city/live/\ufffd/zone", "a\ufffdb", b"{", 0, None),
     ]
+
+
+def test_a_letter_of_a_minutes_last_moment_stays_in_that_minute(
+    database: Database, with_sinks: Use
+) -> None:
+    """As a float of seconds it would round up into the next one, which never heard of it."""
+    last = (MINUTE_S + 60) * 10**9 - 1
+    with_sinks(lambda sink: sink.write(flush(**rejected(received_ns=last))))
+    assert database.one("SELECT date_trunc('minute', received_at) FROM dead_letter") == moment(
+        MINUTE_S - START_S
+    )
+    assert database.unbalanced() == []
+
+
+def test_a_bridge_with_a_name_that_the_database_refuses(
+    database: Database, with_sinks: Use
+) -> None:
+    line = replace(tallied(1), bridge="a\x00b")
+    with_sinks(lambda sink: sink.write(flush(fresh=rows((1, 0, 1.0)), tallies=[line])))
+    assert database.one("SELECT bridge FROM ledger") == "a\ufffdb"
 
 
 def test_a_connection_that_was_cut_is_made_anew(database: Database, with_sinks: Use) -> None:

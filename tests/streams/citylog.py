@@ -8,7 +8,6 @@ import numpy as np
 from ingest.batch import ReadingBatch, encode
 from ingest.ledger import SensorCard, Tally
 from ingest.records import DeadLetter, Provenance
-from ingest.reject import Reject
 from ingest.topics import SeriesKey, dead_letters_topic, readings_topic
 from streams.worker import Delivery, TopicPartition
 
@@ -68,7 +67,7 @@ def batch_message(
         np.ones(len(readings), np.uint8),
     )
     tallies = [
-        Tally(domain, minute_s, messages=count, readings=count)
+        Tally(domain, minute_s, messages=count, readings=count, passed=count)
         for domain, count in (domains or counts).items()
     ]
     headers = Provenance("bridge-1", tallies, cards or []).headers(namespace)
@@ -76,11 +75,24 @@ def batch_message(
 
 
 def letter_message(number: int) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Return a rejected message, or, of every third, some records that were refused."""
     minute_s = 1_700_000_000 // 60 * 60 + 60 * (number // 5)
-    provenance = Provenance("bridge-1", [Tally("traffic", minute_s, messages=1, rejected=1)])
-    letter = DeadLetter.of(
-        Reject("malformed-json", "$"), f"city/x/{number}", b"{", START_NS + number * SECOND_NS
+    records = number if number % 3 == 2 else 0
+    counts = (
+        {"refused": records, "reasons": {"bad-time": records}}
+        if records
+        else {"messages": 1, "rejected": 1, "reasons": {"malformed-json": 1}}
     )
+    tally = Tally("traffic", minute_s, **counts)
+    letter = DeadLetter(
+        f"city/x/{number}",
+        "bad-time" if records else "malformed-json",
+        "$",
+        minute_s * 10**9 + number * SECOND_NS,
+        b"{",
+        records,
+    )
+    provenance = Provenance("bridge-1", [tally])
     return [*provenance.headers(NAMESPACE), *letter.headers()], b"{"
 
 

@@ -26,6 +26,7 @@ from simulators.front_door import Address, FrontDoor
 from simulators.payloads import Composer, Message, Mischief
 from simulators.publish import Published, run_city
 from storage.migrate import migrate
+from tests.simulators.entities import plain
 from tests.storage.database import Database
 from tests.streams.citylog import NAMESPACE, city_log
 
@@ -70,6 +71,7 @@ class Town:
             "CITYWATCH_MQTT__HOST": addresses.mqtt_host,
             "CITYWATCH_MQTT__PORT": str(addresses.mqtt_port),
             "CITYWATCH_KAFKA__BOOTSTRAP": addresses.kafka_bootstrap,
+            "CITYWATCH_KAFKA__IDEMPOTENCE": "false",
             "CITYWATCH_KAFKA__PARTITIONS": str(PARTITIONS),
             "CITYWATCH_KAFKA__LOG_ID": addresses.log_id,
             "CITYWATCH_DATABASE__DSN": addresses.dsn,
@@ -213,7 +215,7 @@ def readings_of(sent: list[Message]) -> set[Reading]:
     found: set[Reading] = set()
     for message in sent:
         if not message.bad:
-            entity = json.loads(message.payload)
+            entity = plain(message.payload)
             at = datetime.fromisoformat(entity["dateObserved"])
             sensor = message.topic.rpartition("/")[2]
             found |= {
@@ -280,7 +282,7 @@ def test_a_worker_obeys_sigterm_while_the_database_is_away(
 
     async def send() -> None:
         await ensure_topics(addresses.kafka_bootstrap, NAMESPACE, PARTITIONS, 1)
-        sender = RecordSender(addresses.kafka_bootstrap)
+        sender = RecordSender(addresses.kafka_bootstrap, idempotence=False)
         await sender.start()
         try:
             await sender.send(

@@ -1,5 +1,6 @@
 """Scoring is a function of the log alone, however it is cut into flushes."""
 
+from collections import Counter
 from dataclasses import fields
 from datetime import datetime
 from itertools import pairwise
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import StateError, SuiteConfig
-from ingest.ledger import SensorCard
+from ingest.ledger import SensorCard, Tally
 from ingest.records import HeaderError, Provenance
 from ingest.topics import SeriesKey
 from storage.flush import Opened, Resolved
@@ -26,6 +27,7 @@ from tests.streams.citylog import NAMESPACE, READINGS, START_NS, Log, batch_mess
 CONFIG = SuiteConfig()
 NEW = Resumption(0, 0, None, None)
 SPEED = "traffic/harbour/loop-1/averageVehicleSpeed"
+SIGNAL = "cameras/harbour/cam-7/signalLoss"
 
 
 def messages_of(log: Log, partition: int = 0) -> list[Message]:
@@ -58,7 +60,7 @@ class Run:
         self.fresh: list[np.ndarray] = []
         self.changes: list[Opened | Resolved] = []
         self.letters: list[Any] = []
-        self.counts: dict[tuple[str, str, int], list[int]] = {}
+        self.counts: dict[tuple[str, str, int], Counter[str]] = {}
 
     def flush(self, messages: list[Message]) -> None:
         ledger = Ledger()
@@ -73,9 +75,15 @@ class Run:
             self.changes += changes(self.partition, scored, NAMESPACE, {})
             offered = np.bincount(rows.tally, minlength=len(offered))
         for line, count in zip(ledger.tallies, offered.tolist(), strict=False):
-            total = self.counts.setdefault((line.bridge, line.source, line.minute_s), [0] * 5)
-            numbers = (line.messages, line.readings, line.rejected, line.withheld, count)
-            total[:] = [old + new for old, new in zip(total, numbers, strict=True)]
+            tally = line.tally
+            total = self.counts.setdefault((line.bridge, tally.source, tally.minute_s), Counter())
+            names = ("messages", "readings", "passed", "rejected", "refused", "withheld")
+            total.update({name: getattr(tally, name) for name in names} | {"offered": count})
+            total.update({f"reason {reason}": many for reason, many in tally.reasons.items()})
+            total.update({f"kind {kind}": many for kind, many in tally.kinds.items()})
+
+    def total(self, name: str) -> int:
+        return sum(counts[name] for counts in self.counts.values())
 
     def outcome(self) -> dict[str, Any]:
         whole = Rows.concatenate(self.rows)
@@ -137,29 +145,31 @@ def test_a_saved_state_and_the_rest_give_the_same_to_the_bit(one: int, other: in
     for name in ("rows", "fresh", "changes", "letters"):
         getattr(first, name).extend(getattr(after, name))
     for key, counts in after.counts.items():
-        total = first.counts.setdefault(key, [0] * 5)
-        total[:] = [old + new for old, new in zip(total, counts, strict=True)]
+        first.counts.setdefault(key, Counter()).update(counts)
     first.partition = after.partition
     assert first.outcome() == WHOLE.outcome()
 
 
 def test_the_ledger_balances_with_every_message_accounted_for() -> None:
     assert WHOLE.counts
-    for _, readings, _, _, offered in WHOLE.counts.values():
-        assert offered == readings
+    for counts in WHOLE.counts.values():
+        assert counts["offered"] == counts["readings"]
+        assert counts["messages"] == counts["passed"] + counts["rejected"]
     received = sum(tally.messages for one in LOG for tally in one.provenance.tallies)
-    unreadable = sum(
-        tally.readings
+    lost = {
+        one.offset: sum(tally.readings for tally in one.provenance.tallies) or 1
         for one, letter in zip(LOG, _letters_by_offset(), strict=True)
         if letter
-        for tally in one.provenance.tallies
-    )
-    assert sum(line[0] for line in WHOLE.counts.values()) == received
-    assert sum(line[2] for line in WHOLE.counts.values()) == unreadable > 0
+    }
+    assert WHOLE.total("messages") == received
+    assert WHOLE.total("refused") == sum(lost.values()) > 0
+    assert WHOLE.total("refused") == WHOLE.total("reason unreadable-batch")
+    records = sum(one.letter.records for one in WHOLE.letters)
+    assert WHOLE.total("refused") == records
 
 
 def _letters_by_offset() -> list[bool]:
-    places = {int(letter.place.split(":")[0].split()[1]) for _, letter in WHOLE.letters}
+    places = {int(one.letter.place.split(":")[0].split()[1]) for one in WHOLE.letters}
     return [one.offset in places for one in LOG]
 
 
@@ -178,34 +188,73 @@ def test_a_batch_with_a_false_key_is_a_dead_letter_and_leaves_no_series(key: str
     run.flush([message(0, [(SPEED, START_NS, 50.0), (key, START_NS, 50.0)])])
     assert run.partition.keys == []
     assert (run.rows, run.partition.seen) == ([], 1)
-    ((bridge, letter),) = run.letters
-    assert (bridge, letter.reason) == ("bridge-1", "unreadable-batch")
-    assert letter.place.startswith("offset 0: ")
-    assert sum(line[2] for line in run.counts.values()) == 2
-    assert sum(line[1] for line in run.counts.values()) == 0
+    (buried,) = run.letters
+    assert (buried.bridge, buried.source) == ("bridge-1", "traffic")
+    assert (buried.letter.reason, buried.letter.records) == ("unreadable-batch", 2)
+    assert buried.letter.place.startswith("offset 0: ")
+    assert [run.total(name) for name in ("messages", "passed", "refused")] == [2, 2, 2]
+    assert run.total("readings") == 0
 
 
 @pytest.mark.parametrize("value", [b"", b"rubbish", b"\xff" * 64, bytes(2000)])
 def test_rubbish_is_a_dead_letter(value: bytes) -> None:
     run = Run()
     run.flush([message(0, [(SPEED, START_NS, 50.0)])._replace(value=value)])
-    ((_, letter),) = run.letters
-    assert letter.payload == value
-    assert letter.received_ns == 1_700_000_000 // 60 * 60 * 10**9
+    (buried,) = run.letters
+    assert buried.letter.payload == value
+    assert buried.letter.received_ns == 1_700_000_000 // 60 * 60 * 10**9
 
 
-def test_a_huge_letter_is_cut() -> None:
+def test_a_batch_that_cannot_be_read_is_kept_whole_for_each_of_its_sources() -> None:
+    """Once it can be read its readings can be stored."""
     run = Run()
-    run.flush([message(0, [(SPEED, START_NS, 50.0)])._replace(value=bytes(10**6))])
-    assert len(run.letters[0][1].payload) == 65_536
+    readings = [(SPEED, START_NS, 50.0), (SPEED, START_NS + 1000, 50.0), (SIGNAL, START_NS, 0.0)]
+    run.flush([message(0, readings)._replace(value=bytes(10**6))])
+    found = [(one.source, one.letter.records, one.letter.payload) for one in run.letters]
+    assert found == [("traffic", 2, bytes(10**6)), ("cameras", 1, bytes(10**6))]
+    for source, lost in (("traffic", 2), ("cameras", 1)):
+        counts = run.counts["bridge-1", source, 1_700_000_000 // 60 * 60]
+        assert (counts["refused"], counts["reason unreadable-batch"]) == (lost, lost)
+
+
+def test_what_else_an_unreadable_batch_counts_is_counted() -> None:
+    run = Run()
+    minute_s = 1_700_000_000 // 60 * 60
+    tallies = [
+        Tally("traffic", minute_s, messages=1, passed=1, readings=1, reasons={}, repeated=2),
+        Tally("cameras", minute_s, messages=1, passed=1, withheld=3, kinds={"plate": 3}),
+    ]
+    run.flush([Message(0, Provenance("bridge-1", tallies), b"rubbish")])
+    (buried,) = run.letters
+    assert (buried.source, buried.letter.records) == ("traffic", 1)
+    assert (run.total("messages"), run.total("passed"), run.total("refused")) == (2, 2, 1)
+    assert run.total("kind plate") == 3
+
+
+def test_an_unreadable_batch_without_readings_is_one_record() -> None:
+    """It says that it had none, and cannot be asked."""
+    run = Run()
+    tally = Tally("cameras", 60, messages=1, passed=1, withheld=3, kinds={"plate": 3})
+    run.flush([Message(0, Provenance("bridge-1", [tally]), b"rubbish")])
+    (buried,) = run.letters
+    assert (buried.source, buried.letter.records) == ("cameras", 1)
+    assert run.total("refused") == run.total("reason unreadable-batch") == 1
 
 
 def test_a_readable_batch_of_nobody_is_not_stored() -> None:
     """It may be another namespace's, and nobody has counted its readings."""
     run = Run()
     run.flush([message(0, [(SPEED, START_NS, 50.0)])._replace(provenance=NOBODY)])
-    assert (run.rows, run.counts) == ([], {})
-    assert run.letters[0][0] == "unknown"
+    assert run.rows == []
+    (buried,) = run.letters
+    assert (buried.bridge, buried.source, buried.letter.records) == ("unknown", "unknown", 1)
+    assert run.counts["unknown", "unknown", 0]["refused"] == 1
+
+
+def test_of_what_nobody_wrote_not_all_is_kept() -> None:
+    run = Run()
+    run.flush([Message(0, NOBODY, bytes(10**6))])
+    assert len(run.letters[0].letter.payload) == 65_536
 
 
 def test_an_empty_batch_counts_its_message() -> None:
@@ -226,6 +275,20 @@ def test_values_that_are_no_numbers_are_stored_and_page_the_sensor() -> None:
     assert isinstance(alert, Opened)
     assert alert.page.category == "sensor-health"
     assert msgspec.json.encode(alert.page)
+
+
+def test_a_lost_signal_pages_at_once_and_so_does_its_return() -> None:
+    run = Run()
+    for offset, value in enumerate([0.0, 1.0, 0.0]):
+        reading = (SIGNAL, START_NS + offset * 10**9, value)
+        run.flush([message(offset, [reading])])
+    opened, resolved = run.changes
+    assert isinstance(opened, Opened)
+    assert isinstance(resolved, Resolved)
+    assert (opened.page.category, opened.page.kind) == ("sensor-health", "range")
+    assert (opened.page.seen, resolved.page.seen) == (1.0, 0.0)
+    assert opened.page.expected is None
+    assert Rows.concatenate(run.rows).quality.tolist() == [1, 4, 1]
 
 
 def test_a_sensor_that_moved_keeps_its_series() -> None:

@@ -313,6 +313,14 @@ def test_unreadable_messages_are_dead_letters_and_the_ledger_balances(database: 
     log.add(PLACE, *good)
     log.add(LETTER_PLACE, *letter_message(0))
     log.add(LETTER_PLACE, [], b"a letter without headers")
+    for damage in (
+        ("records", b"-1"),
+        ("records", b"9" * 30),
+        ("received_ns", b"9" * 30),
+        ("reason", b"\xff"),
+    ):
+        headers, value = letter_message(2)  # two records that were refused
+        log.add(LETTER_PLACE, [*headers, damage], value)
     kafka = Kafka(log, database)
 
     async def work() -> None:
@@ -323,16 +331,17 @@ def test_unreadable_messages_are_dead_letters_and_the_ledger_balances(database: 
     run(work)
     assert kafka.committed == log.ends()
     assert database.unbalanced() == []
-    assert database.all("SELECT sum(readings), sum(stored), sum(rejected) FROM ledger") == [
-        (1, 1, 3)
-    ]
+    assert database.all(
+        "SELECT bridge, sum(messages), sum(readings), sum(stored), sum(rejected), sum(refused)"
+        " FROM ledger GROUP BY bridge ORDER BY bridge"
+    ) == [("bridge-1", 4, 1, 1, 1, 10), ("unknown", 0, 0, 0, 0, 4)]
     reasons = database.all(
-        "SELECT reason, bridge, count(*) FROM dead_letter GROUP BY 1, 2 ORDER BY 1, 2"
+        "SELECT reason, bridge, count(*), sum(records) FROM dead_letter GROUP BY 1, 2 ORDER BY 1, 2"
     )
     assert reasons == [
-        ("malformed-json", "bridge-1", 1),
-        ("unreadable-batch", "bridge-1", 2),
-        ("unreadable-batch", "unknown", 4),
+        ("malformed-json", "bridge-1", 1, 0),
+        ("unreadable-batch", "bridge-1", 2 + 4, 2 + 8),
+        ("unreadable-batch", "unknown", 4, 4),
     ]
 
 
