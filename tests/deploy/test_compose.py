@@ -18,6 +18,7 @@ from citywatch.settings import read_settings
 
 OWN = ("migrate", "bridge", "worker", "pager", "console")
 SERVICES = {"mosquitto", "kafka", "timescaledb", "grafana", *OWN}
+FILES = ("docker-compose.yml", "deploy/compose.expose.yml", "deploy/compose.tls.yml")
 _UNITS = {"m": 1 << 20, "g": 1 << 30}
 
 
@@ -25,14 +26,14 @@ def _bytes(text: str) -> int:
     return int(text[:-1]) * _UNITS[text[-1]]
 
 
-def _broker_option(repository: Path, name: str) -> str:
-    text = (repository / "deploy/mosquitto.conf").read_text(encoding="utf-8")
+def _broker_option(repository: Path, name: str, file: str = "deploy/mosquitto.conf") -> str:
+    text = (repository / file).read_text(encoding="utf-8")
     found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
     assert found is not None, name
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/compose.expose.yml"])
+@pytest.mark.parametrize("name", FILES)
 def test_follows_the_compose_specification(repository: Path, name: str) -> None:
     # Read as a file: importing the package would load its command line, which asks for another
     # click than Faust does.
@@ -107,13 +108,15 @@ def test_console_listens_where_its_port_is_published(services: dict[str, Any]) -
     )
 
 
-@pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/compose.expose.yml"])
-def test_publishes_on_loopback_only(repository: Path, name: str) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_publishes_on_loopback_unless_told_otherwise(repository: Path, name: str) -> None:
     document = yaml.safe_load((repository / name).read_text(encoding="utf-8"))
     ports = [port for service in document["services"].values() for port in service.get("ports", [])]
     assert ports
     for port in ports:
-        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), port
+        where = port.replace("${SENSORS_ADDRESS:-127.0.0.1}", "127.0.0.1")
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", where), port
+        assert where == port or name == "deploy/compose.tls.yml"
     assert all("network_mode" not in service for service in document["services"].values())
 
 
@@ -219,6 +222,7 @@ def test_secrets_are_ignored_by_git(
         (tmp_path / name).write_bytes((repository / name).read_bytes())
     subprocess.run([git, "init", "--quiet", tmp_path], check=True)
     files = [secret["file"] for secret in compose["secrets"].values()] + ["deploy/citywatch.env"]
+    files += ["deploy/secrets/mosquitto_ca_key", "deploy/secrets/clients/loop-0042.key"]
     done = subprocess.run(
         [git, "-C", tmp_path, "check-ignore", *files, "deploy/mosquitto.acl"],
         capture_output=True,
@@ -259,3 +263,70 @@ def test_database_settings_agree_with_the_roles(services: dict[str, Any], reposi
     named = set(re.findall(r"\$\(secret (\w+)\)", roles))
     assert named <= set(services["timescaledb"]["secrets"])
     assert services["timescaledb"]["environment"]["POSTGRES_DB"] == "citywatch"
+
+
+@pytest.fixture(scope="module")
+def tls(repository: Path) -> dict[str, Any]:
+    return yaml.safe_load((repository / "deploy/compose.tls.yml").read_text(encoding="utf-8"))
+
+
+def _mounts(service: dict[str, Any]) -> dict[str, str]:
+    """Return what is mounted where; as compose merges files, by the place in the container."""
+    pairs = (volume.split(":")[:2] for volume in service["volumes"])
+    return {target: source for source, target in pairs}
+
+
+def test_tls_mounts_both_configurations_where_they_look_for_each_other(
+    services: dict[str, Any], tls: dict[str, Any], repository: Path
+) -> None:
+    assert set(tls["services"]) == {"mosquitto"}
+    merged = _mounts(services["mosquitto"]) | _mounts(tls["services"]["mosquitto"])
+    included = _broker_option(repository, "include_dir", "deploy/mosquitto-tls.conf")
+    assert merged["/mosquitto/config/mosquitto.conf"] == "./deploy/mosquitto-tls.conf"
+    assert merged[f"{included}/mosquitto.conf"] == "./deploy/mosquitto.conf"
+    assert merged["/mosquitto/config/mosquitto.acl"] == "./deploy/mosquitto.acl"
+    # The image reads this file, and reading its own folder again would never end.
+    assert included != "/mosquitto/config"
+    for volume in tls["services"]["mosquitto"]["volumes"]:
+        assert volume.endswith(":ro")
+        assert (repository / volume.partition(":")[0]).is_file()
+
+
+def test_tls_publishes_the_listeners_that_there_are(tls: dict[str, Any], repository: Path) -> None:
+    text = (repository / "deploy/mosquitto-tls.conf").read_text(encoding="utf-8")
+    listeners = set(re.findall(r"^listener (\d+)$", text, re.MULTILINE))
+    published = [port.rsplit(":", 2)[1:] for port in tls["services"]["mosquitto"]["ports"]]
+    assert {inner for _, inner in published} == listeners == {"8883", "8884"}
+    assert all(outer == inner for outer, inner in published)
+
+
+def test_tls_has_the_secrets_that_it_reads(tls: dict[str, Any], repository: Path) -> None:
+    text = (repository / "deploy/mosquitto-tls.conf").read_text(encoding="utf-8")
+    read = set(re.findall(r" /run/secrets/(\w+)$", text, re.MULTILINE))
+    assert read == set(tls["services"]["mosquitto"]["secrets"]) == set(tls["secrets"])
+    guide = (repository / "docs/security.md").read_text(encoding="utf-8")
+    for name, secret in tls["secrets"].items():
+        assert secret == {"file": f"deploy/secrets/{name}"}
+        assert f"`{name}`" in guide, f"docs/security.md does not say what {name} is"
+
+
+def test_tls_broker_fits_into_its_container(
+    services: dict[str, Any], tls: dict[str, Any], repository: Path
+) -> None:
+    text = (repository / "deploy/mosquitto-tls.conf").read_text(encoding="utf-8")
+    encrypted = sum(map(int, re.findall(r"^max_connections (\d+)$", text, re.MULTILINE)))
+    plain = int(_broker_option(repository, "max_connections"))
+    mosquitto = tls["services"]["mosquitto"]
+    # 26 KiB a connection, as measured.
+    more = _bytes(mosquitto["mem_limit"]) - _bytes(services["mosquitto"]["mem_limit"])
+    assert more >= encrypted * 26 * 1024
+    assert plain + encrypted < mosquitto["ulimits"]["nofile"]
+
+
+def test_guide_of_security_has_the_commands_that_there_are(repository: Path) -> None:
+    guide = (repository / "docs/security.md").read_text(encoding="utf-8")
+    for file in set(re.findall(r"\bdeploy/[\w./-]+\w", guide)) - {"deploy/citywatch.env"}:
+        assert (repository / file).exists() or file.startswith("deploy/secrets"), file
+    for name in re.findall(r"CITYWATCH_([A-Z]+__[A-Z_]+)", guide):
+        section, key = name.lower().split("__")
+        assert hasattr(getattr(read_settings(None, {}), section), key), name
