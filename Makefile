@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench lock clean
+.PHONY: help demo test check format bench bench-ingest fuzz kafka kafka-jars lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements/locked.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -38,6 +38,30 @@ format: $(STAMP) ## Format and fix what can be fixed
 bench: $(STAMP) ## Measure the whole way of a reading at 2,000 messages/s
 	$(BIN)/python benchmarks/pipeline.py $(ARGS)
 
+bench-ingest: $(STAMP) ## Measure the front door: rates, crashes, outages (15 minutes)
+	$(BIN)/python benchmarks/front_door.py $(ARGS)
+
+FUZZ_DIR := .citywatch/fuzz
+fuzz: $(STAMP) ## Fuzz the decoders, guided by coverage (ten minutes; Python 3.11 to 3.13 on x86-64)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/fuzz.txt
+	@mkdir -p $(FUZZ_DIR)
+	$(BIN)/python tests/fuzz/decoders.py -max_total_time=600 -max_len=4096 -dict=tests/fuzz/json.dict \
+	  -artifact_prefix=$(FUZZ_DIR)/ $(ARGS) $(FUZZ_DIR) tests/fuzz/seeds
+
+KAFKA_JARS := .citywatch/kafka-jars
+$(KAFKA_JARS): deploy/kafka/pom.xml deploy/kafka/jars.sha256
+	@command -v mvn > /dev/null || { echo "No Maven: apt-get install maven" >&2; exit 1; }
+	@rm -rf $@ $@.new
+	mvn --batch-mode --strict-checksums --file deploy/kafka/pom.xml \
+	  dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/$@.new"
+	@cd $@.new && sha256sum --check --strict --quiet "$(CURDIR)/deploy/kafka/jars.sha256"
+	@mv $@.new $@ && touch $@
+
+kafka-jars: $(KAFKA_JARS) ## Fetch Apache Kafka's jars (Maven)
+
+kafka: $(STAMP) $(KAFKA_JARS) ## Run Apache Kafka on 127.0.0.1:9092 until Ctrl-C (Java 17)
+	@$(BIN)/python -m citywatch.embedded.apache_kafka $(ARGS)
+
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-header
 
@@ -45,6 +69,7 @@ lock: $(STAMP) ## Lock the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
 	$(UV_COMPILE) --all-extras --upgrade pyproject.toml -o requirements/locked.txt
 	$(UV_COMPILE) --no-annotate --upgrade -c requirements/locked.txt pyproject.toml -o requirements/runtime.txt
+	printf 'atheris==3.0.0' | $(UV_COMPILE) --no-annotate --upgrade - -o requirements/fuzz.txt
 	printf 'hatchling>=1.27\nsetuptools>=77\n' | $(UV_COMPILE) --no-annotate --upgrade - -o requirements/build.txt
 
 clean: ## Remove the environment and the demo's data
