@@ -12,7 +12,10 @@ import citywatch.commands
 import citywatch.demo_command  # noqa: F401 - adds its command
 from citywatch.cli import app
 from citywatch.settings import read_settings
-from ingest.ngsi import ENTITIES, Decoded, decode
+from ingest.decode import decode
+from ingest.message import Message
+from ingest.ngsi import ENTITIES
+from ingest.quantities import QUANTITIES
 from ingest.topics import MqttTopic
 from storage.pages import decode_page
 
@@ -85,23 +88,73 @@ def test_the_quantities_are_those_that_are_taken() -> None:
         assert re.findall(r"`([A-Za-z0-9]+)`", quantities) == list(known.quantities)
 
 
-def examples(kind: str) -> list[str]:
-    return [block for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if kind in block]
+def examples(kind: str, text: str = README) -> list[bytes]:
+    blocks = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    return [block.encode() for block in blocks if kind in block]
 
 
-def test_the_example_message_is_taken() -> None:
-    (example,) = examples("dateObserved")
+ARRIVAL_NS = 1_772_348_401 * 10**9  # a second after the examples
+PAYLOADS = (ROOT / "docs/payloads.md").read_text(encoding="utf-8")
 
-    topic = MqttTopic("live", "traffic", "centre", "loop-17")
-    taken = decode(example.encode(), topic, 2 * 10**18)
 
-    assert isinstance(taken, Decoded)
-    assert taken.quantities == ["intensity", "occupancy", "averageVehicleSpeed"]
+@pytest.mark.parametrize(
+    ("example", "topic", "expected"),
+    [
+        (
+            examples("dateObserved")[0],
+            MqttTopic("live", "traffic", "centre", "loop-17"),
+            {
+                ("loop-17", "intensity"): 412.0,
+                ("loop-17", "occupancy"): 0.11,
+                ("loop-17", "averageVehicleSpeed"): 46.2,
+            },
+        ),
+        (
+            examples("dateObserved", PAYLOADS)[0],
+            MqttTopic("live", "environment", "centre", "mast-4"),
+            {("mast-4", "no2"): 21.5, ("mast-4", "temperature"): 6.5},
+        ),
+        (
+            examples('"bn"', PAYLOADS)[0],
+            MqttTopic("live", "environment", "centre", "gw-1"),
+            {
+                ("gw-1:s1", "temperature"): 6.5,
+                ("gw-1:s1", "relativeHumidity"): 0.81,
+                ("gw-1:s2", "no2"): 11.2 * 46.0055 / 24.055,
+            },
+        ),
+    ],
+    ids=["key-values", "normalised", "senml"],
+)
+def test_an_example_message_is_taken(
+    example: bytes, topic: MqttTopic, expected: dict[tuple[str, str], float]
+) -> None:
+    taken = decode(example, topic, ARRIVAL_NS)
+    assert isinstance(taken, Message)
+    assert dict(zip(taken.channels, taken.value, strict=True)) == pytest.approx(expected, rel=1e-3)
+    assert (taken.refused, taken.withheld) == ([], {})
+
+
+def test_the_example_event_is_taken() -> None:
+    (example,) = examples("UtcTime", PAYLOADS)
+    topic = MqttTopic(
+        "live", "cameras", "centre", "cam-1", "RuleEngine/CountAggregation/OccupancyCounter"
+    )
+    taken = decode(example, topic, ARRIVAL_NS)
+    assert isinstance(taken, Message)
+    assert [channel.quantity for channel in taken.channels] == ["occupancyCount"]
+    assert taken.value == [12.0]
+
+
+def test_every_quantity_of_an_event_is_told() -> None:
+    events = {name for name, row in QUANTITIES.items() if row.domain == "cameras"}
+    told = set(re.findall(r"`(\w+)`", PAYLOADS + README))
+    assert events <= told
 
 
 def test_the_example_page_is_a_page() -> None:
     (example,) = examples("alert_id")
-    full = example.replace("0d5e…", "0d5e2a3c-8a52-5d5c-9a0e-0a4f6d6f7f11")
+    full = example.decode().replace("0d5e…", "0d5e2a3c-8a52-5d5c-9a0e-0a4f6d6f7f11")
 
     page = decode_page(full.encode())
 
