@@ -27,19 +27,6 @@ from ingest.topics import database_schema
 
 _LOG = logging.getLogger(__name__)
 _FAILURE: Final = 1
-_AUDITED: Final = (
-    "messages",
-    "passed",
-    "rejected",
-    "readings",
-    "stored",
-    "duplicates",
-    "late_conflicts",
-    "repeated",
-    "refused",
-    "withheld",
-    "letters",
-)
 # Of one payload in a list.
 _PAYLOAD_BYTES: Final = 2_000
 
@@ -266,6 +253,7 @@ def audit(
 ) -> None:
     """Balance what bridges took in against what is stored; exit 1 where it does not."""
     from citywatch.tables import aligned
+    from storage.audit import COUNTS
     from storage.audit import audit as balance
 
     settings = load(settings_file)
@@ -282,13 +270,13 @@ def audit(
         whole = {"balanced": not faults, "faults": faults, "lines": lines, "storage": storage}
         typer.echo(json.dumps(whole))
     else:
-        names = ["hour", "source", "bridge", *_AUDITED]
+        names = ["hour", "source", "bridge", *COUNTS]
         rows = [
             (
                 f"{line.hour:%Y-%m-%dT%H:%M}",
                 line.source,
                 line.bridge,
-                *(getattr(line, name) for name in _AUDITED),
+                *(getattr(line, name) for name in COUNTS),
             )
             for line in found.lines
         ]

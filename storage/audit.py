@@ -67,7 +67,8 @@ _RULES: Final = (
         "records in the dead letters that were not refused: {}",
     ),
 )
-_COUNTS: Final = (
+# Of a line, in the order in which they are told.
+COUNTS: Final = (
     "messages",
     "passed",
     "rejected",
@@ -299,7 +300,7 @@ def _whole_minute(moment: datetime | None) -> datetime | None:
 
 
 def _lines_query() -> Any:
-    names = [*_COUNTS, "reasoned", "of_kind", "records"]
+    names = [*COUNTS, "reasoned", "of_kind", "records"]
     gaps = []
     for rule in _RULES:
         gap = f"({rule.left}) - ({rule.right})"
@@ -309,7 +310,7 @@ def _lines_query() -> Any:
         ]
     return SQL(_LINES).format(
         wholes=SQL(", ".join(f"coalesce({name}, 0) AS {name}" for name in names)),
-        sums=SQL(", ".join(f"sum({name})::bigint" for name in _COUNTS)),
+        sums=SQL(", ".join(f"sum({name})::bigint" for name in COUNTS)),
         gaps=SQL(", ".join(gaps)),
         broken=SQL(" OR ".join(f"{rule.left} <> {rule.right}" for rule in _RULES)),
     )
@@ -317,7 +318,7 @@ def _lines_query() -> Any:
 
 def _line(row: Sequence[Any], kinds: Mapping[tuple[Any, ...], Mapping[str, int]]) -> AuditLine:
     bridge, source, hour, *numbers = row
-    *gaps, first = numbers[len(_COUNTS) :]
+    *gaps, first = numbers[len(COUNTS) :]
     phrases = [phrase for rule in _RULES for phrase in (rule.short, rule.over)]
     faults = [phrase.format(gap) for phrase, gap in zip(phrases, gaps, strict=True) if gap]
     if faults and first != hour:
@@ -326,7 +327,7 @@ def _line(row: Sequence[Any], kinds: Mapping[tuple[Any, ...], Mapping[str, int]]
         bridge=bridge,
         source=source,
         hour=hour,
-        **dict(zip(_COUNTS, numbers, strict=False)),
+        **dict(zip(COUNTS, numbers, strict=False)),
         reasons=kinds.get((bridge, source, hour, "rejected"), {}),
         kinds=kinds.get((bridge, source, hour, "withheld"), {}),
         faults=faults,
