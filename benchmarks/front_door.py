@@ -15,6 +15,7 @@ Prints a table; the last line is one JSON object. Rates are taken in turns in on
 import argparse
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -404,6 +405,8 @@ def main() -> None:
     parser.add_argument("--away-s", type=float, default=60.0)
     parser.add_argument("--offline-s", type=float, default=300.0)
     options = parser.parse_args()
+    # Of a Kafka that is away on purpose.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     chosen = options.only or list(SCENARIOS)
     results: dict[str, Facts] = {}
     for name in chosen:

@@ -8,7 +8,7 @@ from ingest import reject
 from ingest.arrival import Arrival
 from ingest.batch import encode
 from ingest.clocks import ClockWatch
-from ingest.columns import ROW_BYTES, Columns, Counts
+from ingest.columns import Columns, Counts
 from ingest.decode import decode
 from ingest.ledger import MINUTE_NS, SensorCard, Tally
 from ingest.message import Acceptance, Channel, Message
@@ -206,21 +206,27 @@ class Assembler:
     def _fill(self, source: _Source, message: Message, received_ns: int, minute: int) -> None:
         places, partitions = source.places, self._config.partitions
         doubtful = set(message.doubtful)
-        partition, columns = -1, Columns()
+        opened: dict[int, Columns] = {}
         rows = zip(message.channels, message.time_ns, message.value, strict=True)
         for index, (channel, time_ns, value) in enumerate(rows):
-            place = places.get(channel) or source.place(channel, partitions)
-            if place.partition != partition or columns.size >= MAX_RECORD_BYTES:
-                partition = place.partition
-                columns = self._room(partition, minute)
-            code = columns.codes.get(place.key)
-            columns.series.append(columns.code(place.key) if code is None else code)
+            partition, key = places.get(channel) or source.place(channel, partitions)
+            columns = opened.get(partition)
+            if columns is None:
+                columns = opened[partition] = self._room(partition, minute)
+            code = columns.codes.get(key)
+            if code is None:
+                # Keys are what a message can have many bytes of.
+                if columns.size >= MAX_RECORD_BYTES:
+                    columns.arrived(received_ns)
+                    columns = opened[partition] = self._room(partition, minute)
+                code = columns.code(key)
+            columns.series.append(code)
             columns.time_ns.append(time_ns)
             columns.value.append(value)
-            columns.received_ns.append(received_ns)
-            columns.size += ROW_BYTES
             if doubtful and index in doubtful:
                 columns.doubtful.append(len(columns.series) - 1)
+        for columns in opened.values():
+            columns.arrived(received_ns)
 
     def _room(self, partition: int, minute: int) -> Columns:
         """Return columns that are not full, closing those that are."""

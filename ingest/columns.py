@@ -11,7 +11,7 @@ from ingest.ledger import SensorCard, Tally
 from ingest.quality import SUSPECT, flags
 from ingest.quantities import QUANTITIES
 
-ROW_BYTES: Final = 21
+_ROW_BYTES: Final = 21
 # Of a card's JSON besides its names; measured 50 with coordinates of full precision.
 _CARD_BYTES: Final = 64
 
@@ -28,7 +28,7 @@ class Counts(NamedTuple):
 class Columns:
     """The readings of one partition that arrived in one minute, growing.
 
-    Whoever appends to the columns of readings adds `ROW_BYTES` to the size for each.
+    Series, time and value are appended to row by row; `arrived` completes the rows of a message.
 
     Parameters
     ----------
@@ -62,6 +62,12 @@ class Columns:
         code = self.codes[key] = len(self.codes)
         self.size += len(key)
         return code
+
+    def arrived(self, received_ns: int) -> None:
+        """Say when the rows arrived that were added since the last call."""
+        count = len(self.series) - len(self.received_ns)
+        self.received_ns.extend([received_ns] * count)
+        self.size += count * _ROW_BYTES
 
     def announce(self, card: SensorCard) -> None:
         """Say who a sensor is; the last card of a sensor stands."""
