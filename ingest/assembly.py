@@ -36,9 +36,6 @@ CARD_INTERVAL_NS: Final = 600 * 10**9
 MAX_RECORD_BYTES: Final = 512 << 10
 _UNKNOWN: Final = "unknown"
 _PRIVATE_DOMAIN: Final = "cameras"
-# A wrong domain means that the payload calls itself something else than its topic does: a camera
-# on a traffic topic, say.
-_NEVER_KEPT: Final = frozenset({reject.TOO_LARGE, reject.DOMAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +289,7 @@ class Assembler:
         # Whatever the topic says, the payload may be a camera's.
         keep = (
             source not in (_PRIVATE_DOMAIN, _UNKNOWN)
-            and fault.reason not in _NEVER_KEPT
+            and fault.reason != reject.TOO_LARGE
             and len(arrival.payload) <= MAX_RECORD_BYTES
             and may_be_kept(arrival.payload)
         )

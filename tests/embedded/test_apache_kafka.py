@@ -245,6 +245,19 @@ def test_a_record_too_large_is_an_error_and_the_next_ones_arrive(
 
 
 @needs_apache_kafka
+def test_records_are_compressed(kafka: ApacheKafka, namespace: str) -> None:
+    topic = readings_topic(namespace)
+
+    async def send() -> None:
+        async with sender_to(kafka, namespace) as sender:
+            await sender.send([KafkaRecord(topic, 0, b"7" * 400_000, [])])
+
+    asyncio.run(send())
+    segments = list(kafka.directory.rglob(f"{topic}-0/*.log"))
+    assert 0 < sum(segment.stat().st_size for segment in segments) < 40_000
+
+
+@needs_apache_kafka
 def test_topics_are_made_by_the_fastest_and_checked_by_the_others(
     kafka: ApacheKafka, namespace: str
 ) -> None:
