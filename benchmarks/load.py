@@ -48,10 +48,16 @@ class Load:
     namespace : str
     user : (str, str) or None
         Name and password.
+    pad : int
+        Bytes of an attribute that nobody asked for, in each message.
     """
 
-    def __init__(self, port: int, namespace: str, user: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, port: int, namespace: str, user: tuple[str, str] | None = None, pad: int = 0
+    ) -> None:
         self._namespace = namespace
+        self._pad = b"x" * pad
+        self._prefix = "large" if pad else "s"
         self._start = datetime.now(UTC)
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1)
@@ -103,28 +109,35 @@ class Load:
 
     def readings(self) -> set[Reading]:
         """Return (sensor, time in ns) of everything published."""
-        return {_reading(number, self._start) for number in range(self.sent)}
+        return {
+            (self._sensor(number), _time_ns(number, self._start)) for number in range(self.sent)
+        }
 
     def _message(self, number: int) -> tuple[str, bytes]:
-        sensor = f"s{number % SENSORS:03}"
+        sensor = self._sensor(number)
         moment = self._start + timedelta(microseconds=number)
         return (
             f"city/{self._namespace}/traffic/centre/{sensor}",
             b'{"id":"urn:ngsi-ld:TrafficFlowObserved:%b","type":"TrafficFlowObserved",'
-            b'"dateObserved":"%b","intensity":%d}'
-            % (sensor.encode(), moment.isoformat().encode(), number % 1000),
+            b'"dateObserved":"%b","intensity":%d,"description":"%b"}'
+            % (sensor.encode(), moment.isoformat().encode(), number % 1000, self._pad),
         )
 
+    def _sensor(self, number: int) -> str:
+        return f"{self._prefix}{number % SENSORS:03}"
 
-def _reading(number: int, start: datetime) -> Reading:
+
+def _time_ns(number: int, start: datetime) -> int:
     since = start + timedelta(microseconds=number) - _EPOCH
-    return f"s{number % SENSORS:03}", since // timedelta(microseconds=1) * 1000
+    return since // timedelta(microseconds=1) * 1000
 
 
 @contextmanager
-def load(port: int, namespace: str, user: tuple[str, str] | None = None) -> Iterator[Load]:
+def load(
+    port: int, namespace: str, user: tuple[str, str] | None = None, pad: int = 0
+) -> Iterator[Load]:
     """Return a load that is closed at the end of the block."""
-    made = Load(port, namespace, user)
+    made = Load(port, namespace, user, pad)
     try:
         yield made
     finally:
@@ -295,7 +308,11 @@ async def kafka_log(bootstrap: str, namespace: str) -> AsyncIterator[Log]:
     """Return the log of a namespace, its topics made."""
     await ensure_topics(bootstrap, namespace, PARTITIONS, 1)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
+        bootstrap_servers=bootstrap,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        # The embedded broker answers after half of it, whatever it has.
+        fetch_max_wait_ms=20,
     )
     await consumer.start()
     try:

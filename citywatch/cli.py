@@ -67,8 +67,10 @@ def _root(
         raise typer.BadParameter(f"LOG_LEVEL: expected the name of a level, not {level!r}")
     logging.basicConfig(level=level, format=_LOG_FORMAT, stream=sys.stderr)
     # Reconnects of the libraries are told by the rooms, once each.
-    for name in ("aiokafka", "faust", "mode", "yoyo", "aiohttp.access"):
+    for name in ("faust", "mode", "yoyo", "aiohttp.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Of a Kafka that is away it writes thousands of errors a second.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def load(file: Path | None) -> Settings:

@@ -256,6 +256,8 @@ def audit(
     from storage.audit import COUNTS
     from storage.audit import audit as balance
 
+    if since and until and since >= until:
+        raise typer.BadParameter("--since must be before --until")
     settings = load(settings_file)
     found = _query(settings, lambda connection: balance(connection, _utc(since), _utc(until)))
     faults = found.faults
@@ -444,6 +446,11 @@ def _query(settings: Settings, read: Callable[[Any], Any]) -> Any:
 
     try:
         return asyncio.run(asked())
+    except psycopg.errors.UndefinedTable as error:
+        typer.echo(
+            f"The schema is not there yet, or too old: citywatch db migrate\n{error}", err=True
+        )
+        raise typer.Exit(_FAILURE) from error
     except psycopg.Error as error:
         typer.echo(f"The database refused: {error}", err=True)
         raise typer.Exit(_FAILURE) from error

@@ -60,7 +60,8 @@ def bridge_config(settings: Settings) -> BridgeConfig:
             host=mqtt.host,
             port=mqtt.port,
             filter=mqtt_filter(settings.namespace),
-            client_id=bridge.client_id,
+            # A session belongs to one namespace: another's bridge must not be handed its messages.
+            client_id=f"{bridge.client_id}.{settings.namespace}",
             share_group=f"{bridge.share_group}-{settings.namespace}"
             if bridge.share_group
             else None,

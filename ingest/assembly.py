@@ -135,6 +135,7 @@ class Assembler:
             arrival.payload, source.topic, arrival.received_ns, self._config.acceptance
         )
         if isinstance(message, Reject):
+            self._doubt(source, message, arrival.received_ns)
             return self._reject(message, arrival, domain)
         minute = arrival.received_ns // MINUTE_NS * 60
         home = source.partition, minute
@@ -187,8 +188,8 @@ class Assembler:
             new = sensors - source.told
             source.told |= new
         else:
-            # The last reading of each: in what was collected over a while, the newest.
-            newest = dict(zip(names, message.time_ns, strict=True))
+            # In what was collected over a while, the newest of each.
+            newest = dict(sorted(zip(names, message.time_ns, strict=True), key=_time))
             for sensor, time_ns in newest.items():
                 clocks.observe(sensor, received_ns - time_ns)
             off = clocks.offset_s
@@ -199,6 +200,19 @@ class Assembler:
             new = new | {own}
         for sensor in new:
             self._announce(source, sensor, message.place if sensor == own else None, received_ns)
+
+    def _doubt(self, source: _Source, fault: Reject, received_ns: int) -> None:
+        """Learn of a clock so wrong that its readings are not taken: at least by the bound."""
+        acceptance = self._config.acceptance
+        delay_ns = {
+            reject.FUTURE: -acceptance.max_ahead_ns,
+            reject.PAST: acceptance.max_age_ns,
+        }.get(fault.reason)
+        if delay_ns is not None:
+            sensor = source.topic.sensor
+            self._clocks.observe(sensor, delay_ns)
+            if sensor in self._clocks.offset_s:
+                self._announce(source, sensor, None, received_ns)
 
     def _fill(self, source: _Source, message: Message, received_ns: int, minute: int) -> None:
         places, partitions = source.places, self._config.partitions
@@ -343,6 +357,10 @@ class Assembler:
                 headers=[*provenance.headers(config.namespace), *letter.headers()],
             )
         )
+
+
+def _time(pair: tuple[str, int]) -> int:
+    return pair[1]
 
 
 def _place_of(card: SensorCard) -> tuple[float, float] | None:

@@ -103,7 +103,9 @@ async def _connect(config: BridgeConfig) -> RecordSender:
     retrying = AsyncRetrying(
         retry=retry_if_exception_type((KafkaError, OSError)),
         wait=wait_random_exponential(multiplier=0.2, max=10),
-        before_sleep=lambda state: _LOG.warning("kafka is not ready: %r", state.outcome),
+        before_sleep=lambda state: _LOG.warning(
+            "kafka is not ready: %r", state.outcome and state.outcome.exception()
+        ),
     )
     async for attempt in retrying:
         with attempt:

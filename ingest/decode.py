@@ -10,9 +10,12 @@ exception.
 | an object | NGSI entity, key-values or normalised |
 """
 
-from ingest import ngsi, onvif, reject, senml
+from ingest import reject
 from ingest.message import Acceptance, Message
+from ingest.ngsi import decode as decode_entity
+from ingest.onvif import decode as decode_event
 from ingest.reject import Reject
+from ingest.senml import decode as decode_pack
 from ingest.topics import MqttTopic
 
 _ACCEPTANCE = Acceptance()
@@ -39,10 +42,10 @@ def decode(
     acceptance : Acceptance
     """
     if topic.event:
-        return onvif.decode(payload, topic, received_ns, acceptance)
+        return decode_event(payload, topic, received_ns, acceptance)
     first = payload.lstrip(_BLANK)[:1]
     if first == b"[":
-        return senml.decode(payload, topic, received_ns, acceptance)
+        return decode_pack(payload, topic, received_ns, acceptance)
     if first == b"{":
-        return ngsi.decode(payload, topic, received_ns, acceptance)
+        return decode_entity(payload, topic, received_ns, acceptance)
     return Reject(reject.MALFORMED if not first or first.isalpha() else reject.SHAPE, "$")

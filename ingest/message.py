@@ -79,7 +79,7 @@ class Message:
     repeated : int
         Readings left out because the same message has an earlier one of that channel and time.
     refused : list of Refused
-        Records that could not be taken, a group for each reason.
+        Records that could not be taken, in groups of one reason, those that may be kept apart.
     """
 
     channels: list[Channel]

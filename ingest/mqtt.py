@@ -75,7 +75,10 @@ _GOODBYE: Final = (
 
 
 class SubscriberError(Exception):
-    """Nothing would ever arrive: the connection's thread has ended, or a file it needs is bad."""
+    """Nothing would ever arrive.
+
+    The connection's thread has ended, the broker refuses the subscription, or a file is bad.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +470,7 @@ class Subscriber:
         # about a lost connection.
         self._lock = threading.RLock()
         self._started = self._stopping = False
+        self._refusal: str | None = None
         self.connected = threading.Event()
         self._client = _Client(config.client_id, self._room, self._deliver)
         if config.username is not None:
@@ -478,6 +482,7 @@ class Subscriber:
         self._client.on_disconnect = self._on_disconnect
         self._client.on_connect_fail = self._on_connect_fail
         self._client.on_subscribe = self._on_subscribe
+        self._client.on_unsubscribe = self._on_unsubscribe
 
     def start(self) -> None:
         """Connect in the background and keep trying."""
@@ -507,7 +512,8 @@ class Subscriber:
         Raises
         ------
         SubscriberError
-            If paho's thread was started and has ended by itself.
+            If paho's thread was started and has ended by itself, or the broker refuses the
+            subscription.
         """
         queue = self._queue
         taken = [queue.popleft() for _ in range(min(limit, len(queue)))]
@@ -515,6 +521,8 @@ class Subscriber:
             with self._lock:
                 self._queued_bytes -= sum(len(arrival.payload) for arrival, _ in taken)
             self._client.look_again()
+        elif self._refusal:
+            raise SubscriberError(self._refusal)
         elif self._started and not self._stopping and not self._client.serving:
             raise SubscriberError("the MQTT thread has ended")
         return taken
@@ -585,9 +593,15 @@ class Subscriber:
     def _on_subscribe(self, *arguments: Any) -> None:
         refusals = [reason for reason in arguments[3] if reason.is_failure]
         if refusals:
-            _LOG.error("mqtt refuses the subscription %s: %s", self._config.filter, refusals[0])
+            self._refusal = f"mqtt refuses the subscription {self._config.filter}: {refusals[0]}"
             return
+        if self._config.share_group:
+            # What this session had alone before it joined the group would come twice.
+            self._client.unsubscribe(self._config.filter)
         self.connected.set()
+
+    def _on_unsubscribe(self, *_arguments: Any) -> None:
+        _LOG.info("mqtt receives as one of the group %s only", self._config.share_group)
 
     def _on_disconnect(self, *arguments: Any) -> None:
         # paho empties its send queue after this callback and before it connects anew, so no

@@ -326,15 +326,18 @@ def _is_within(part: Any, limit: float) -> bool:
 def _leave_out_repeated(message: Message) -> None:
     """Keep the first of readings that an older name gives a second time."""
     first: dict[tuple[Channel, int], float] = {}
+    contradicted: set[tuple[Channel, int]] = set()
     for channel, time_ns, value in zip(
         message.channels, message.time_ns, message.value, strict=True
     ):
-        first.setdefault((channel, time_ns), value)
+        if first.setdefault((channel, time_ns), value) != value:
+            contradicted.add((channel, time_ns))
     message.repeated = len(message.channels) - len(first)
     if message.repeated:
         message.channels = [channel for channel, _ in first]
         message.time_ns = [time_ns for _, time_ns in first]
         message.value = list(first.values())
+        message.doubtful = [index for index, key in enumerate(first) if key in contradicted]
 
 
 def _unlisted_parts(attribute: _Object) -> Iterator[str]:

@@ -109,6 +109,9 @@ class Cutter:
         if needed:
             self._tail[:0] = data[position:]
             self._data, self._start, self._needed = b"", 0, needed
+            if not packets and len(self._tail) >= needed:
+                # What came since the last look completes it.
+                return self.cut(limit, size)
         return packets
 
     def _is_ready(self) -> bool:

@@ -229,15 +229,19 @@ class _Reading(NamedTuple):
 
 
 class _Refusals:
-    """The records of one pack that cannot be taken, a group for each reason."""
+    """The records of one pack that cannot be taken, in groups.
+
+    One for each reason; those that may be kept apart from those that may not.
+    """
 
     def __init__(self, topic: MqttTopic) -> None:
         self._topic = topic
-        self._groups: dict[str, tuple[Reject, list[dict[str, Any] | None]]] = {}
+        self._groups: dict[tuple[str, bool], tuple[Reject, list[dict[str, Any] | None]]] = {}
 
     def add(self, fault: Reject, record: Resolved) -> None:
-        _, records = self._groups.setdefault(fault.reason, (fault, []))
-        records.append(_kept(record, self._topic))
+        kept = _kept(record, self._topic)
+        _, records = self._groups.setdefault((fault.reason, kept is None), (fault, []))
+        records.append(kept)
 
     def groups(self) -> list[Refused]:
         return [

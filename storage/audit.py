@@ -67,6 +67,13 @@ _RULES: Final = (
         "records in the dead letters that were not refused: {}",
     ),
 )
+_GAPS: Final = """
+    SELECT topic, partition, first_offset, next_offset, found_at
+    FROM log_gap
+    WHERE (%(since)s::timestamptz IS NULL OR found_at >= %(since)s)
+      AND (%(until)s::timestamptz IS NULL OR found_at < %(until)s)
+    ORDER BY found_at, topic, partition
+"""
 # Of a line, in the order in which they are told.
 COUNTS: Final = (
     "messages",
@@ -248,16 +255,19 @@ class Audit:
         Oldest first.
     storage : sequence of StorageLine or None
         None where only a part of the time was looked at: readings do not say when they arrived.
+    gaps : sequence of str
+        What Kafka lost before a worker had read it; the counts were lost with the readings.
     """
 
     lines: Sequence[AuditLine]
     storage: Sequence[StorageLine] | None
+    gaps: Sequence[str] = ()
 
     @property
     def faults(self) -> list[str]:
         """Everything that does not balance, each with its place."""
         every: list[AuditLine | StorageLine] = [*self.lines, *(self.storage or ())]
-        return [f"{line}: {fault}" for line in every for fault in line.faults]
+        return [*(f"{line}: {fault}" for line in every for fault in line.faults), *self.gaps]
 
 
 async def audit(
@@ -285,10 +295,20 @@ async def audit(
             kinds.setdefault(tuple(place), {})[kind] = count
         await cursor.execute(_lines_query(), bounds)
         lines = [_line(row, kinds) for row in await cursor.fetchall()]
+        await cursor.execute(_GAPS, bounds)
+        gaps = tuple(_gap(row) for row in await cursor.fetchall())
         if since is not None or until is not None:
-            return Audit(lines, None)
+            return Audit(lines, None, gaps)
         await cursor.execute(_STORAGE, sources())
-        return Audit(lines, [StorageLine(*row) for row in await cursor.fetchall()])
+        return Audit(lines, [StorageLine(*row) for row in await cursor.fetchall()], gaps)
+
+
+def _gap(row: Sequence[Any]) -> str:
+    topic, partition, first, end, found_at = row
+    return (
+        f"{topic}/{partition}: {end - first} messages expired unread, offsets {first} to {end - 1},"
+        f" found {found_at.astimezone(UTC):%Y-%m-%dT%H:%M}"
+    )
 
 
 def _whole_minute(moment: datetime | None) -> datetime | None:

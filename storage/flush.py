@@ -84,6 +84,16 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Offsets [first, end) of a partition that the log lost before anybody read them."""
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Flush:
     """Everything that one transaction writes.
 
@@ -101,6 +111,7 @@ class Flush:
     letters : sequence of Buried
         What was rejected or refused.
     states : sequence of SavedState
+    gaps : sequence of Gap
     """
 
     steps: Sequence[Step]
@@ -110,3 +121,4 @@ class Flush:
     changes: Sequence[Opened | Resolved] = ()
     letters: Sequence[Buried] = ()
     states: Sequence[SavedState] = field(default=())
+    gaps: Sequence[Gap] = ()

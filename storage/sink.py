@@ -9,7 +9,7 @@ One long module, because a third of it is SQL, and the code beside it cannot be 
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -152,6 +152,11 @@ _TELL_RESOLVED: Final = """
     SELECT alert_id, 'resolved', dedup_key,
            %s::jsonb || jsonb_build_object('alert_id', alert_id)
     FROM outbox WHERE alert_id = %s AND event = 'firing'
+    ON CONFLICT DO NOTHING
+"""
+_GAP: Final = """
+    INSERT INTO log_gap (topic, partition, first_offset, next_offset, log_id)
+    VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT DO NOTHING
 """
 _TALLIED: Final = (
@@ -323,6 +328,9 @@ class Sink:
                 await _alerts(cursor, flush.changes, outbox_channel(self._schema))
                 await _ledger(cursor, flush, counts)
                 await _letters(cursor, flush)
+                await cursor.executemany(
+                    _GAP, [(*astuple(gap), self._log_id) for gap in flush.gaps]
+                )
             # In a repetition, too: whoever moved the positions may have saved no state.
             await self._save(cursor, flush.states)
         stored, duplicates, conflicts = (int(total) for total in counts.sum(axis=0))

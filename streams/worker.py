@@ -23,7 +23,7 @@ from detectors import SuiteConfig
 from ingest.ledger import SensorCard
 from ingest.records import DeadLetter, HeaderError, Provenance
 from ingest.topics import dead_letters_topic, readings_topic
-from storage.flush import Buried, Flush, SavedState, Step
+from storage.flush import Buried, Flush, Gap, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
 from streams.partition import STATE_VERSION, Partition
@@ -152,6 +152,7 @@ class Worker:
         self._letter_positions: dict[int, int] = {}
         self._places: dict[str, SensorCard] = {}
         self._unannounced: dict[str, SensorCard] = {}
+        self._gaps: list[Gap] = []
         self._pending_rows = 0
         self._held_rows = 0
         self._releases: Counter[TopicPartition] = Counter()
@@ -312,6 +313,7 @@ class Worker:
     async def _prepare(self, *, save: bool) -> Flush:
         """Score what is queued and return it as one flush."""
         ledger = Ledger()
+        self._gaps.clear()
         letters: list[Buried] = []
         steps: list[Step] = []
         scored: list[tuple[Partition, Scored]] = []
@@ -349,6 +351,7 @@ class Worker:
             ],
             letters=letters,
             states=self._states() if save else (),
+            gaps=tuple(self._gaps),
         )
 
     def _draw(self, inbox: _Inbox, budget: int) -> tuple[list[tuple[Delivery, Provenance]], int]:
@@ -396,6 +399,8 @@ class Worker:
                 continue
             if delivery.offset > expected:
                 await self._excuse_gap(self._readings, number, expected, delivery.offset)
+                # What the database has was only to be seen once more.
+                self._miss(self._readings, number, partition.stored, expected, delivery.offset)
             messages.append(Message(delivery.offset, provenance, delivery.value))
             expected = delivery.offset + 1
         return messages
@@ -406,6 +411,12 @@ class Worker:
         if offset > max(earliest, expected):
             raise GapError(f"{topic}/{number}: expected offset {expected}, got {offset}")
         _LOG.error("%s/%d: offsets %d to %d expired unread", topic, number, expected, offset - 1)
+
+    def _miss(self, topic: str, number: int, stored: int, expected: int, offset: int) -> None:
+        """Tell the database of offsets nobody read; a log that was read from nowhere has none."""
+        first = max(stored, expected)
+        if stored and first < offset:
+            self._gaps.append(Gap(topic, number, first, offset))
 
     async def _read_letters(
         self,
@@ -424,6 +435,7 @@ class Worker:
                 continue
             if delivery.offset > end:
                 await self._excuse_gap(self._letters, number, end, delivery.offset)
+                self._miss(self._letters, number, position, end, delivery.offset)
             letters.append(_buried(delivery, provenance, ledger))
             end = delivery.offset + 1
         return [Step(self._letters, number, position, end)] if end > position else []

@@ -39,6 +39,18 @@ CREATE TABLE expired (
     last_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Kafka messages that expired before a worker had read them: their readings are gone, and the
+-- counts that travelled with them as well.
+CREATE TABLE log_gap (
+    topic        text NOT NULL,
+    partition    integer NOT NULL,
+    log_id       text NOT NULL,
+    first_offset bigint NOT NULL,
+    next_offset  bigint NOT NULL,
+    found_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (topic, partition, log_id, first_offset)
+);
+
 -- What is there already. A message was rejected under the domain of its topic, or, where that was
 -- none of a city's, under 'unknown'.
 UPDATE dead_letter SET source = split_part(mqtt_topic, '/', 3)

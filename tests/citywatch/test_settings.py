@@ -4,6 +4,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from citywatch.settings import Settings, SettingsError, read_settings, secret
+from citywatch.wiring import bridge_config
 
 
 def write(folder: Path, text: str) -> Path:
@@ -245,3 +246,11 @@ def test_a_secret_comes_from_its_file_without_the_line_end(tmp_path: Path) -> No
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().mqtt.port = 1
+
+
+def test_no_two_namespaces_share_a_session_of_the_mqtt_broker() -> None:
+    live, replay = (
+        bridge_config(read_settings(None, {"CITYWATCH_NAMESPACE": namespace})).mqtt.client_id
+        for namespace in ("live", "replay-a")
+    )
+    assert live != replay

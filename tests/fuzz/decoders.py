@@ -43,7 +43,8 @@ def check(message: Message, domain: str) -> None:
     assert len(message.time_ns) == len(message.value) == count
     assert all(0 <= index < count for index in message.doubtful)
     assert set(message.withheld) <= set(KINDS)
-    assert len({refused.fault.reason for refused in message.refused}) == len(message.refused)
+    groups = {(refused.fault.reason, refused.payload is None) for refused in message.refused}
+    assert len(groups) == len(message.refused)
     for channel, time_ns, value in zip(
         message.channels, message.time_ns, message.value, strict=True
     ):

@@ -561,6 +561,29 @@ def test_a_clock_that_is_off_is_announced_and_its_readings_are_suspect() -> None
     assert [card.clock_offset_s for card in cards(found)] == [None]
 
 
+def test_a_pack_written_newest_first_says_nothing_of_a_clock() -> None:
+    made = assembler()
+    rows = [{"n": "gw/pm10", "v": 1.0, "t": NOW_NS // 10**9 - 60 * minute} for minute in range(30)]
+    for number in range(7):
+        made.add(pack(*rows, at_ns=NOW_NS + number * SECOND))
+    found = made.take()
+    assert [card.clock_offset_s for card in cards(found)] == [None]
+    assert {flag for record in found for flag in decode(record.value).quality.tolist()} == {GOOD}
+
+
+@pytest.mark.parametrize(
+    ("at_ns", "messages", "offset_s"),
+    [(NOW_NS - 600 * SECOND, 1, 300.0), (NOW_NS + 400 * 86_400 * SECOND, 5, -31 * 86_400.0)],
+)
+def test_a_clock_too_wrong_for_any_reading_is_told_of(
+    at_ns: int, messages: int, offset_s: float
+) -> None:
+    found = records(*[flow(at_ns=at_ns)] * messages)
+    told = [card for record in found if record.topic == READINGS for card in cards([record])]
+    assert told == [SensorCard("s1", "traffic", "centre", clock_offset_s=offset_s)]
+    assert len([record for record in found if record.topic == LETTERS]) == messages
+
+
 def test_a_state_is_true_however_late_it_is_told() -> None:
     event = json.dumps(
         {"UtcTime": iso(NOW_NS), "Source": {"Source": "1"}, "Data": {"State": False}}

@@ -435,13 +435,30 @@ def test_a_stopped_or_unstarted_subscriber_is_just_empty(namespace: str) -> None
     assert subscriber.take(1) == []
 
 
-def test_a_refused_subscription_is_told(namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+@needs_mosquitto
+def test_a_bridge_that_joins_a_group_leaves_its_own_subscription(
+    services: Addresses, namespace: str, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    alone = Place(services, namespace, None)
+    with subscribed(alone):
+        pass
+    joined = alone._replace(share_group="bridges")
+    with subscribed(joined) as subscriber:
+        until(lambda: "group bridges only" in caplog.text)
+        send(joined, topic, *(b"%d" % number for number in range(50)))
+        assert sorted(payloads(take(subscriber, 50))) == sorted(b"%d" % n for n in range(50))
+        send(joined, topic, b"last")
+        assert payloads(take(subscriber, 1)) == [b"last"]
+
+
+def test_a_refused_subscription_is_told(namespace: str) -> None:
     subscriber = Subscriber(mqtt_config(1, namespace))
     refused = ReasonCode(PacketTypes.SUBACK, "Not authorized")
-    with caplog.at_level(logging.ERROR):
-        subscriber._on_subscribe(subscriber._client, None, 1, [refused], None)
-    assert "Not authorized" in caplog.text
+    subscriber._on_subscribe(subscriber._client, None, 1, [refused], None)
     assert not subscriber.connected.is_set()
+    with pytest.raises(SubscriberError, match="Not authorized"):
+        subscriber.take(1)
 
 
 def test_a_broker_that_is_not_there_is_told(

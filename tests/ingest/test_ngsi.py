@@ -627,7 +627,8 @@ def check_total(data: bytes, topic: MqttTopic) -> None:
         assert NOW_NS - ACCEPTANCE.max_age_ns <= time_ns <= NOW_NS + MAX_AHEAD_NS
     assert set(found.withheld) <= set(privacy.KINDS)
     assert all(count > 0 for count in found.withheld.values())
-    assert (found.doubtful, found.refused) == ([], [])
+    assert found.refused == []
+    assert len(found.doubtful) <= found.repeated
 
 
 TOPICS = st.sampled_from([TRAFFIC, AIR, CAMERA])

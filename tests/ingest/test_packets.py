@@ -224,6 +224,16 @@ def test_properties_that_paho_refuses_are_passed_over() -> None:
     assert read_publish(0x32, body) == Publish("t", b"x", 7, 1)
 
 
+def test_a_packet_that_was_completed_since_the_limit_is_not_left_waiting() -> None:
+    packet = b"\x30\x03\0\0\0"
+    cutter = Cutter(MAX_PACKET)
+    cutter.feed(packet + packet[:1])
+    assert len(cutter.cut(1, 10**9)) == 1
+    cutter.feed(packet[1:])
+    assert cutter.cut(10, 10**9) == [(0x30, b"\0\0\0")]
+    assert cutter.held == 0
+
+
 # --- Acknowledgements -----------------------------------------------------------------------------
 
 

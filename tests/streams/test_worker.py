@@ -10,6 +10,8 @@ import pytest
 
 from detectors import StateError
 from ingest.topics import SeriesKey
+from storage.audit import audit
+from storage.migrate import session_options
 from storage.sink import FencedError
 from streams import worker as worker_module
 from streams.worker import GapError
@@ -243,6 +245,42 @@ def test_a_gap_is_excused_where_kafka_has_expired_it(
     run(work)
     assert kafka.committed == {place: 6}
     assert count(database, "dead_letter" if place == LETTER_PLACE else "reading") in {2, 20}
+
+
+def test_what_expired_unread_is_a_fault_of_the_audit(database: Database) -> None:
+    kafka = Kafka(small_log(), database)
+
+    async def first() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.deliver(PLACE, 2)
+            await session.worker.flush(save=True)
+
+    async def second() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.finish()
+
+    run(first)
+    assert kafka.committed == {PLACE: 2}
+    kafka.expired[PLACE] = kafka.committed[PLACE] = 4
+    run(second)
+    assert database.all("SELECT topic, partition, first_offset, next_offset FROM log_gap") == [
+        (*PLACE, 2, 4)
+    ]
+    told = f"{PLACE[0]}/{PLACE[1]}: 2 messages expired unread, offsets 2 to 3, found "
+    assert [fault for fault in faults(database) if fault.startswith(told)]
+
+
+def faults(database: Database) -> list[str]:
+    async def work() -> list[str]:
+        options = session_options(database.schema)
+        async with await psycopg.AsyncConnection.connect(
+            database.dsn, options=options, autocommit=True
+        ) as connection:
+            return (await audit(connection, None, None)).faults
+
+    return asyncio.run(work())
 
 
 def test_a_gap_beyond_what_expired_is_not_excused(database: Database) -> None:
