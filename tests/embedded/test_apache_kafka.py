@@ -1,6 +1,7 @@
 """Apache Kafka as it is, and what the bridge's sender makes of it: nothing lost, nothing twice."""
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -148,6 +149,8 @@ def test_frozen_for_longer_than_a_request_may_take_nothing_is_lost_and_nothing_t
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    # The command line silences it, and may have been called by another test.
+    caplog.set_level(logging.WARNING, logger="aiokafka")
     # Ten seconds otherwise; the batch is then sent again though the broker may have it.
     monkeypatch.setattr(ingest.kafka, "_REQUEST_TIMEOUT_MS", 500)
     monkeypatch.setattr(ingest.kafka, "_REPORT_INTERVAL_S", 0.2)
