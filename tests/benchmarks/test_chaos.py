@@ -1,0 +1,68 @@
+"""What the chaos test strikes with, and what it believes was published."""
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.blows import KINDS, plan
+from benchmarks.restless import SENSORS, RestlessComposer, readings
+from ingest.quantities import QUANTITIES
+from simulators.city import City
+from tests.simulators.entities import plain
+
+SECOND_NS = 10**9
+
+
+@given(st.integers(0, 2**32), st.floats(10, 600))
+def test_a_plan_follows_from_its_seed_and_deals_every_kind_before_any_again(
+    seed: int, duration_s: float
+) -> None:
+    names = list(KINDS)
+    blows = plan(seed, duration_s, names)
+    assert blows == plan(seed, duration_s, names)
+    assert blows == sorted(blows)
+    assert all(0 < blow.at_s < duration_s for blow in blows)
+    for start in range(0, len(blows), len(names)):
+        round_ = [blow.name for blow in blows[start : start + len(names)]]
+        assert len(set(round_)) == len(round_)
+    for blow in blows:
+        low, high = KINDS[blow.name].lasts_s
+        assert low <= blow.lasts_s <= high
+
+
+def test_what_is_written_down_is_what_was_sent_sound_late_or_twice(tmp_path: Path) -> None:
+    city = City(SENSORS, 3)
+    file = tmp_path / "published"
+    composer = RestlessComposer(city, "live", 3, file)
+    sent = []
+    newest: dict[str, str] = {}
+    overtaken = 0
+    for block in range(200):
+        who = np.arange(block % 2, SENSORS, 20)
+        time_ns = np.full(len(who), (1_790_000_000 + block) * SECOND_NS)
+        for message in composer.messages(who, time_ns, city.observe(who, time_ns)):
+            sent.append(message)
+            if not message.bad:
+                observed = plain(message.payload)["dateObserved"]
+                overtaken += observed < newest.get(message.topic, "")
+                newest[message.topic] = max(observed, newest.get(message.topic, ""))
+    composer.close()
+    expected = []
+    for message in sent:
+        if not message.bad:
+            entity = plain(message.payload)
+            sensor = message.topic.rpartition("/")[2]
+            expected += [
+                (sensor, name, entity["dateObserved"], float(entity[name]))
+                for name in entity
+                if name in QUANTITIES
+            ]
+    found = list(readings(file))
+    assert sorted(found) == sorted(expected)
+    assert all(datetime.fromisoformat(one[2]).tzinfo for one in found)
+    assert overtaken > 0
+    assert any(message.bad for message in sent)
+    assert any(message.repeat for message in sent)
