@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-ingest fuzz kafka kafka-jars lock clean
+.PHONY: help demo test check format bench bench-ingest chaos fuzz kafka kafka-jars lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ bench: $(STAMP) ## Measure the whole way of a reading at 2,000 messages/s
 
 bench-ingest: $(STAMP) ## Measure the front door: rates, crashes, outages (15 minutes)
 	$(BIN)/python benchmarks/front_door.py $(ARGS)
+
+DURATION ?= 600
+SEED ?= 1
+chaos: $(STAMP) ## Kill, freeze and restart everything under load; then balance (DURATION= SEED=)
+	$(BIN)/python benchmarks/chaos.py --duration $(DURATION) --seed $(SEED) $(ARGS)
 
 FUZZ_DIR := .citywatch/fuzz
 fuzz: $(STAMP) ## Fuzz the decoders, guided by coverage (ten minutes; Python 3.11 to 3.13 on x86-64)
