@@ -17,6 +17,8 @@ _KILL_S: Final = 0.2, 4.0
 _AWAY_S: Final = 0.0, 8.0
 _FREEZE_S: Final = 15.0, 30.0
 _FREEZE_ALL_S: Final = 8.0, 15.0
+# Of the freezes, those during which nothing else happens: the zombie then meets a living owner.
+_UNDISTURBED_SHARE: Final = 0.5
 _BLINK_S: Final = 1.0, 5.0
 
 WORKERS: Final = "worker-1", "worker-2"
@@ -92,6 +94,9 @@ def plan(seed: int, duration_s: float, names: Sequence[str]) -> list[Blow]:
     while at_s < duration_s:
         deck = deck or rng.permutation(list(names)).tolist()
         name = deck.pop()
-        blows.append(Blow(at_s, name, float(rng.uniform(*KINDS[name].lasts_s))))
+        blow = Blow(at_s, name, float(rng.uniform(*KINDS[name].lasts_s)))
+        blows.append(blow)
         at_s += float(rng.uniform(*_GAP_S))
+        if KINDS[name].deed == "freeze" and rng.random() < _UNDISTURBED_SHARE:
+            at_s += blow.lasts_s
     return blows
