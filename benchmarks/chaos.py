@@ -18,6 +18,8 @@ what has died. Afterwards
 On Apache Kafka where Java and its jars are there (`make kafka-jars`), which is restarted and killed
 as well; else on the embedded broker, whose log would not survive that. The last line is one JSON
 object.
+
+One module of some length, because it is one story: what starts, what strikes it, what must be true.
 """
 
 import argparse
