@@ -11,10 +11,10 @@ from ingest.clocks import ClockWatch
 from ingest.columns import Columns, Counts
 from ingest.decode import decode
 from ingest.ledger import MINUTE_NS, SensorCard, Tally
-from ingest.message import Acceptance, Channel, Message
+from ingest.message import Acceptance, Channel, Message, Refused
 from ingest.onvif import public_topic
 from ingest.privacy import may_be_kept
-from ingest.quantities import DOMAINS
+from ingest.quantities import DOMAINS, PRIVATE_DOMAIN
 from ingest.records import DeadLetter, KafkaRecord, Provenance
 from ingest.reject import Reject
 from ingest.topics import (
@@ -35,7 +35,6 @@ CARD_INTERVAL_NS: Final = 600 * 10**9
 # closed beyond this, which leaves room for the last reading's key and for the headers.
 MAX_RECORD_BYTES: Final = 512 << 10
 _UNKNOWN: Final = "unknown"
-_PRIVATE_DOMAIN: Final = "cameras"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ class Assembler:
         home = source.partition, minute
         self._count(message, self._columns[home].counts[domain])
         for refused in message.refused:
-            self._refuse(refused.fault, refused.records, refused.payload, arrival, domain)
+            self._refuse(refused, arrival, domain)
         if arrival.received_ns - self._announced_since_ns > CARD_INTERVAL_NS:
             self._announced.clear()
             self._announced_since_ns = arrival.received_ns
@@ -302,59 +301,49 @@ class Assembler:
         self.rejected += 1
         # Whatever the topic says, the payload may be a camera's.
         keep = (
-            source not in (_PRIVATE_DOMAIN, _UNKNOWN)
+            source not in (PRIVATE_DOMAIN, _UNKNOWN)
             and fault.reason != reject.TOO_LARGE
             and len(arrival.payload) <= MAX_RECORD_BYTES
             and may_be_kept(arrival.payload)
         )
-        self._bury(
-            DeadLetter(
-                public_topic(arrival.topic),
-                fault.reason,
-                fault.place,
-                arrival.received_ns,
-                arrival.payload if keep else None,
-            ),
-            Tally(
-                source,
-                arrival.received_ns // MINUTE_NS * 60,
-                messages=1,
-                rejected=1,
-                reasons={fault.reason: 1},
-            ),
-        )
+        self._bury(fault, arrival, source, arrival.payload if keep else None)
         return fault
 
-    def _refuse(
-        self, fault: Reject, records: int, payload: bytes | None, arrival: Arrival, source: str
-    ) -> None:
-        self.refused += records
-        self._bury(
-            DeadLetter(
-                public_topic(arrival.topic),
-                fault.reason,
-                fault.place,
-                arrival.received_ns,
-                None if source == _PRIVATE_DOMAIN else payload,
-                records,
-            ),
-            Tally(
-                source,
-                arrival.received_ns // MINUTE_NS * 60,
-                refused=records,
-                reasons={fault.reason: records},
-            ),
-        )
+    def _refuse(self, refused: Refused, arrival: Arrival, source: str) -> None:
+        self.refused += refused.records
+        payload = None if source == PRIVATE_DOMAIN else refused.payload
+        self._bury(refused.fault, arrival, source, payload, refused.records)
 
-    def _bury(self, letter: DeadLetter, tally: Tally) -> None:
+    def _bury(
+        self, fault: Reject, arrival: Arrival, source: str, payload: bytes | None, records: int = 0
+    ) -> None:
+        """Write a dead letter, of a whole message or of so many records of one."""
         config = self._config
-        provenance = Provenance(config.bridge, [tally])
+        letter = DeadLetter(
+            public_topic(arrival.topic),
+            fault.reason,
+            fault.place,
+            arrival.received_ns,
+            payload,
+            records,
+        )
+        tally = Tally(
+            source,
+            arrival.received_ns // MINUTE_NS * 60,
+            messages=int(not records),
+            rejected=int(not records),
+            refused=records,
+            reasons={fault.reason: records or 1},
+        )
         self._done.append(
             KafkaRecord(
                 topic=dead_letters_topic(config.namespace),
                 partition=partition_of(letter.mqtt_topic, config.partitions),
-                value=letter.payload or b"",
-                headers=[*provenance.headers(config.namespace), *letter.headers()],
+                value=payload or b"",
+                headers=[
+                    *Provenance(config.bridge, [tally]).headers(config.namespace),
+                    *letter.headers(),
+                ],
             )
         )
 

@@ -62,6 +62,10 @@ class Tally(msgspec.Struct, frozen=True, array_like=True):
     kinds: _Counts = msgspec.field(default_factory=dict)
 
 
+# What of a tally is a plain number.
+COUNTS: Final = ("messages", "readings", "rejected", "withheld", "passed", "repeated", "refused")
+
+
 class SensorCard(msgspec.Struct, frozen=True, array_like=True):
     """Who a sensor is and where it stands; announced in the headers when new or changed.
 

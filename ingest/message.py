@@ -7,6 +7,7 @@ from ingest.reject import Reject
 
 # A sensor clock further ahead than this would shut its own series until the day catches up.
 MAX_AHEAD_NS: Final = 300 * 10**9
+_EARLIEST_NS: Final = 946_684_800 * 10**9  # 2000-01-01: before it a clock was never set
 _DAY_NS: Final = 86_400 * 10**9
 
 
@@ -35,6 +36,11 @@ class Acceptance:
     gateways: frozenset[str] = frozenset()
     max_age_ns: int = 31 * _DAY_NS
     max_ahead_ns: int = MAX_AHEAD_NS
+
+    def window(self, received_ns: int) -> tuple[int, int]:
+        """Return the earliest and the latest event time that is taken at an arrival."""
+        earliest_ns = max(_EARLIEST_NS, received_ns - self.max_age_ns)
+        return earliest_ns, received_ns + self.max_ahead_ns
 
 
 class Refused(NamedTuple):

@@ -21,6 +21,7 @@ from ingest import reject
 from ingest.jsontext import load
 from ingest.message import Acceptance, Channel, Message
 from ingest.privacy import UNKNOWN, kind_of, kind_within
+from ingest.quantities import PRIVATE_DOMAIN
 from ingest.reject import Reject
 from ingest.topics import MqttTopic, is_level
 from ingest.units import Conversion, conversion
@@ -107,10 +108,8 @@ _LISTED: Final[dict[str, dict[str, str]]] = {
     for kind, entity in ENTITIES.items()
 }
 _Object = dict[str, Any]
-_PRIVATE_DOMAIN: Final = "cameras"
 _URN: Final = "urn:ngsi-ld:"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST_NS: Final = 946_684_800 * 10**9  # 2000-01-01: before it a clock was never set
 # Earliest and latest event time that is taken.
 _Window = tuple[int, int]
 
@@ -145,10 +144,7 @@ def decode(
     place = _place(entity.get("location"))
     if isinstance(place, Reject):
         return place
-    earliest_ns = max(_EARLIEST_NS, received_ns - acceptance.max_age_ns)
-    window = earliest_ns, received_ns + acceptance.max_ahead_ns
-    # The place of another sensor is not that of the gateway which published it.
-    return _message(entity, sensor, place, window)
+    return _message(entity, sensor, place, acceptance.window(received_ns))
 
 
 def _sensor(entity: _Object, topic: MqttTopic, gateways: frozenset[str]) -> str | None:
@@ -291,7 +287,7 @@ def _time_ns(text: str) -> int | None:
 def _instant_ns(text: str) -> int | None:
     try:
         moment = msgspec.convert(text, datetime)
-    except (msgspec.ValidationError, UnicodeEncodeError):
+    except msgspec.ValidationError:
         return None
     if moment.tzinfo is None:
         return None
@@ -354,7 +350,7 @@ def _withheld(entity: _Object, kind: str) -> dict[str, int]:
 
     Cameras may say what is listed; what others may not say is what is private by its name.
     """
-    listed, is_camera = _LISTED[kind], ENTITIES[kind].domain == _PRIVATE_DOMAIN
+    listed, is_camera = _LISTED[kind], ENTITIES[kind].domain == PRIVATE_DOMAIN
     kinds: Counter[str] = Counter()
     for name, raw in entity.items():
         if name not in listed:

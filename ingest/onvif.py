@@ -37,7 +37,6 @@ from ingest.topics import MqttTopic, is_level, parse_topic
 _DOMAIN: Final = "cameras"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_EARLIEST_NS: Final = 946_684_800 * 10**9  # 2000-01-01: before it a clock was never set
 _LISTED: Final = frozenset(("UtcTime", "PropertyOperation"))
 _SECTIONS: Final = frozenset(("Source", "Key", "Data"))
 _SIMPLE_ITEM: Final = "SimpleItem"
@@ -343,11 +342,11 @@ def _time_ns(text: Any, received_ns: int, acceptance: Acceptance) -> int | Rejec
         # UTC by its name: some devices leave the zone out.
         moment = moment.replace(tzinfo=moment.tzinfo or UTC)
         time_ns = (moment - _EPOCH) // _MICROSECOND * 1_000
-    # Lenient JSON lets half a surrogate through, which msgspec cannot encode.
-    except (msgspec.ValidationError, UnicodeEncodeError, OverflowError):
+    except (msgspec.ValidationError, OverflowError):
         return Reject(reject.TIME, "$.UtcTime")
-    if time_ns < max(_EARLIEST_NS, received_ns - acceptance.max_age_ns):
+    earliest_ns, latest_ns = acceptance.window(received_ns)
+    if time_ns < earliest_ns:
         return Reject(reject.PAST, "$.UtcTime")
-    if time_ns > received_ns + acceptance.max_ahead_ns:
+    if time_ns > latest_ns:
         return Reject(reject.FUTURE, "$.UtcTime")
     return time_ns

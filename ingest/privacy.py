@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import blake2s
 from typing import Any, Final
 
-from ingest.quantities import QUANTITIES
+from ingest.quantities import PRIVATE_DOMAIN, QUANTITIES
 
 UNKNOWN: Final = "unknown"
 
@@ -119,7 +119,6 @@ def fingerprinted(camera: str, parts: Iterable[str]) -> str:
 
 # --- dead letters -------------------------------------------------------------------------------
 
-_PRIVATE_DOMAIN: Final = "cameras"
 # Entity types of sensors that see nobody; the readings they may hold are those of their domain.
 HARMLESS_TYPES: Final = {
     "TrafficFlowObserved": "traffic",
@@ -279,7 +278,7 @@ def _is_harmless_pack(records: list[Any]) -> bool:
             continue
         name = _QUANTITY_SEPARATOR.split(base + record.get("n", ""))[-1]
         quantity = QUANTITIES.get(name)
-        if quantity is None or quantity.domain == _PRIVATE_DOMAIN:
+        if quantity is None or quantity.domain == PRIVATE_DOMAIN:
             return False
         quantities += 1
     return quantities > 0

@@ -87,3 +87,5 @@ _ROWS = (
 
 QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
 DOMAINS: tuple[str, ...] = ("traffic", "environment", "cameras")
+# Of its sensors only what is listed may pass.
+PRIVATE_DOMAIN = "cameras"

@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from ingest import jsontext, reject
 from ingest.message import Acceptance, Channel, Message, Refused
 from ingest.privacy import UNKNOWN, fingerprinted, kind_of, kind_within
-from ingest.quantities import QUANTITIES
+from ingest.quantities import PRIVATE_DOMAIN, QUANTITIES
 from ingest.reject import Reject
 from ingest.topics import MqttTopic, is_level
 from ingest.units import Conversion, senml_conversion
@@ -31,7 +31,6 @@ VERSION: Final = 10
 VERSIONS: Final = frozenset({*range(1, VERSION + 1), VERSION + 16})
 # Section 4.5.3: a time below it counts from the arrival.
 RELATIVE_S: Final = 2.0**28
-_EARLIEST_NS: Final = 946_684_800 * 10**9  # 2000-01-01: before it a clock was never set
 # Section 4.5.1.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:./_-]*")
 # Section 4.3.
@@ -39,7 +38,6 @@ _BASE: Final = frozenset({"bn", "bt", "bu", "bv", "bs", "bver"})
 _TEXTS: Final = ("vs", "vd")
 _VALUES: Final = frozenset({"v", "vb", "s", *_TEXTS})
 _LABELS: Final = _BASE | _VALUES | {"n", "u", "t", "ut"}
-_PRIVATE_DOMAIN: Final = "cameras"
 # No time in seconds that far from 1970 is within any limit; in microseconds it is still exact.
 _BEYOND_S: Final = 1e11
 _KEPT_UNIT: Final = re.compile(r"[A-Za-z0-9/%]{0,12}")
@@ -262,7 +260,7 @@ def _thorough(
     records = resolve(pack, received_ns)
     if isinstance(records, Reject):
         return records
-    is_camera = topic.domain == _PRIVATE_DOMAIN
+    is_camera = topic.domain == PRIVATE_DOMAIN
     withheld = Counter(_kinds(pack, records, is_camera))
     refusals = _Refusals(topic)
     readings: list[_Reading] = []
@@ -324,9 +322,10 @@ def _timely(record: Resolved, received_ns: int, acceptance: Acceptance) -> int |
     time_ns = record.time_ns
     if isinstance(time_ns, Reject):
         return time_ns
-    if time_ns < max(_EARLIEST_NS, received_ns - acceptance.max_age_ns):
+    earliest_ns, latest_ns = acceptance.window(received_ns)
+    if time_ns < earliest_ns:
         return Reject(reject.PAST, f"$[{record.number}].t")
-    if time_ns > received_ns + acceptance.max_ahead_ns:
+    if time_ns > latest_ns:
         return Reject(reject.FUTURE, f"$[{record.number}].t")
     return time_ns
 
@@ -340,7 +339,7 @@ def _converted(record: Resolved, channel: Channel) -> float | Reject:
     if conversion is None:
         return Reject(reject.UNIT, f"{place}.u")
     quantity = QUANTITIES[channel.quantity]
-    if record.texts and quantity.domain != _PRIVATE_DOMAIN:
+    if record.texts and quantity.domain != PRIVATE_DOMAIN:
         return Reject(reject.VALUE, f"{place}.{record.texts[0]}")
     value: bool | float | Reject = record.value
     if isinstance(value, Reject):
@@ -369,7 +368,7 @@ def _channel(name: str, topic: MqttTopic, acceptance: Acceptance) -> Channel | s
         return reject.QUANTITY
     if known.domain != topic.domain:
         return reject.DOMAIN
-    if is_part and topic.domain == _PRIVATE_DOMAIN:
+    if is_part and topic.domain == PRIVATE_DOMAIN:
         # What people call a part of a camera does not pass.
         sensor = fingerprinted(topic.sensor, [sensor[len(topic.sensor) :]])
     return Channel(sensor, quantity)
@@ -388,7 +387,7 @@ def _kept(record: Resolved, topic: MqttTopic) -> dict[str, Any] | None:
     known = QUANTITIES.get(quantity)
     if (
         known is None
-        or _PRIVATE_DOMAIN in (known.domain, topic.domain)
+        or PRIVATE_DOMAIN in (known.domain, topic.domain)
         or not is_level(sensor)
         or texts
         or foreign
@@ -554,11 +553,8 @@ def _quick(  # noqa: C901 - a call a record would double its cost
     if not channels:
         return None
     time_ns = _times_ns(seconds, received_ns)
-    if (
-        time_ns is None
-        or min(time_ns) < max(_EARLIEST_NS, received_ns - acceptance.max_age_ns)
-        or max(time_ns) > received_ns + acceptance.max_ahead_ns
-    ):
+    earliest_ns, latest_ns = acceptance.window(received_ns)
+    if time_ns is None or min(time_ns) < earliest_ns or max(time_ns) > latest_ns:
         return None
     message = _message(channels, time_ns, values)
     if odd:

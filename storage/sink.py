@@ -20,7 +20,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.errors import UniqueViolation
 from psycopg.sql import SQL, Identifier
 
-from ingest.ledger import SensorCard
+from ingest.ledger import COUNTS, SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Flush, Opened, Resolved, SavedState, Step
@@ -159,23 +159,16 @@ _GAP: Final = """
     VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT DO NOTHING
 """
-_TALLIED: Final = (
-    "messages",
-    "readings",
-    "rejected",
-    "withheld",
-    "passed",
-    "repeated",
-    "refused",
-)
-_COUNTS: Final = (*_TALLIED, "stored", "duplicates", "late_conflicts")
+_LEDGER_COUNTS: Final = (*COUNTS, "stored", "duplicates", "late_conflicts")
 _LEDGER: Final = SQL(
     "INSERT INTO ledger AS l (bridge, source, minute, {}) VALUES (%s, %s, to_timestamp(%s), {})"
     " ON CONFLICT (bridge, source, minute) DO UPDATE SET {}"
 ).format(
-    SQL(", ").join(map(Identifier, _COUNTS)),
-    SQL(", ").join([SQL("%s")] * len(_COUNTS)),
-    SQL(", ").join(SQL("{0} = l.{0} + excluded.{0}").format(Identifier(name)) for name in _COUNTS),
+    SQL(", ").join(map(Identifier, _LEDGER_COUNTS)),
+    SQL(", ").join([SQL("%s")] * len(_LEDGER_COUNTS)),
+    SQL(", ").join(
+        SQL("{0} = l.{0} + excluded.{0}").format(Identifier(name)) for name in _LEDGER_COUNTS
+    ),
 )
 _KIND: Final = """
     INSERT INTO ledger_kind AS k (bridge, source, minute, outcome, kind, count)
@@ -513,7 +506,7 @@ async def _ledger(cursor: AsyncCursor[Any], flush: Flush, counts: NDArray[np.int
     for tallied, outcome in zip(flush.tallies, counts.tolist(), strict=False):
         tally = tallied.tally
         key = (_storable(tallied.bridge), tally.source, tally.minute_s)
-        lines.append((*key, *(getattr(tally, name) for name in _TALLIED), *outcome))
+        lines.append((*key, *(getattr(tally, name) for name in COUNTS), *outcome))
         kinds += [(*key, "rejected", kind, count) for kind, count in tally.reasons.items()]
         kinds += [(*key, "withheld", kind, count) for kind, count in tally.kinds.items()]
     # Sorted, so that two workers never wait for each other's lines crosswise; who has a line has

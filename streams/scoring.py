@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detectors import CATEGORY_NAMES, KIND_NAMES, Transitions, Verdicts
 from ingest import reject
 from ingest.batch import BatchError, ReadingBatch, decode
-from ingest.ledger import SensorCard, Tally
+from ingest.ledger import COUNTS, SensorCard, Tally
 from ingest.quantities import QUANTITIES
 from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey
@@ -33,15 +33,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Of a message whose headers cannot be read: it may be another namespace's.
 NOBODY: Final = Provenance("unknown", [])
 _NOTHING: Final = Tally("unknown", 0)
-_COUNTS: Final = (
-    "messages",
-    "readings",
-    "rejected",
-    "withheld",
-    "passed",
-    "repeated",
-    "refused",
-)
 _SEVERITY: Final[dict[Category, Severity]] = {"city": "major", "sensor-health": "minor"}
 
 
@@ -97,7 +88,7 @@ class Ledger:
         if index == len(self._lines):
             self._lines.append(_Line(Counter(), Counter(), Counter()))
         line = self._lines[index]
-        for name in _COUNTS:
+        for name in COUNTS:
             line.totals[name] += getattr(tally, name)
         line.reasons.update(tally.reasons)
         line.kinds.update(tally.kinds)
