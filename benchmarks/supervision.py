@@ -120,6 +120,7 @@ class Supervisor:
         self._services = services
         self._say = say
         self._locks = {name: asyncio.Lock() for name in (*processes, *services)}
+        self._retired: set[str] = set()
         self.struck: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
 
@@ -128,7 +129,8 @@ class Supervisor:
         while True:
             for name, process in self.processes.items():
                 # Whoever strikes it starts it again.
-                if not process.running and not self._locks[name].locked():
+                waits = self._locks[name].locked() or name in self._retired
+                if not process.running and not waits:
                     await self._again(name, process)
             await asyncio.sleep(_LOOK_S)
 
@@ -168,6 +170,12 @@ class Supervisor:
             finally:
                 back = "thaw" if kind.deed == "freeze" else "start"
                 await asyncio.gather(*(asyncio.to_thread(getattr(one, back)) for one in targets))
+
+    async def retire(self, name: str) -> None:
+        """End a process in good order, for good."""
+        async with self._locks[name]:
+            self._retired.add(name)
+            await asyncio.to_thread(self.processes[name].stop)
 
     async def end(self) -> dict[str, int | None]:
         """End all processes in good order; return their exit codes."""

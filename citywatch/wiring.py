@@ -7,11 +7,14 @@ from ingest.assembly import AssemblyConfig
 from ingest.bridge import BridgeConfig
 from ingest.message import Acceptance
 from ingest.mqtt import MqttConfig, TlsFiles
-from ingest.topics import mqtt_filter
+from ingest.topics import LIVE, mqtt_filter
 from paging.pager import PagerConfig
 from streams.worker import WorkerConfig
 
 _DAY_NS = 86_400 * 10**9
+# How often a bridge that has nothing waiting says so to the workers. It keeps silent for two of
+# these after it has connected: what the broker has kept for it must come first.
+_VOUCH_INTERVAL_S = 10.0
 
 
 def dsn(settings: Settings) -> str:
@@ -76,6 +79,7 @@ def bridge_config(settings: Settings) -> BridgeConfig:
         flush_interval_s=bridge.flush_interval_s,
         max_batch_rows=bridge.max_batch_rows,
         idempotence=kafka.idempotence,
+        vouch_interval_s=_VOUCH_INTERVAL_S if settings.namespace == LIVE else None,
     )
 
 

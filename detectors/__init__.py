@@ -15,10 +15,12 @@ from detectors.hysteresis import (
     RANGE,
     RATE,
     REPORTED,
+    SILENCE,
     Transitions,
 )
+from detectors.silence import Returns, Silences
 from detectors.suite import Suite, Verdicts
-from detectors.table import StateError
+from detectors.table import NEVER, StateError
 from detectors.tail import tail_score
 
 __all__ = [
@@ -28,10 +30,14 @@ __all__ = [
     "HEALTH",
     "KIND_NAMES",
     "LEVEL",
+    "NEVER",
     "RANGE",
     "RATE",
     "REPORTED",
+    "SILENCE",
     "Limits",
+    "Returns",
+    "Silences",
     "StateError",
     "Suite",
     "SuiteConfig",

@@ -71,6 +71,19 @@ class SuiteConfig:
     forget_after_s : float
         Seconds of silence after which a series is learned anew. Two hours: a sensor that reports
         hourly is kept, and over a longer gap the day has moved on.
+    allowed_lateness_s : float
+        Seconds of event time; a reading that lies further behind the watermark is late. A quarter
+        of an hour, as for clocks: gateways collect for minutes, and what is older is history that
+        nobody should be woken for.
+    silence_floor_s : float
+        Seconds of event time; no series is silent sooner. A minute: radio links drop a few
+        messages in a row every day, and nobody mends a sensor within a minute.
+    silence_factor : float
+        A series is silent when it has been quiet for so many times its usual longest pause. Four:
+        three reports in a row have failed to come.
+    silence_decay : float
+        Weight of a new pause that is shorter than the usual longest one; a longer one becomes it
+        at once.
     """
 
     warm_up: int = 20
@@ -95,6 +108,10 @@ class SuiteConfig:
     repeat_lesson: float = 25.0
     rate_max_gap_s: float = 300.0
     forget_after_s: float = 7200.0
+    allowed_lateness_s: float = 900.0
+    silence_floor_s: float = 60.0
+    silence_factor: float = 4.0
+    silence_decay: float = 0.05
 
     def __post_init__(self) -> None:
         """Check that the thresholds make sense together.
@@ -110,7 +127,7 @@ class SuiteConfig:
             lowest_allowed = name in {"early_widening", "smooth_widening"}
             if not (0 < value < np.inf or (lowest_allowed and value == 0)):
                 raise ValueError(f"{name} must be a positive number, not {value}")
-        for name in ("level_weight", "spread_weight", "repeat_floor"):
+        for name in ("level_weight", "spread_weight", "repeat_floor", "silence_decay"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must be at most 1, not {getattr(self, name)}")
         if self.city_close_spreads > self.city_open_spreads:
@@ -130,18 +147,22 @@ class Limits:
     state : (n,) or () bool
         Whether the sensor reports a state when it changes, and not a measure again and again. A
         state has no level, no rate and no flatline; one reading opens and closes its health alert.
+    period_s : (n,) or () float64
+        Usual reporting period in seconds; `inf` for a series that is never called silent, because
+        it reports changes only.
 
     Raises
     ------
     ValueError
-        If the columns differ in length, hold NaN or an empty range, a rate is negative, or `state`
-        is not bool.
+        If the columns differ in length, hold NaN or an empty range, a rate is negative, a period is
+        not positive, or `state` is not bool.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     max_rate: NDArray[np.float64]
     state: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
+    period_s: NDArray[np.float64] = field(default_factory=lambda: np.array(np.inf))
 
     def __post_init__(self) -> None:
         """Check the columns."""
@@ -153,6 +174,8 @@ class Limits:
             raise ValueError("max_rate must not be negative or NaN")
         if self.state.dtype != np.bool_ or self.state.shape not in {(), self.low.shape}:
             raise ValueError("state must be one bool, or a column of them as long as low")
+        if self.period_s.shape not in {(), self.low.shape} or not bool(np.all(self.period_s > 0)):
+            raise ValueError("period_s must be positive: one, or a column as long as low")
 
     def __len__(self) -> int:
         """Return the number of series."""

@@ -19,7 +19,9 @@ RANGE: Final = 2
 RATE: Final = 3
 # The sensor itself gave the reading a bad flag, and nothing else was found.
 REPORTED: Final = 4
-KIND_NAMES: Final = ("level", "flatline", "range", "rate", "reported")
+# Nothing comes any more.
+SILENCE: Final = 5
+KIND_NAMES: Final = ("level", "flatline", "range", "rate", "reported", "silence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def health_flips(
     columns: Columns,
     time_ns: NDArray[np.int64],
     kind: NDArray[np.uint8],
+    judged: NDArray[np.bool_] | None,
     config: SuiteConfig,
 ) -> Flips | None:
     """Count bad readings (or, once open, good ones) and flip what is due.
@@ -113,13 +116,19 @@ def health_flips(
         Event times.
     kind : (n,) uint8
         What is wrong with each reading; `LEVEL` where nothing is.
+    judged : (n,) bool or None
+        Which readings count at all; None for all of them.
     config : SuiteConfig
         Thresholds.
     """
     is_open = columns.health_opened_ns != NEVER
     counts = (kind != LEVEL) ^ is_open
     streak = np.where(counts, columns.health_streak + 1.0, 0.0)
-    columns.health_streak[:] = streak
+    if judged is None:
+        columns.health_streak[:] = streak
+    else:
+        counts &= judged
+        np.copyto(columns.health_streak, streak, where=judged)
     if not counts.any():
         return None
     due = np.where(is_open, float(config.close_after), float(config.health_open_after))

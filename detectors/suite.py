@@ -22,11 +22,22 @@ from detectors.hysteresis import (
 )
 from detectors.level import forget, learn, outlook
 from detectors.rate import too_fast
+from detectors.silence import (
+    Returns,
+    Silences,
+    Spoke,
+    excuse,
+    fall_silent,
+    listen,
+    returns,
+    spoke_again,
+)
 from detectors.table import NEVER, Columns, Table
 from detectors.tail import tail_score
 from detectors.waves import by_series, fresh_only, in_waves
 
 # QARTOD primary flags (IOC 54:V3). From SUSPECT on a reading is bad.
+_NOT_EVALUATED: Final = 2
 _SUSPECT: Final = 3
 _FAIL: Final = 4
 _MISSING: Final = 9
@@ -41,27 +52,34 @@ class Verdicts:
     fresh : (n,) bool
         Strictly newer than every reading of its series before it. Other rows change nothing and
         are not scored; of all checks only their range is looked at.
+    late : (n,) bool
+        Behind the watermark by more than is allowed, and no state. A late row that is fresh is
+        heard and remembered as the newest; otherwise it is like one that is not fresh.
     quality : (n,) uint8
-        QARTOD flag: the worst of the given one and what range (4), rate of change (3) and
-        flatline (3) say.
+        QARTOD flag: the worst of the given one and what range (4), rate of change (3), flatline
+        (3) and being late or not fresh (2, not evaluated) say.
     score : (n,) float64
         -log10 of the two-sided tail probability; NaN in warm-up, on bad quality, while a
-        sensor-health alert is open, of a state, or not fresh.
+        sensor-health alert is open, of a state, late, or not fresh.
     expected : (n,) float64
-        Level before the reading, in the unit of the quantity; NaN in warm-up, of a state, or
-        not fresh.
+        Level before the reading, in the unit of the quantity; NaN in warm-up, of a state, late,
+        or not fresh.
     band : (n,) float64
         Half width around `expected` inside which no alert opens; NaN like `expected`.
     transitions : Transitions
         Alerts that opened or closed.
+    returns : Returns
+        Stale alerts whose series were heard again; each comes before what the same row does.
     """
 
     fresh: NDArray[np.bool_]
+    late: NDArray[np.bool_]
     quality: NDArray[np.uint8]
     score: NDArray[np.float64]
     expected: NDArray[np.float64]
     band: NDArray[np.float64]
     transitions: Transitions
+    returns: Returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,8 @@ class _Wave:
     time_ns: NDArray[np.int64]
     value: NDArray[np.float64]
     quality: NDArray[np.uint8]
+    watermark_ns: NDArray[np.int64]
+    late: NDArray[np.bool_]
     spreads: NDArray[np.float64]
     expected: NDArray[np.float64]
     band: NDArray[np.float64]
@@ -80,6 +100,8 @@ class _Wave:
             self.time_ns[start:stop],
             self.value[start:stop],
             self.quality[start:stop],
+            self.watermark_ns[start:stop],
+            self.late[start:stop],
             self.spreads[start:stop],
             self.expected[start:stop],
             self.band[start:stop],
@@ -87,7 +109,7 @@ class _Wave:
 
 
 class Suite:
-    """Range, rate of change, flatline and level detectors over many series.
+    """Range, rate of change, flatline, level and silence detectors over many series.
 
     Parameters
     ----------
@@ -113,6 +135,7 @@ class Suite:
         time_ns: NDArray[np.int64],
         value: NDArray[np.float64],
         quality: NDArray[np.uint8],
+        watermark_ns: NDArray[np.int64] | None = None,
     ) -> Verdicts:
         """Judge a batch as if its readings came one by one.
 
@@ -126,6 +149,9 @@ class Suite:
             In the unit of the quantity.
         quality : (n,) uint8
             QARTOD flag given with the reading; 3 and more is bad.
+        watermark_ns : (n,) int64 or None
+            Event time up to which readings had come before the message of each, never decreasing;
+            `NEVER` where there was none. Without it nothing is late, and no pause is learned.
 
         Raises
         ------
@@ -137,6 +163,10 @@ class Suite:
         if series.ndim != 1 or not series.shape == time_ns.shape == value.shape == quality.shape:
             raise ValueError("series, time_ns, value and quality must be columns of one length")
         count = len(series)
+        if watermark_ns is None:
+            watermark_ns = np.full(count, NEVER)
+        elif watermark_ns.shape != series.shape:
+            raise ValueError("watermark_ns must be as long as series")
         if count and not 0 <= int(series.min()) <= int(series.max()) < len(self):
             raise IndexError(f"series must be within 0 and {len(self) - 1}")
         runs = by_series(series, len(self))
@@ -144,22 +174,30 @@ class Suite:
         waves = in_waves(kept)
         rows = waves.rows
         size = len(rows)
+        late = time_ns < self._floor(watermark_ns)
         work = _Wave(
             time_ns[rows],
             value[rows],
             quality[rows],
+            watermark_ns[rows],
+            late[rows],
             np.empty(size),
             np.empty(size),
             np.empty(size),
         )
         block, columns = self._table.gather(waves.series)
         flips: list[tuple[NDArray[np.intp], Flips]] = []
+        spoken: list[tuple[NDArray[np.intp], Spoke]] = []
         start = 0
         # NaN and infinity are ordinary input here; masks keep them out of the state.
         with np.errstate(all="ignore"):
             for length in waves.sizes:
                 stop = start + length
-                found = self._judge(columns.first(length), work.part(start, stop))
+                state, wave = columns.first(length), work.part(start, stop)
+                back = listen(state, wave.watermark_ns, self._config)
+                if back is not None:
+                    spoken.extend((rows[start:stop], one) for one in spoke_again(state, back))
+                found = self._judge(state, wave)
                 flips.extend((rows[start:stop], flip) for flip in found if flip is not None)
                 start = stop
             score = tail_score(work.spreads)
@@ -170,16 +208,47 @@ class Suite:
         flags = quality.copy()
         if size < count:
             outside = self._table.out_of_range(series.astype(np.intp), value)
+            np.maximum(flags, np.uint8(_NOT_EVALUATED), out=flags)
             np.maximum(flags, np.uint8(_FAIL), out=flags, where=outside)
         flags[rows] = work.quality
+        late[rows] = work.late
         return Verdicts(
             fresh=fresh,
+            late=late,
             quality=flags,
             score=_spread_out(score, rows, count),
             expected=_spread_out(work.expected, rows, count),
             band=_spread_out(work.band, rows, count),
             transitions=transitions(flips, series),
+            returns=returns(spoken, series),
         )
+
+    def silences(self, watermark_ns: int) -> Silences:
+        """Find the series that have been quiet for too long when the watermark stands there.
+
+        Whoever asks gives sensors the time to speak that they take: at the moment of a jump of the
+        watermark those that speak next look quiet.
+
+        Parameters
+        ----------
+        watermark_ns : int
+            Event time, UTC nanoseconds since 1970.
+        """
+        return fall_silent(self._table.whole(), watermark_ns, self._config)
+
+    def excuse(self, watermark_ns: int) -> None:
+        """Hold no pause up to this watermark against anybody: the stream itself had a hole."""
+        excuse(self._table.whole(), watermark_ns)
+
+    def expect(self, period_s: NDArray[np.float64]) -> None:
+        """Tell the usual periods of series that could not be called silent until now.
+
+        Parameters
+        ----------
+        period_s : (series,) float64
+            Seconds; `inf` for series that report changes only.
+        """
+        self._table.expect(period_s)
 
     def save(self) -> bytes:
         """Return the state of all series, exactly."""
@@ -198,6 +267,12 @@ class Suite:
         suite._table = Table.from_bytes(data)
         return suite
 
+    def _floor(self, watermark_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the event time below which each row is late."""
+        lateness_ns = round(self._config.allowed_lateness_s * 1e9)
+        floor_ns: NDArray[np.int64] = np.maximum(watermark_ns, NEVER + lateness_ns) - lateness_ns
+        return floor_ns
+
     def _judge(self, columns: Columns, wave: _Wave) -> tuple[Flips | None, Flips | None]:
         """Judge one reading of each series, all fresh; fill the wave and move the state on."""
         config = self._config
@@ -205,6 +280,12 @@ class Suite:
         forget(columns, time_ns, config)
         in_range = (value >= columns.low) & (value <= columns.high)
         usable = in_range & (given < _SUSPECT)
+        judged = None
+        if wave.late.any():
+            # A state is true until the next one, however late it was told.
+            np.logical_and(wave.late, columns.state == 0, out=wave.late)
+            judged = ~wave.late
+            usable &= judged
         # A state may stand for years and change at once, and has no level.
         measured = usable & (columns.state == 0)
         flat = flatline(columns, value, measured, config)
@@ -217,10 +298,11 @@ class Suite:
         # a jittering sensor has believable readings in between.
         trusted = good & measured & (columns.health_opened_ns == NEVER)
         scored = trusted & seen.warm
+        known = seen.warm if judged is None else seen.warm & judged
         spreads = np.abs(value - columns.level) / seen.spread
         wave.spreads[:] = np.where(scored, spreads, np.nan)
-        wave.expected[:] = np.where(seen.warm, columns.level, np.nan)
-        wave.band[:] = np.where(seen.warm, seen.spread * config.city_open_spreads, np.nan)
+        wave.expected[:] = np.where(known, columns.level, np.nan)
+        wave.band[:] = np.where(known, seen.spread * config.city_open_spreads, np.nan)
         city_open = columns.city_opened_ns != NEVER
         learn(columns, seen, value, trusted, city_open, config)
 
@@ -228,10 +310,10 @@ class Suite:
         np.copyto(columns.previous_ns, time_ns, where=usable)
         columns.last_ns[:] = time_ns
         kind = _kinds(given, in_range, flat, fast, good)
-        _raise_flags(given, in_range, odd)
+        _raise_flags(given, in_range, odd, wave.late)
         return (
             city_flips(columns, time_ns, spreads, scored, city_open, config),
-            health_flips(columns, time_ns, kind, config),
+            health_flips(columns, time_ns, kind, judged, config),
         )
 
 
@@ -256,7 +338,9 @@ def _raise_flags(
     flags: NDArray[np.uint8],
     in_range: NDArray[np.bool_],
     odd: NDArray[np.bool_],
+    late: NDArray[np.bool_],
 ) -> None:
+    np.maximum(flags, np.uint8(_NOT_EVALUATED), out=flags, where=late)
     np.maximum(flags, np.uint8(_SUSPECT), out=flags, where=odd)
     np.maximum(flags, np.uint8(_FAIL), out=flags, where=~in_range)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detectors.config import Limits
 
-VERSION: Final = 2
+VERSION: Final = 3
 # "Has not happened"; no reading of that time is ever fresh.
 NEVER: Final = int(np.iinfo(np.int64).min)
 # Beyond it a value is as good as infinite: its square must stay a number.
@@ -67,6 +67,10 @@ class Columns(NamedTuple):
     high: NDArray[np.float64]
     max_rate: NDArray[np.float64]
     state: NDArray[np.float64]  # 1 where the series reports a state, 0 where it measures
+    # Watermark before the message that spoke last, and the usual longest pause between two.
+    heard_ns: NDArray[np.int64]
+    pause_s: NDArray[np.float64]  # inf where pauses mean nothing
+    silent_ns: NDArray[np.int64]  # watermark at which the series was found silent
 
     def first(self, count: int) -> "Columns":
         """Return views of the first series."""
@@ -75,10 +79,16 @@ class Columns(NamedTuple):
 
 _NAMES: Final = Columns._fields
 _WIDTH: Final = len(_NAMES)
-# The columns of every version that can be read, in order. A column that a version lacks is 0: a
-# series saved before there were states is a measure.
-_SAVED_NAMES: Final = {1: _NAMES[: _NAMES.index("state")], VERSION: _NAMES}
+# The columns of every version that can be read, in order. What a version lacks is as in a new
+# series without limits: a measure, never called silent.
+_SAVED_NAMES: Final = {
+    1: _NAMES[: _NAMES.index("state")],
+    2: _NAMES[: _NAMES.index("heard_ns")],
+    VERSION: _NAMES,
+}
 _IS_TIME: Final = tuple(name.endswith("_ns") for name in _NAMES)
+# Of a new series: the pause it may make before it has shown its own, in usual periods.
+_FIRST_PAUSE_PERIODS: Final = 5.0
 
 
 def _columns(block: NDArray[np.float64]) -> Columns:
@@ -103,7 +113,13 @@ def _new_rows(limits: Limits) -> NDArray[np.float64]:
     np.minimum(limits.high, LARGEST_VALUE, out=columns.high)
     columns.max_rate[:] = limits.max_rate
     columns.state[:] = limits.state
+    columns.pause_s[:] = limits.period_s * _FIRST_PAUSE_PERIODS
     return block.T
+
+
+def _unlimited(count: int) -> Limits:
+    bound = np.full(count, np.inf)
+    return Limits(-bound, bound, bound)
 
 
 class Table:
@@ -143,6 +159,15 @@ class Table:
         )
         outside: NDArray[np.bool_] = ~((value >= low) & (value <= high))
         return outside
+
+    def whole(self) -> Columns:
+        """Return views of the state of all series: what is written there is kept."""
+        return _columns(self._rows[: self._count].T)
+
+    def expect(self, period_s: NDArray[np.float64]) -> None:
+        """Let series be called silent that never could be, where they have a usual period."""
+        pause_s = self.whole().pause_s
+        np.copyto(pause_s, period_s * _FIRST_PAUSE_PERIODS, where=np.isinf(pause_s))
 
     def gather(self, series: NDArray[np.intp]) -> tuple[NDArray[np.float64], Columns]:
         """Return a copy of the state of distinct series, for `scatter`, and its columns."""
@@ -186,8 +211,8 @@ class Table:
         count, width = saved.shape
         table = cls()
         table._rows = np.empty((max(count, _FIRST_ROWS), _WIDTH))
+        table._rows[:count] = _new_rows(_unlimited(count))
         table._rows[:count, :width] = saved
-        table._rows[:count, width:] = 0.0
         table._count = count
         return table
 

@@ -34,6 +34,8 @@ CARD_INTERVAL_NS: Final = 600 * 10**9
 # Kafka refuses a message above 1 MiB (its default), and asking again would not help. A record is
 # closed beyond this, which leaves room for the last reading's key and for the headers.
 MAX_RECORD_BYTES: Final = 512 << 10
+# What is measured now may take this long to arrive without anybody being late.
+VOUCH_GRACE_NS: Final = 30 * 10**9
 _UNKNOWN: Final = "unknown"
 
 
@@ -159,6 +161,34 @@ class Assembler:
         self.rows = 0
         return records
 
+    def vouch(self, now_ns: int) -> list[KafkaRecord]:
+        """Return a record without readings for every partition, which says how far all has come.
+
+        To be called when nothing waits to be added. What is on its way may take twice as long as
+        the newest messages took, and the grace. Before there is any message nothing is known, and
+        nothing returned.
+
+        Parameters
+        ----------
+        now_ns : int
+            Arrival time.
+        """
+        config = self._config
+        delay_ns = self._clocks.typical_delay_ns()
+        if delay_ns is None:
+            return []
+        provenance = Provenance(
+            config.bridge,
+            [],
+            arrived_ns=now_ns,
+            complete_ns=max(now_ns - 2 * max(delay_ns, 0) - VOUCH_GRACE_NS, 0),
+        )
+        headers = provenance.headers(config.namespace)
+        topic, value = readings_topic(config.namespace), encode(Columns().batch(0))
+        return [
+            KafkaRecord(topic, partition, value, headers) for partition in range(config.partitions)
+        ]
+
     def _count(self, message: Message, counts: Counts) -> None:
         totals, _, kinds = counts
         totals["messages"] += 1
@@ -248,7 +278,10 @@ class Assembler:
     def _record(self, partition: int, minute_s: int, columns: Columns) -> KafkaRecord:
         config = self._config
         provenance = Provenance(
-            config.bridge, columns.tallies(minute_s), list(columns.cards.values())
+            config.bridge,
+            columns.tallies(minute_s),
+            list(columns.cards.values()),
+            arrived_ns=max(columns.received_ns, default=None),
         )
         return KafkaRecord(
             topic=readings_topic(config.namespace),

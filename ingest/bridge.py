@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from ingest.assembly import Assembler, AssemblyConfig
 from ingest.kafka import RecordSender, ensure_topics
 from ingest.mqtt import MqttConfig, Receipt, Subscriber
+from ingest.records import KafkaRecord
 
 _LOG = logging.getLogger(__name__)
 _REPORT_INTERVAL_S: Final = 30.0
@@ -41,6 +43,9 @@ class BridgeConfig:
         Readings after which a flush does not wait.
     idempotence : bool
         Whether Kafka is asked to drop what is sent twice.
+    vouch_interval_s : float or None
+        How often workers are told how far everything has come; None for a city whose time is not
+        ours, that of a replay.
     """
 
     assembly: AssemblyConfig
@@ -50,6 +55,34 @@ class BridgeConfig:
     flush_interval_s: float
     max_batch_rows: int
     idempotence: bool = True
+    vouch_interval_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Voucher:
+    """Says when to vouch: after two intervals in which nothing was left waiting, and then on.
+
+    Parameters
+    ----------
+    interval_s : float or None
+        None never vouches.
+    """
+
+    interval_s: float | None
+    _since: float | None = None
+    _told: float = 0.0
+
+    def is_due(self, now: float, *, quiet: bool) -> bool:
+        """Take note of how the bridge is at `now` (s); say whether to vouch."""
+        if self.interval_s is None or not quiet:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+        due = now - self._since >= 2 * self.interval_s and now - self._told >= self.interval_s
+        if due:
+            self._told = now
+        return due
 
 
 async def run(config: BridgeConfig, stop: asyncio.Event) -> None:
@@ -72,9 +105,12 @@ async def run(config: BridgeConfig, stop: asyncio.Event) -> None:
     assembler = Assembler(config.assembly)
     subscriber.start()
     reporter = asyncio.create_task(_report(assembler))
+    voucher = _Voucher(config.vouch_interval_s)
     try:
         while not stop.is_set():
             full = await _flush(config, subscriber, assembler, sender, stop)
+            if voucher.is_due(time.monotonic(), quiet=not full and subscriber.is_quiet):
+                await _send(sender, assembler.vouch(time.time_ns()), stop)
             if not full:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), config.flush_interval_s)
@@ -145,7 +181,15 @@ async def _flush(
             break
     if not receipts:
         return False
-    sending = asyncio.create_task(sender.send(assembler.take()))
+    if not await _send(sender, assembler.take(), stop):
+        return False
+    subscriber.acknowledge(receipts)
+    return len(receipts) >= _SLICE
+
+
+async def _send(sender: RecordSender, records: list[KafkaRecord], stop: asyncio.Event) -> bool:
+    """Send, however long Kafka is away; say False where told to stop meanwhile."""
+    sending = asyncio.create_task(sender.send(records))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -159,8 +203,7 @@ async def _flush(
         sending.result()
     finally:
         stopping.cancel()
-    subscriber.acknowledge(receipts)
-    return len(receipts) >= _SLICE
+    return True
 
 
 async def _report(assembler: Assembler) -> None:

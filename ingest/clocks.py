@@ -17,6 +17,7 @@ _NS: Final = 10**9
 # Recent messages of any sensor that say how long messages take at all, looked at every so often.
 _RECENT: Final = 256
 _RECENT_STEP: Final = 64
+_LATEST: Final = 32
 # Fewer sensors than this cannot speak for the network.
 _MIN_FLEET: Final = 5
 # Sensors remembered; beyond it the memory starts anew.
@@ -55,6 +56,11 @@ class ClockWatch:
         self._since += 1
         if self._since >= _RECENT_STEP:
             self._look_at_all()
+
+    def typical_delay_ns(self) -> int | None:
+        """Return how long the newest messages took, by most clocks; None before there is any."""
+        latest = list(self._recent)[-_LATEST:]
+        return round(median(delay_ns for _, delay_ns in latest)) if latest else None
 
     def is_plain(self, sensors: AbstractSet[str], least_ns: int, most_ns: int) -> bool:
         """Say whether `observe` has nothing to learn from these sensors' delays."""

@@ -64,6 +64,8 @@ _MAX_PACKET_BYTES: Final = 16 << 20
 # The other bound on what waits: thousands of messages of the broker's largest size are gigabytes.
 _MAX_QUEUED_BYTES: Final = 64 << 20
 _WAKINGS: Final = 10_000
+# Fewer waiting messages than this are those of the moment; a backlog comes by the thousand.
+_QUIET: Final = 500
 _PUBLISH: Final = 0x30
 _PACKET_TYPE: Final = 0xF0
 # Set in the first byte of a PUBLISH of QoS 2, which takes two more packets each way.
@@ -505,6 +507,11 @@ class Subscriber:
         self._stopping = True
         self._client.close()
         self.connected.clear()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is connected and less waits than the broker sends in a moment."""
+        return self.connected.is_set() and len(self._queue) < _QUIET
 
     def take(self, limit: int) -> list[tuple[Arrival, Receipt]]:
         """Return up to `limit` messages that wait, oldest first.

@@ -14,6 +14,10 @@ SCHEMA_HEADER: Final = "schema"
 # A foreign producer may leave headers out, set them to null, or nest them without end.
 _DAMAGE: Final = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
 
+_TIMES: Final = ("arrived_ns", "complete_ns")
+# The year 10000: what lies behind it no clock says, and int64 would not hold for long.
+MAX_TIME_NS: Final = 253_402_300_800 * 10**9
+
 
 class HeaderError(ValueError):
     """Headers that no bridge of this version writes."""
@@ -41,11 +45,17 @@ class Provenance:
         What the message accounts for.
     cards : list of SensorCard
         Sensors that are new or changed.
+    arrived_ns : int or None
+        When the newest of the content arrived, UTC nanoseconds by the bridge's clock.
+    complete_ns : int or None
+        What was measured before it has come, as far as the bridge can tell.
     """
 
     bridge: str
     tallies: list[Tally]
     cards: list[SensorCard] = field(default_factory=list)
+    arrived_ns: int | None = None
+    complete_ns: int | None = None
 
     def headers(self, namespace: str) -> list[tuple[str, bytes]]:
         """Return the headers of a Kafka message."""
@@ -57,6 +67,10 @@ class Provenance:
         ]
         if self.cards:
             headers.append(("sensors", ledger.encode(self.cards)))
+        for name in _TIMES:
+            moment = getattr(self, name)
+            if moment is not None:
+                headers.append((name, str(moment).encode()))
         return headers
 
     @classmethod
@@ -78,6 +92,7 @@ class Provenance:
                 bridge=headers["bridge"].decode(),
                 tallies=ledger.decode_tallies(headers["ledger"]),
                 cards=ledger.decode_cards(headers.get("sensors", b"[]")),
+                **{name: _time(headers[name]) for name in _TIMES if name in headers},
             )
         except (*_DAMAGE, msgspec.MsgspecError) as error:
             raise HeaderError(f"damaged headers: {error!r}") from error
@@ -139,3 +154,10 @@ class DeadLetter:
             )
         except _DAMAGE as error:
             raise HeaderError(f"damaged dead letter: {error!r}") from error
+
+
+def _time(text: bytes) -> int:
+    moment = int(text)
+    if not 0 <= moment < MAX_TIME_NS:
+        raise ValueError(f"not a time: {moment}")
+    return moment

@@ -7,6 +7,8 @@ import re
 from typing import Final, NamedTuple
 from zlib import crc32
 
+# The city itself; every other namespace is a replay.
+LIVE: Final = "live"
 NAMESPACE_PATTERN: Final = r"(live|replay-[a-z0-9][a-z0-9-]{0,39})"
 _NAMESPACE = re.compile(NAMESPACE_PATTERN)
 # A level may hold what vendors put into ids (URNs, serial numbers) and nothing that a topic

@@ -83,6 +83,7 @@ COUNTS: Final = (
     "stored",
     "duplicates",
     "late_conflicts",
+    "late",
     "repeated",
     "refused",
     "withheld",
@@ -93,7 +94,7 @@ COUNTS: Final = (
 _LINES: Final = """
     WITH minutes AS (
         SELECT bridge, source, minute, messages, passed, rejected, readings, stored, duplicates,
-               late_conflicts, repeated, refused, withheld
+               late_conflicts, late, repeated, refused, withheld
         FROM ledger
         WHERE (%(since)s::timestamptz IS NULL OR minute >= %(since)s)
           AND (%(until)s::timestamptz IS NULL OR minute < %(until)s)
@@ -168,6 +169,8 @@ class AuditLine:
         Readings the bridge passed on.
     stored, duplicates, late_conflicts : int
         What became of `readings`.
+    late : int
+        Of `readings`, those that came too late to be judged, whatever became of them.
     repeated : int
         Readings left out because their own message had them already.
     refused : int
@@ -194,6 +197,7 @@ class AuditLine:
     stored: int
     duplicates: int
     late_conflicts: int
+    late: int
     repeated: int
     refused: int
     withheld: int

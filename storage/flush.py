@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
 
 from ingest.ledger import Tally
 from ingest.records import DeadLetter
-from storage.pages import Page
+from storage.pages import Category, Page
 from storage.rows import Rows
 
 
@@ -41,10 +43,19 @@ class SavedState:
 
 @dataclass(frozen=True, slots=True)
 class Tallied:
-    """One line of the ledger, as the bridge counted it; the sink adds what became of it."""
+    """One line of the ledger, as the bridge counted it; the sink adds what became of it.
+
+    Parameters
+    ----------
+    bridge : str
+    tally : Tally
+    late : int
+        Of its readings, those that came too late to be judged.
+    """
 
     bridge: str
     tally: Tally
+    late: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +78,14 @@ class Opened:
         Half width of what was expected.
     page : Page
         All else about it, as people are told.
+    is_told : bool
+        Whether people are told at all; the page of another alert may speak for it.
     """
 
     series_id: int
     band: float | None
     page: Page
+    is_told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,31 @@ class Resolved:
     series_id: int
     cause: str
     page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """An open alert whose sensor fell silent, or speaks again; nobody is told.
+
+    Parameters
+    ----------
+    series_id : int
+    category : str
+    state : {"stale", "open"}
+        An alert that was acknowledged before it became stale is so again, instead of open.
+    at : datetime
+        Event time.
+    cause : str
+    """
+
+    series_id: int
+    category: Category
+    state: Literal["stale", "open"]
+    at: datetime
+    cause: str
+
+
+Change = Opened | Resolved | Moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +145,7 @@ class Flush:
         The rest: repeats or latecomers.
     tallies : sequence of Tallied
         `Rows.tally` indexes it.
-    changes : sequence of Opened or Resolved
+    changes : sequence of Change
         In the order in which they happened.
     letters : sequence of Buried
         What was rejected or refused.
@@ -118,7 +157,7 @@ class Flush:
     fresh: Rows
     suspects: Rows
     tallies: Sequence[Tallied] = ()
-    changes: Sequence[Opened | Resolved] = ()
+    changes: Sequence[Change] = ()
     letters: Sequence[Buried] = ()
     states: Sequence[SavedState] = field(default=())
     gaps: Sequence[Gap] = ()

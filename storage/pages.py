@@ -12,6 +12,8 @@ from uuid import UUID
 import msgspec
 
 PAGE_VERSION: Final = 1
+# QARTOD: there is no value.
+MISSING: Final = 9
 
 Event = Literal["firing", "resolved"]
 Category = Literal["city", "sensor-health"]
@@ -72,7 +74,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     resolved_at : datetime or None
         Event time of the reading that closed it; given exactly when `event` is 'resolved'.
     seen : float
-        The value that made the transition, in `unit`.
+        The value that made the transition, in `unit`; of a silence the last one, or 0 and quality
+        9 where there was none.
     expected, lower, upper : float or None
         What was expected, and the range in which no alert would open, in `unit`.
     score : float or None
@@ -172,6 +175,9 @@ def sentence(page: Page) -> str:
             way = "ahead" if page.clock_offset_s > 0 else "behind"
             offset = f"{abs(page.clock_offset_s):,.0f} s {way}"
             return f"{subject} comes from a clock that is {offset}, since {_clock(page.since)} UTC"
+        if page.kind == "silence":
+            last = "" if page.quality == MISSING else f"; its last value was {seen}"
+            return f"{subject} is silent since {_clock(page.since)} UTC{last}"
         expected = f"; expected {usual}" if usual else ""
         verb = _VERBS.get(page.kind, "is")
         return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC"

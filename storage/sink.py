@@ -23,7 +23,7 @@ from psycopg.sql import SQL, Identifier
 from ingest.ledger import COUNTS, SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
-from storage.flush import Buried, Flush, Opened, Resolved, SavedState, Step
+from storage.flush import Buried, Change, Flush, Moved, Opened, Resolved, SavedState, Step
 from storage.migrate import session_options
 from storage.pages import encode_page, outbox_channel
 from storage.rows import COLUMNS, Rows, copy_readings, copy_staged
@@ -137,6 +137,22 @@ _RESOLVE_ALERT: Final = """
     WHERE series_id = %s AND category = %s AND state <> 'resolved'
     RETURNING alert_id
 """
+# What it was before it became stale: acknowledged, where somebody had said so.
+_MOVE_ALERT: Final = {
+    "stale": """
+        UPDATE alert SET state = 'stale'
+        WHERE series_id = %s AND category = %s AND state IN ('open', 'acknowledged')
+        RETURNING alert_id, state
+    """,
+    "open": """
+        UPDATE alert a SET state = coalesce((
+            SELECT t.state FROM alert_transition t
+            WHERE t.alert_id = a.alert_id AND t.state <> 'stale'
+            ORDER BY t.recorded_at DESC, t.at DESC LIMIT 1), 'open')
+        WHERE series_id = %s AND category = %s AND state = 'stale'
+        RETURNING alert_id, state
+    """,
+}
 _TRANSITION: Final = """
     INSERT INTO alert_transition (alert_id, at, state, cause, actor)
     VALUES (%s, %s, %s, %s, 'worker') ON CONFLICT DO NOTHING
@@ -159,7 +175,7 @@ _GAP: Final = """
     VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT DO NOTHING
 """
-_LEDGER_COUNTS: Final = (*COUNTS, "stored", "duplicates", "late_conflicts")
+_LEDGER_COUNTS: Final = (*COUNTS, "late", "stored", "duplicates", "late_conflicts")
 _LEDGER: Final = SQL(
     "INSERT INTO ledger AS l (bridge, source, minute, {}) VALUES (%s, %s, to_timestamp(%s), {})"
     " ON CONFLICT (bridge, source, minute) DO UPDATE SET {}"
@@ -453,14 +469,14 @@ async def _copy(cursor: AsyncCursor[Any], statement: Any, data: bytes) -> None:
         await copy.write(data)
 
 
-async def _alerts(
-    cursor: AsyncCursor[Any], changes: Sequence[Opened | Resolved], channel: str
-) -> None:
+async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change], channel: str) -> None:
     for change in changes:
         if isinstance(change, Opened):
             await _open(cursor, change)
-        else:
+        elif isinstance(change, Resolved):
             await _resolve(cursor, change)
+        else:
+            await _move(cursor, change)
     if changes:
         await cursor.execute("SELECT pg_notify(%s, '')", (channel,))
 
@@ -486,6 +502,8 @@ async def _open(cursor: AsyncCursor[Any], alert: Opened) -> None:
     if not cursor.rowcount:
         return  # open already, from before its detector state was lost
     await cursor.execute(_TRANSITION, (page.alert_id, page.since, "open", page.kind))
+    if not alert.is_told:
+        return
     payload = encode_page(page).decode()
     await cursor.execute(_TELL_FIRING, (page.alert_id, str(page.alert_id), payload))
 
@@ -500,13 +518,20 @@ async def _resolve(cursor: AsyncCursor[Any], alert: Resolved) -> None:
     await cursor.execute(_TELL_RESOLVED, (encode_page(page).decode(), row[0]))
 
 
+async def _move(cursor: AsyncCursor[Any], alert: Moved) -> None:
+    row = await _one(cursor, _MOVE_ALERT[alert.state], (alert.series_id, alert.category))
+    if row is not None:
+        await cursor.execute(_TRANSITION, (row[0], alert.at, row[1], alert.cause))
+
+
 async def _ledger(cursor: AsyncCursor[Any], flush: Flush, counts: NDArray[np.int64]) -> None:
     lines = []
     kinds = []
     for tallied, outcome in zip(flush.tallies, counts.tolist(), strict=False):
         tally = tallied.tally
         key = (_storable(tallied.bridge), tally.source, tally.minute_s)
-        lines.append((*key, *(getattr(tally, name) for name in COUNTS), *outcome))
+        counted = (getattr(tally, name) for name in COUNTS)
+        lines.append((*key, *counted, tallied.late, *outcome))
         kinds += [(*key, "rejected", kind, count) for kind, count in tally.reasons.items()]
         kinds += [(*key, "withheld", kind, count) for kind, count in tally.kinds.items()]
     # Sorted, so that two workers never wait for each other's lines crosswise; who has a line has

@@ -1,6 +1,7 @@
 """What a worker keeps of one partition: its series, their detectors, and how far it has come."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 import msgspec
@@ -11,14 +12,18 @@ from detectors import Limits, StateError, Suite, SuiteConfig
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey, is_level
 from storage.sink import Resumption
+from streams.watermark import Watermark, WatermarkState
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
+# Version 1 had no watermark.
+_READ_VERSIONS: Final = (1, STATE_VERSION)
 UNREGISTERED: Final = -1
 
 
 class _Saved(msgspec.Struct, array_like=True):
     keys: list[str]
     suite: bytes
+    watermark: WatermarkState = msgspec.field(default_factory=WatermarkState)
 
 
 class Partition:
@@ -41,6 +46,10 @@ class Partition:
         First offset the saved state has not seen; Kafka may forget what lies before it.
     series_id : (series,) int32
         Database id of each series; `UNREGISTERED` until it has one.
+    sensor : (series,) int32
+        Number of each series' sensor within the partition.
+    watermark : Watermark
+        Up to which event time readings have come; belongs to the offset `seen`.
 
     Raises
     ------
@@ -53,6 +62,9 @@ class Partition:
         self.seen = self.saved = resumption.state_offset
         self.keys: list[SeriesKey] = []
         self.series_id = np.empty(0, np.int32)
+        self.sensor = np.empty(0, np.int32)
+        self.watermark = Watermark()
+        self._sensors: dict[str, int] = {}
         self._slots: dict[str, int] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
         if resumption.state is None:
@@ -93,7 +105,8 @@ class Partition:
 
     def snapshot(self) -> bytes:
         """Return the state as bytes; it belongs to the offset `seen`."""
-        return msgspec.msgpack.encode(_Saved([str(key) for key in self.keys], self.suite.save()))
+        keys = [str(key) for key in self.keys]
+        return msgspec.msgpack.encode(_Saved(keys, self.suite.save(), self.watermark.state))
 
     def _add(self, keys: Sequence[SeriesKey]) -> None:
         added = self._enter(keys)
@@ -105,6 +118,7 @@ class Partition:
                     high=np.array([row.high for row in rows]),
                     max_rate=np.array([row.max_rate for row in rows]),
                     state=np.array([row.is_state for row in rows]),
+                    period_s=np.array([row.period_s for row in rows]),
                 )
             )
 
@@ -126,12 +140,15 @@ class Partition:
             self._slots[str(key)] = slot
         fresh_ids = np.full(len(added), UNREGISTERED, np.int32)
         self.series_id = np.concatenate([self.series_id, fresh_ids])
+        numbers = [self._sensors.setdefault(key.sensor, len(self._sensors)) for key in added]
+        self.sensor = np.concatenate([self.sensor, np.array(numbers, np.int32)])
         return added
 
     def _load(self, resumption: Resumption, config: SuiteConfig) -> None:
-        if resumption.version != STATE_VERSION or resumption.state is None:
+        if resumption.version not in _READ_VERSIONS or resumption.state is None:
             raise StateError(
-                f"saved state of version {resumption.version}, this worker reads {STATE_VERSION}"
+                f"saved state of version {resumption.version}, this worker reads versions up to"
+                f" {STATE_VERSION}"
             )
         try:
             saved = msgspec.msgpack.decode(resumption.state, type=_Saved)
@@ -142,3 +159,11 @@ class Partition:
         self._enter(keys)
         if len(self.suite) != len(self.keys):
             raise StateError(f"saved state holds {len(self.suite)} series, {len(self.keys)} keys")
+        self.watermark = Watermark(saved.watermark)
+        self.suite.expect(np.array([_period_s(key.quantity) for key in self.keys]))
+
+
+def _period_s(quantity: str) -> float:
+    """Return the usual period of a quantity; of one that is not known any more, none."""
+    known = QUANTITIES.get(quantity)
+    return known.period_s if known is not None else inf

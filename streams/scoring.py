@@ -1,39 +1,36 @@
-"""Messages of a partition to scored rows and alert changes: pure, but for the partition's state."""
+"""Messages of a partition to scored rows: pure, but for the partition's state."""
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
-from uuid import UUID, uuid5
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from detectors import CATEGORY_NAMES, KIND_NAMES, Transitions, Verdicts
+from detectors import (
+    Returns,
+    Silences,
+    Transitions,
+    Verdicts,
+)
 from ingest import reject
 from ingest.batch import BatchError, ReadingBatch, decode
-from ingest.ledger import COUNTS, SensorCard, Tally
-from ingest.quantities import QUANTITIES
+from ingest.ledger import COUNTS, Tally
 from ingest.records import DeadLetter, Provenance
-from ingest.topics import SeriesKey
-from storage.flush import Buried, Opened, Resolved, Tallied
-from storage.pages import Category, Page, Severity, sentence
+from storage.flush import Buried, Tallied
 from storage.rows import Rows
 from streams.partition import Partition
+from streams.watermark import Turn
 
 # What a worker keeps of a Kafka message that nobody has counted. Of one that a bridge wrote it
 # keeps all, which Kafka bounds: after a fix its readings can be stored.
 _MAX_FOREIGN_BYTES: Final = 65_536
 _MAX_PLACE: Final = 200
-_ALERTS: Final = UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11")  # namespace of alert ids
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Of a message whose headers cannot be read: it may be another namespace's.
 NOBODY: Final = Provenance("unknown", [])
 _NOTHING: Final = Tally("unknown", 0)
-_SEVERITY: Final[dict[Category, Severity]] = {"city": "major", "sensor-health": "minor"}
 
 
 class Message(NamedTuple):
@@ -62,6 +59,7 @@ class Ledger:
     """The tallies of one flush, each (bridge, source, minute) once."""
 
     _lines: list[_Line] = field(default_factory=list)
+    _late: list[int] = field(default_factory=list)
     _index: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
     @property
@@ -77,8 +75,11 @@ class Ledger:
                     kinds=dict(line.kinds),
                     **line.totals,
                 ),
+                late,
             )
-            for (bridge, source, minute_s), line in zip(self._index, self._lines, strict=True)
+            for (bridge, source, minute_s), line, late in zip(
+                self._index, self._lines, self._late, strict=True
+            )
         ]
 
     def add(self, bridge: str, tally: Tally) -> int:
@@ -87,12 +88,18 @@ class Ledger:
         index = self._index.setdefault(key, len(self._lines))
         if index == len(self._lines):
             self._lines.append(_Line(Counter(), Counter(), Counter()))
+            self._late.append(0)
         line = self._lines[index]
         for name in COUNTS:
             line.totals[name] += getattr(tally, name)
         line.reasons.update(tally.reasons)
         line.kinds.update(tally.kinds)
         return index
+
+    def add_late(self, tally: NDArray[np.int32]) -> None:
+        """Count readings that came too late, by the indices that `add` returned for them."""
+        for index, count in enumerate(np.bincount(tally).tolist()):
+            self._late[index] += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,10 @@ class Scored:
 
     Parameters
     ----------
+    silences : Silences or None
+        What fell silent behind these readings, and what became stale.
+    silent_ns : int
+        Watermark by which that was judged.
     slot : (n,) int32
         Index into the partition's series.
     time_ns, value : (n,) int64, (n,) float64
@@ -109,6 +120,8 @@ class Scored:
         Row by row; `verdicts.transitions.row` indexes these columns.
     """
 
+    silences: Silences | None
+    silent_ns: int
     slot: NDArray[np.int32]
     time_ns: NDArray[np.int64]
     value: NDArray[np.float64]
@@ -130,9 +143,20 @@ class Scored:
         )
 
 
+@dataclass(slots=True)
+class _Stretch:
+    """Messages that are judged in one step: those up to a check for silences."""
+
+    replayed: int = 0
+    slots: list[NDArray[np.int32]] = field(default_factory=list)
+    batches: list[ReadingBatch] = field(default_factory=list)
+    tallies: list[NDArray[np.int32]] = field(default_factory=list)
+    watermarks: list[NDArray[np.int64]] = field(default_factory=list)
+
+
 def score(
     partition: Partition, messages: Sequence[Message], ledger: Ledger
-) -> tuple[Scored | None, list[Buried]]:
+) -> tuple[list[Scored], list[Buried]]:
     """Run the detectors over messages the partition has not seen, in log order.
 
     Messages whose rows are stored already (after a restart) pass through the detectors too, and
@@ -146,12 +170,17 @@ def score(
         Consecutive, the first at or behind `partition.seen`.
     ledger : Ledger
         Receives what the messages count.
+
+    Returns
+    -------
+    scored : list of Scored
+        In log order. A check for silences ends one, so what fell silent stands between what was
+        read before and after it.
+    letters : list of Buried
     """
-    batches: list[ReadingBatch] = []
-    slots: list[NDArray[np.int32]] = []
-    tallies: list[NDArray[np.int32]] = []
+    scored: list[Scored] = []
     letters: list[Buried] = []
-    replayed = 0
+    stretch = _Stretch()
     for message in messages:
         is_replay = message.offset < partition.stored
         partition.seen = message.offset + 1
@@ -162,53 +191,81 @@ def score(
             if not is_replay:
                 letters += _unreadable_batch(message, ledger, error)
             continue
-        batches.append(batch)
-        slots.append(slot)
+        before_ns, turn = _moved(partition, message, batch, slot)
+        stretch.batches.append(batch)
+        stretch.slots.append(slot)
+        stretch.watermarks.append(np.full(len(batch), before_ns))
         if is_replay:
-            replayed += len(batch)
-            tallies.append(np.zeros(len(batch), np.int32))
+            stretch.replayed += len(batch)
+            stretch.tallies.append(np.zeros(len(batch), np.int32))
         else:
-            tallies.append(_tally(message, batch, ledger))
-    if not batches:
-        return None, letters
-    slot = np.concatenate(slots)
-    time_ns = np.concatenate([batch.time_ns for batch in batches])
-    value = np.concatenate([batch.value for batch in batches])
-    quality = np.concatenate([batch.quality for batch in batches])
-    verdicts = partition.suite.step(slot, time_ns, value, quality)
-    scored = Scored(slot, time_ns, value, np.concatenate(tallies), verdicts)
-    return _behind(scored, replayed), letters
+            stretch.tallies.append(_tally(message, batch, ledger))
+        if turn.hole_ns is not None or turn.check_ns is not None:
+            silences = None
+            judged = _judged(partition, stretch)
+            if turn.hole_ns is not None:
+                partition.suite.excuse(turn.hole_ns)
+            elif turn.check_ns is not None:
+                found = partition.suite.silences(turn.check_ns)
+                silences = None if is_replay or not len(found) else found
+            scored += _new(stretch, judged, silences, turn.check_ns or 0)
+            stretch = _Stretch()
+    scored += _new(stretch, _judged(partition, stretch), None, 0)
+    for part in scored:
+        late = part.tally[part.verdicts.late]
+        if len(late):
+            ledger.add_late(late)
+    return scored, letters
 
 
-def changes(
-    partition: Partition,
-    scored: Scored,
-    namespace: str,
-    places: Mapping[str, SensorCard],
-) -> list[Opened | Resolved]:
-    """Return the alerts that open and resolve, in the order of their readings.
+def _moved(
+    partition: Partition, message: Message, batch: ReadingBatch, slot: NDArray[np.int32]
+) -> tuple[int, Turn]:
+    """Move the partition's watermark; return where it stood before the message."""
+    before_ns = partition.watermark.now_ns
+    provenance = message.provenance
+    turn = partition.watermark.move(
+        partition.sensor[slot],
+        batch.time_ns,
+        batch.quality,
+        bridge=provenance.bridge,
+        arrived_ns=provenance.arrived_ns,
+        complete_ns=provenance.complete_ns,
+    )
+    return before_ns, turn
 
-    Parameters
-    ----------
-    partition : Partition
-        Every series registered.
-    scored : Scored
-    namespace : str
-    places : mapping of sensor to SensorCard
-        Where sensors stand, as far as it is known.
-    """
-    found: list[Opened | Resolved] = []
-    moves = scored.verdicts.transitions
-    for index in range(len(moves.row)):
-        slot, row = int(moves.series[index]), int(moves.row[index])
-        key = partition.keys[slot]
-        page = _page(key, scored, index, namespace, places.get(key.sensor))
-        series_id = int(partition.series_id[slot])
-        if moves.opened[index]:
-            found.append(Opened(series_id, _finite(scored.verdicts.band[row]), page))
-        else:
-            found.append(Resolved(series_id, "good readings", page))
-    return found
+
+def _judged(
+    partition: Partition, stretch: _Stretch
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], Verdicts]:
+    batches = stretch.batches
+    slot = _whole(stretch.slots, np.int32)
+    time_ns = _whole([batch.time_ns for batch in batches], np.int64)
+    value = _whole([batch.value for batch in batches], np.float64)
+    quality = _whole([batch.quality for batch in batches], np.uint8)
+    watermark_ns = _whole(stretch.watermarks, np.int64)
+    verdicts = partition.suite.step(slot, time_ns, value, quality, watermark_ns)
+    return slot, time_ns, value, verdicts
+
+
+def _whole(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _new(
+    stretch: _Stretch,
+    judged: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], Verdicts],
+    silences: Silences | None,
+    silent_ns: int,
+) -> list[Scored]:
+    """Return what is not replayed, if there is anything."""
+    tally = _whole(stretch.tallies, np.int32)
+    start = stretch.replayed
+    if start == len(tally) and silences is None:
+        return []
+    slot, time_ns, value, verdicts = judged
+    whole = Scored(silences, silent_ns, slot, time_ns, value, tally, verdicts)
+    return [_behind(whole, start) if start else whole]
 
 
 def _batch(message: Message) -> ReadingBatch:
@@ -297,22 +354,21 @@ def _tally(message: Message, batch: ReadingBatch, ledger: Ledger) -> NDArray[np.
     return of_key[batch.series]
 
 
-def _behind(scored: Scored, start: int) -> Scored | None:
-    """Return the rows from `start` on, with the transitions they caused."""
-    if start == 0:
-        return scored
-    if start == len(scored.slot):
-        return None
+def _behind(scored: Scored, start: int) -> Scored:
+    """Return the rows from `start` on, with what they caused."""
     verdicts = scored.verdicts
-    moves = verdicts.transitions
-    kept = moves.row >= start
+    moves, back = verdicts.transitions, verdicts.returns
+    kept, kept_back = moves.row >= start, back.row >= start
     return Scored(
+        scored.silences,
+        scored.silent_ns,
         scored.slot[start:],
         scored.time_ns[start:],
         scored.value[start:],
         scored.tally[start:],
         Verdicts(
             fresh=verdicts.fresh[start:],
+            late=verdicts.late[start:],
             quality=verdicts.quality[start:],
             score=verdicts.score[start:],
             expected=verdicts.expected[start:],
@@ -325,60 +381,11 @@ def _behind(scored: Scored, start: int) -> Scored | None:
                 opened=moves.opened[kept],
                 opened_ns=moves.opened_ns[kept],
             ),
+            returns=Returns(
+                row=back.row[kept_back] - start,
+                series=back.series[kept_back],
+                category=back.category[kept_back],
+                opened_ns=back.opened_ns[kept_back],
+            ),
         ),
     )
-
-
-def _page(
-    key: SeriesKey, scored: Scored, index: int, namespace: str, card: SensorCard | None
-) -> Page:
-    """Return the page of one transition."""
-    verdicts = scored.verdicts
-    moves = verdicts.transitions
-    row = int(moves.row[index])
-    category: Category = CATEGORY_NAMES[moves.category[index]]
-    opened_ns = int(moves.opened_ns[index])
-    expected, band = _finite(verdicts.expected[row]), _finite(verdicts.band[row])
-    identity = f"{namespace}|{key.sensor}|{key.quantity}|{category}|{opened_ns}"
-    unit = QUANTITIES[key.quantity].unit
-    kind = KIND_NAMES[moves.kind[index]]
-    # A page is JSON, which has no infinity; such a value is out of any range either way.
-    seen = float(np.nan_to_num(scored.value[row]))
-    since = _moment(opened_ns)
-    resolved_at = None if moves.opened[index] else _moment(int(scored.time_ns[row]))
-    lower = upper = None
-    if expected is not None and band is not None:
-        lower, upper = expected - band, expected + band
-    page = Page(
-        namespace=namespace,
-        alert_id=uuid5(_ALERTS, identity),
-        event="firing" if resolved_at is None else "resolved",
-        category=category,
-        kind=kind,
-        severity=_SEVERITY[category],
-        sensor=key.sensor,
-        quantity=key.quantity,
-        unit=unit,
-        domain=key.domain,
-        zone=key.zone,
-        longitude=card.longitude if card else None,
-        latitude=card.latitude if card else None,
-        since=since,
-        resolved_at=resolved_at,
-        seen=seen,
-        expected=expected,
-        lower=lower,
-        upper=upper,
-        score=_finite(verdicts.score[row]),
-        quality=int(verdicts.quality[row]),
-        clock_offset_s=card.clock_offset_s if card else None,
-    )
-    return structs.replace(page, sentence=sentence(page))
-
-
-def _moment(time_ns: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_ns // 1_000)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

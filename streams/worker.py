@@ -21,20 +21,20 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from detectors import SuiteConfig
 from ingest.ledger import SensorCard
-from ingest.records import DeadLetter, HeaderError, Provenance
+from ingest.records import MAX_TIME_NS, DeadLetter, HeaderError, Provenance
 from ingest.topics import dead_letters_topic, readings_topic
 from storage.flush import Buried, Flush, Gap, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
+from streams.alerts import changes
 from streams.partition import STATE_VERSION, Partition
-from streams.scoring import NOBODY, Ledger, Message, Scored, changes, score, unreadable_letter
+from streams.scoring import NOBODY, Ledger, Message, Scored, score, unreadable_letter
 
 _LOG = logging.getLogger(__name__)
 _BACKOFF_CAP_S: Final = 10.0
 # What the database gets when the worker must stop or let partitions go: less than the group's
 # session timeout of 6 s and than what supervisors wait before they kill (10 s).
 _GRACE_S: Final = 4.0
-_MAX_TIME_NS: Final = 253_402_300_800 * 10**9  # the year 10000
 _MAX_RECORDS: Final = 2**40
 # Sensors whose place is remembered for pages.
 _MAX_PLACES: Final = 500_000
@@ -329,13 +329,12 @@ class Worker:
             messages = await self._unseen(partition, number, taken)
             if not messages:
                 continue
-            part, unreadable = score(partition, messages, ledger)
+            parts, unreadable = score(partition, messages, ledger)
             letters.extend(unreadable)
-            if part is not None:
-                scored.append((partition, part))
+            scored.extend((partition, part) for part in parts)
             if partition.seen > partition.stored:
                 steps.append(Step(topic, number, partition.stored, partition.seen))
-        await self._register([partition for partition, _ in scored])
+        await self._register(list(dict.fromkeys(partition for partition, _ in scored)))
         stored = Rows.concatenate([part.rows(partition) for partition, part in scored])
         masks = [part.verdicts.fresh for _, part in scored]
         fresh = np.concatenate(masks) if masks else np.empty(0, np.bool_)
@@ -546,6 +545,6 @@ def _buried(delivery: Delivery, provenance: Provenance, ledger: Ledger) -> Burie
 def _letter(delivery: Delivery) -> DeadLetter:
     letter = DeadLetter.read(delivery.headers, delivery.value)
     # The database would refuse more, and take the worker down with it.
-    if not 0 <= letter.received_ns < _MAX_TIME_NS or not 0 <= letter.records <= _MAX_RECORDS:
+    if not 0 <= letter.received_ns < MAX_TIME_NS or not 0 <= letter.records <= _MAX_RECORDS:
         raise HeaderError("damaged dead letter: a number is out of range")
     return letter

@@ -254,3 +254,11 @@ def test_no_two_namespaces_share_a_session_of_the_mqtt_broker() -> None:
         for namespace in ("live", "replay-a")
     )
     assert live != replay
+
+
+def test_a_bridge_vouches_for_the_time_of_the_live_city_alone() -> None:
+    live, replay = (
+        bridge_config(read_settings(None, {"CITYWATCH_NAMESPACE": namespace})).vouch_interval_s
+        for namespace in ("live", "replay-a")
+    )
+    assert (live, replay) == (10.0, None)

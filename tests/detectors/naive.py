@@ -20,6 +20,9 @@ class Series:
     high: float
     max_rate: float
     state: bool = False
+    pause_s: float = math.inf
+    heard_ns: int | None = None
+    silent: bool = False
     last_ns: int | None = None
     previous: tuple[int, float] | None = None
     anchor: tuple[int, float] | None = None
@@ -53,22 +56,86 @@ class NaiveSuite:
         self.config = config or SuiteConfig()
         self.series: list[Series] = []
 
-    def add(self, low: float, high: float, max_rate: float, state: bool = False) -> None:
-        self.series.append(Series(max(low, -LARGEST), min(high, LARGEST), max_rate, state))
+    def add(
+        self,
+        low: float,
+        high: float,
+        max_rate: float,
+        state: bool = False,
+        period_s: float = math.inf,
+    ) -> None:
+        self.series.append(
+            Series(max(low, -LARGEST), min(high, LARGEST), max_rate, state, 5 * period_s)
+        )
 
-    def read(  # noqa: C901 - one reading, from its first check to its last
-        self, number: int, time_ns: int, value: float, given: int
+    def late(self, number: int, time_ns: int, watermark_ns: int | None) -> bool:
+        return (
+            watermark_ns is not None
+            and not self.series[number].state
+            and watermark_ns - time_ns > self.config.allowed_lateness_s * 1e9
+        )
+
+    def hear(self, number: int, watermark_ns: int | None) -> list[tuple[str, int]]:
+        """Note that a series speaks; return its alerts that are stale no more."""
+        one, config = self.series[number], self.config
+        if watermark_ns is not None:
+            if one.heard_ns is not None and watermark_ns > one.heard_ns:
+                pause_s = min((watermark_ns - one.heard_ns) / 1e9, config.forget_after_s)
+                if math.isfinite(one.pause_s):
+                    shorter = one.pause_s + config.silence_decay * (pause_s - one.pause_s)
+                    one.pause_s = max(pause_s, shorter)
+            one.heard_ns = max(watermark_ns, one.heard_ns or watermark_ns)
+        if not one.silent:
+            return []
+        one.silent = False
+        return self._stale(one)
+
+    def silences(self, watermark_ns: int) -> list[tuple[int, str, bool, int]]:
+        """Return (series, category, became stale, opened_ns) of all that fall silent."""
+        found = []
+        for number, one in enumerate(self.series):
+            quiet_s = 0.0 if one.heard_ns is None else (watermark_ns - one.heard_ns) / 1e9
+            allowed_s = max(self.config.silence_factor * one.pause_s, self.config.silence_floor_s)
+            if one.silent or one.state or quiet_s <= allowed_s:
+                continue
+            one.silent = True
+            stale = self._stale(one)
+            if "health" not in one.alerts:
+                one.alerts["health"] = (one.last_ns, "silence")
+                one.streak["health"] = 0
+                found += [(number, name, True, since) for name, since in stale]
+                found.append((number, "health", False, one.last_ns))
+            else:
+                found += [(number, name, True, since) for name, since in stale]
+        return found
+
+    def excuse(self, watermark_ns: int) -> None:
+        for one in self.series:
+            if one.heard_ns is not None:
+                one.heard_ns = max(one.heard_ns, watermark_ns)
+
+    def _stale(self, one: Series) -> list[tuple[str, int]]:
+        return [
+            (name, one.alerts[name][0])
+            for name in ("city", "health")
+            if name in one.alerts and one.alerts[name][1] != "silence"
+        ]
+
+    def read(  # noqa: C901, PLR0912, PLR0915 - one reading, from its first check to its last
+        self, number: int, time_ns: int, value: float, given: int, late: bool = False
     ) -> tuple[bool, int, float | None, float | None, float | None, list[Change]]:
         """Return (fresh, quality, z, expected, band, transitions) of one reading."""
         config, one = self.config, self.series[number]
         in_range = one.low <= value <= one.high
         fresh = one.last_ns is None or time_ns > one.last_ns
         if not fresh:
-            return False, given if in_range else max(given, 4), None, None, None, []
+            return False, max(given, 2 if in_range else 4), None, None, None, []
         if one.last_ns is not None and time_ns - one.last_ns > config.forget_after_s * 1e9:
             one.learned, one.level, one.variance, one.difference = 0, 0.0, 0.0, 0.0
             one.streak["city"] = 0
         one.last_ns = time_ns
+        if late:
+            return True, max(given, 2 if in_range else 4), None, None, None, []
         usable = in_range and given < 3
 
         flat = fast = False

@@ -4,11 +4,18 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detectors import Limits
+from detectors import NEVER, Limits
 
 SERIES = 7
 STATE = np.array([False, True, False, False, True, False, False])
-Stream = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]
+PERIOD_S = np.array([1.0, np.inf, 60.0, 0.1, np.inf, 1.0, 3.0])
+Stream = tuple[
+    NDArray[np.int32],
+    NDArray[np.int64],
+    NDArray[np.float64],
+    NDArray[np.uint8],
+    NDArray[np.int64],
+]
 
 
 def limits(count: int = SERIES) -> Limits:
@@ -20,12 +27,12 @@ def limits(count: int = SERIES) -> Limits:
     high = np.array([50.0, 0.0, 1.0, np.inf, 1.0, 20.0, 1000.0])
     max_rate = np.array([2.0, np.inf, 0.05, np.inf, 0.001, np.inf, 5.0])
     pick = np.arange(count) % SERIES
-    return Limits(low[pick], high[pick], max_rate[pick], STATE[pick])
+    return Limits(low[pick], high[pick], max_rate[pick], STATE[pick], PERIOD_S[pick])
 
 
 @st.composite
 def streams(draw: st.DrawFn, max_rows: int = 500, series: int = SERIES) -> Stream:
-    """Columns (series, time_ns, value, quality) of one stream."""
+    """Columns (series, time_ns, value, quality, watermark_ns) of one stream."""
     count = draw(st.integers(0, max_rows))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     odd = draw(st.sampled_from([0.0, 0.02, 0.2]))
@@ -58,7 +65,27 @@ def streams(draw: st.DrawFn, max_rows: int = 500, series: int = SERIES) -> Strea
     quality = np.ones(count, np.uint8)
     flagged = rng.random(count) < odd
     quality[flagged] = rng.choice([0, 2, 3, 4, 9], flagged.sum())
-    return which, time_ns.astype(np.int64), value, quality
+    time_ns = time_ns.astype(np.int64)
+    return which, time_ns, value, quality, _watermarks(draw, rng, time_ns, int(step))
+
+
+def _watermarks(
+    draw: st.DrawFn, rng: np.random.Generator, time_ns: NDArray[np.int64], step: int
+) -> NDArray[np.int64]:
+    """Rise with the stream, at the beginnings of messages only, at times ahead of it."""
+    count = len(time_ns)
+    watermark_ns = np.full(count, NEVER)
+    if not count or draw(st.booleans()):
+        return watermark_ns
+    starts = rng.random(count) < draw(st.sampled_from([1.0, 0.1]))
+    starts[0] = True
+    newest = np.maximum.accumulate(time_ns)
+    before = np.concatenate(([NEVER], newest[:-1]))
+    ahead = draw(st.sampled_from([0, step, 1000 * step, -step]))
+    before[1:] += np.where(rng.random(count - 1) < 0.1, ahead, 0)
+    before = np.maximum.accumulate(before)
+    message = np.cumsum(starts) - 1
+    return before[np.flatnonzero(starts)][message]
 
 
 @st.composite

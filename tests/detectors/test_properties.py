@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detectors import CATEGORY_NAMES, KIND_NAMES, Suite, SuiteConfig
+from detectors import CATEGORY_NAMES, KIND_NAMES, NEVER, Suite, SuiteConfig
 from tests.detectors.naive import NaiveSuite, t_tail
 from tests.detectors.strategies import SERIES, STATE, Stream, limits, splits, streams
 
 Found = dict[str, NDArray[Any]]
-COLUMNS = ("fresh", "quality", "score", "expected", "band")
+COLUMNS = ("fresh", "late", "quality", "score", "expected", "band")
+RETURNS = ("row", "series", "category", "opened_ns")
 TRANSITIONS = ("row", "series", "category", "kind", "opened", "opened_ns")
 # Quick thresholds, so that streams of a few hundred rows reach every state.
 EAGER = SuiteConfig(
@@ -40,6 +41,8 @@ def judged(suite: Suite, stream: Sequence[NDArray[Any]], cuts: list[int]) -> Fou
         part = {name: getattr(verdicts, name) for name in COLUMNS}
         part |= {name: getattr(verdicts.transitions, name) for name in TRANSITIONS}
         part["row"] = part["row"] + start
+        part |= {f"back_{name}": getattr(verdicts.returns, name) for name in RETURNS}
+        part["back_row"] = part["back_row"] + start
         parts.append(part)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -50,19 +53,29 @@ def assert_same(one: Found, other: Found) -> None:
         assert one[name].tobytes() == other[name].tobytes(), name
 
 
+def add_all(naive: NaiveSuite) -> None:
+    wanted = limits()
+    columns = (wanted.low, wanted.high, wanted.max_rate, wanted.period_s)
+    for low, high, max_rate, period_s, state in zip(*columns, wanted.state, strict=True):
+        naive.add(float(low), float(high), float(max_rate), bool(state), float(period_s))
+
+
 @RELAXED
 @given(stream=streams(), config=CONFIGS)
 def test_agrees_with_the_naive_twin(stream: Stream, config: SuiteConfig) -> None:
     suite, naive = fresh_suite(config), NaiveSuite(config)
-    wanted = limits()
-    for row in zip(wanted.low, wanted.high, wanted.max_rate, wanted.state, strict=True):
-        naive.add(*map(float, row[:3]), state=bool(row[3]))
+    add_all(naive)
     found = judged(suite, stream, [0, len(stream[0])])
     seen = iter(zip(*(found[name].tolist() for name in TRANSITIONS), strict=True))
-    for row, (series, time_ns, value, given_flag) in enumerate(
+    for row, (series, time_ns, value, given_flag, mark) in enumerate(
         zip(*(column.tolist() for column in stream), strict=True)
     ):
-        fresh, quality, z, expected, band, changes = naive.read(series, time_ns, value, given_flag)
+        late = naive.late(series, time_ns, None if mark == NEVER else mark)
+        fresh, quality, z, expected, band, changes = naive.read(
+            series, time_ns, value, given_flag, late
+        )
+        if not (STATE[series] and not fresh):
+            assert found["late"][row] == late
         # Flags and transitions must be exact. The numbers may differ in the last digits only:
         # the two sum up in another order.
         assert (found["fresh"][row], found["quality"][row]) == (fresh, quality)
@@ -240,6 +253,7 @@ def test_a_states_health_alert_is_open_exactly_while_its_last_fresh_reading_is_b
 ) -> None:
     found = judged(fresh_suite(config), stream, [0, len(stream[0])])
     wanted, bad_before = [], dict.fromkeys(np.flatnonzero(STATE).tolist(), False)
+    assert not found["late"][found["fresh"] & STATE[stream[0]]].any()
     fresh_states = found["fresh"] & STATE[stream[0]]
     for row in np.flatnonzero(fresh_states).tolist():
         series, bad = int(stream[0][row]), bool(found["quality"][row] >= 3)

@@ -249,7 +249,7 @@ def test_times_at_both_ends_of_the_calendar_do_not_overflow() -> None:
         np.zeros(3, np.int32), ends, np.array([0.0, 0.0, 1e6]), np.ones(3, np.uint8)
     )
     assert verdicts.fresh.tolist() == [False, True, True]
-    assert verdicts.quality.tolist() == [1, 1, 1]
+    assert verdicts.quality.tolist() == [2, 1, 1]
 
 
 def test_a_city_alert_outlives_readings_gone_bad(noise: NDArray[np.float64]) -> None:
@@ -339,7 +339,7 @@ def test_a_late_row_changes_nothing_but_its_range_is_looked_at() -> None:
         np.array([1, 9, 1, 3], np.uint8),
     )
     assert verdicts.fresh.tolist() == [False] * 4
-    assert verdicts.quality.tolist() == [1, 9, 4, 3]
+    assert verdicts.quality.tolist() == [2, 9, 4, 3]
     assert np.isnan(verdicts.expected).all()
     assert len(verdicts.transitions) == 0
     assert suite.save() == before
@@ -400,7 +400,7 @@ def test_a_late_word_of_a_state_changes_nothing() -> None:
         np.zeros(5, np.int32), time_ns, np.array([0.0, 1.0, 1.0, 1.0, 0.0]), np.ones(5, np.uint8)
     )
     assert verdicts.fresh.tolist() == [True, False, False, True, False]
-    assert verdicts.quality.tolist() == [1, 4, 4, 4, 1]
+    assert verdicts.quality.tolist() == [1, 4, 4, 4, 2]
     assert told(verdicts) == [(3, "sensor-health", "range", "opens")]
 
 

@@ -43,7 +43,7 @@ def sealed(header: dict[str, object], body: bytes) -> bytes:
 
 def test_the_state_describes_itself() -> None:
     header, body = parts(lived_in().save())
-    assert header["version"] == 2
+    assert header["version"] == 3
     assert header["series"] == SERIES
     names = header["columns"]
     assert isinstance(names, list)
@@ -61,10 +61,10 @@ def test_an_empty_suite_is_saved_and_loaded() -> None:
     assert len(suite) == SERIES
 
 
-@pytest.mark.parametrize("version", [0, 3, True, "2", [2], None])
+@pytest.mark.parametrize("version", [0, 4, True, "2", [2], None])
 def test_an_unknown_version_is_named(version: object) -> None:
     header, body = parts(lived_in().save())
-    with pytest.raises(StateError, match=re.escape(f"version {version}; only those up to 2")):
+    with pytest.raises(StateError, match=re.escape(f"version {version}; only those up to 3")):
         Suite.load(sealed(header | {"version": version}, body))
 
 
@@ -85,16 +85,19 @@ def noisy_batch(start: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def test_a_state_saved_before_there_were_states_is_a_table_of_measures() -> None:
+@pytest.mark.parametrize(("version", "left_out"), [(1, 4), (2, 3)])
+def test_an_older_state_is_read_as_one_of_measures_that_are_never_silent(
+    version: int, left_out: int
+) -> None:
     suite = measures()
     suite.step(*noisy_batch(1))
     saved = suite.save()
     header, body = parts(saved)
     names = header["columns"]
     assert isinstance(names, list)
-    assert names[-1] == "state"
-    older_body = np.frombuffer(body, "<f8").reshape(SERIES, len(names))[:, :-1].tobytes()
-    older = header | {"version": 1, "columns": names[:-1]}
+    assert names[-4:] == ["state", "heard_ns", "pause_s", "silent_ns"]
+    older_body = np.frombuffer(body, "<f8").reshape(SERIES, len(names))[:, :-left_out].tobytes()
+    older = header | {"version": version, "columns": names[:-left_out]}
 
     loaded = Suite.load(sealed(older, older_body))
 
@@ -103,7 +106,7 @@ def test_a_state_saved_before_there_were_states_is_a_table_of_measures() -> None
     assert verdicts.score.tobytes() == suite.step(*noisy_batch(501)).score.tobytes()
     assert np.isfinite(verdicts.score).any()
     for changed, rest in ((older, body), (older | {"columns": names}, older_body)):
-        with pytest.raises(StateError, match="version 1 with other columns or length"):
+        with pytest.raises(StateError, match=f"version {version} with other columns or length"):
             Suite.load(sealed(changed, rest))
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import ingest.bridge
 from citywatch.embedded import Addresses
 from citywatch.embedded.process import ChildProcess
 from ingest import mqtt, reject
+from ingest.batch import decode
 from ingest.bridge import run
 from ingest.topics import SeriesKey
 from tests.ingest import strategies
@@ -55,6 +57,56 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def config_of(services: Addresses, namespace: str, **changes: Any) -> ingest.bridge.BridgeConfig:
     subscription = mqtt_config(services.mqtt_port, namespace, host=services.mqtt_host, **changes)
     return bridge_config(subscription, services.kafka_bootstrap, namespace)
+
+
+def test_a_bridge_that_has_nothing_waiting_says_how_far_everything_has_come(
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config_of(services, namespace), vouch_interval_s=0.1)
+    begun_ns = time.time_ns()
+
+    async def scenario() -> Log:
+        async with (
+            kafka_log(services.kafka_bootstrap, namespace) as log,
+            running(config, monkeypatch),
+        ):
+            # Time enough for it to vouch, if it did before it knows how long messages take.
+            await asyncio.sleep(0.5)
+            assert log.records == []
+            sensor = f"city/{namespace}/traffic/centre/t1"
+            data = payload("TrafficFlowObserved", "t1", intensity=12)
+            await asyncio.to_thread(publish, services.mqtt_port, [(sensor, data)])
+            words = lambda: [  # noqa: E731 - read anew at every look
+                (record.partition, log.provenance(record).complete_ns)
+                for record in log.records
+                if log.provenance(record).complete_ns is not None
+            ]
+            await log.until(lambda: len(words()) >= 3 * PARTITIONS)
+            assert {partition for partition, _ in words()} == set(range(PARTITIONS))
+            return log
+
+    log = asyncio.run(scenario())
+    (taken,) = [one for one in log.records if log.provenance(one).tallies]
+    arrived_ns = log.provenance(taken).arrived_ns
+    assert arrived_ns is not None
+    assert begun_ns <= arrived_ns <= time.time_ns()
+    for record in log.records:
+        provenance = log.provenance(record)
+        if provenance.complete_ns is not None:
+            # Twice what the one message took, and half a minute.
+            wanted_ns = provenance.arrived_ns - 2 * (arrived_ns - NOW_NS) - 30 * 10**9
+            assert provenance.complete_ns == wanted_ns
+            assert len(decode(record.value)) == 0
+            assert provenance.tallies == []
+
+
+def test_a_bridge_vouches_after_two_quiet_intervals_and_not_more_often() -> None:
+    voucher = ingest.bridge._Voucher(10.0)
+    quiet = [True] * 40 + [False] + [True] * 40
+    due = [second for second, one in enumerate(quiet) if voucher.is_due(100.0 + second, quiet=one)]
+    assert due == [20, 30, 61, 71]
+    never = ingest.bridge._Voucher(None)
+    assert not any(never.is_due(second, quiet=True) for second in range(100))
 
 
 def test_messages_arrive_exactly_as_published(

@@ -29,7 +29,7 @@ CONTENTS = {
     """,
     "ledger": """
         SELECT bridge, source, minute, messages, passed, rejected, readings, stored, duplicates,
-               late_conflicts, repeated, refused, withheld FROM ledger
+               late_conflicts, late, repeated, refused, withheld FROM ledger
     """,
     "ledger_kind": "SELECT bridge, source, minute, outcome, kind, count FROM ledger_kind",
     "dead_letter": """

@@ -9,7 +9,7 @@ import numpy as np
 
 from ingest.ledger import Tally
 from ingest.records import DeadLetter
-from storage.flush import Buried, Flush, Opened, Resolved, SavedState, Step, Tallied
+from storage.flush import Buried, Flush, Moved, Opened, Resolved, SavedState, Step, Tallied
 from storage.pages import Page
 from storage.rows import Rows
 
@@ -39,11 +39,16 @@ def rows(*readings: Reading) -> Rows:
 
 
 def tallied(
-    readings: int = 0, *, source: str = "traffic", minute_s: int = MINUTE_S, **more: Any
+    readings: int = 0,
+    *,
+    source: str = "traffic",
+    minute_s: int = MINUTE_S,
+    late: int = 0,
+    **more: Any,
 ) -> Tallied:
     """Return a line of as many messages as readings."""
     counts: dict[str, Any] = {"messages": readings, "passed": readings} | more
-    return Tallied("bridge-1", Tally(source, minute_s, readings=readings, **counts))
+    return Tallied("bridge-1", Tally(source, minute_s, readings=readings, **counts), late)
 
 
 def rejected(reason: str = "malformed-json", **fields: Any) -> dict[str, Any]:
@@ -85,6 +90,10 @@ def opened(series_id: int, seconds: int, *, category: str = "city") -> Opened:
 
 def resolved(series_id: int, since: int, seconds: int, *, category: str = "city") -> Resolved:
     return Resolved(series_id, "good readings", _page(series_id, since, seconds, category))
+
+
+def moved(series_id: int, state: Any, seconds: int, *, category: Any = "city") -> Moved:
+    return Moved(series_id, category, state, moment(seconds), "because")
 
 
 def _page(series_id: int, since: int, until: int | None, category: Any) -> Page:
@@ -131,6 +140,7 @@ def everything(next_offset: int = 1, expected: int = 0) -> Flush:
         withheld=2,
         repeated=1,
         refused=4,
+        late=1,
         reasons={"malformed-json": 1, "bad-time": 4},
         kinds={"plate": 2},
     )

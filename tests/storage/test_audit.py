@@ -86,6 +86,7 @@ def test_everything_that_can_be_counted_balances(database: Database) -> None:
                 stored=2,
                 duplicates=0,
                 late_conflicts=0,
+                late=1,
                 repeated=1,
                 refused=4,
                 withheld=2,

@@ -28,6 +28,7 @@ from tests.storage.flushes import (
     in_partitions,
     letter,
     moment,
+    moved,
     opened,
     rejected,
     resolved,
@@ -482,6 +483,85 @@ def test_an_alert_that_opens_and_resolves(database: Database, with_sinks: Use) -
         opened(1, 10).page,
         resolved(1, 10, 90).page,
     ]
+
+
+def states(database: Database) -> list[tuple[Any, ...]]:
+    return database.all("SELECT series_id, category, state FROM alert ORDER BY 1, 2")
+
+
+def test_an_alert_becomes_stale_and_open_again_and_nobody_is_told(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> None:
+        changes = [opened(1, 10), opened(1, 10, category="sensor-health"), opened(2, 10)]
+        await sink.write(flush((0, 1), changes=changes, tallies=[]))
+        await sink.write(flush((1, 2), changes=[moved(1, "stale", 90)], tallies=[]))
+        stale = states(database)
+        # Of what is not open, or not stale, nothing becomes anything.
+        nothing = [moved(1, "stale", 91), moved(2, "open", 91), moved(3, "stale", 91)]
+        await sink.write(flush((2, 3), changes=nothing, tallies=[]))
+        assert states(database) == stale
+        await sink.write(flush((3, 4), changes=[moved(1, "open", 120)], tallies=[]))
+        return stale
+
+    assert with_sinks(work) == [
+        (1, "city", "stale"),
+        (1, "sensor-health", "open"),
+        (2, "city", "open"),
+    ]
+    assert {row[2] for row in states(database)} == {"open"}
+    name = alert_id("sensor-1", 10)
+    assert database.all(
+        "SELECT at, state, cause, actor FROM alert_transition WHERE alert_id = %s ORDER BY at", name
+    ) == [
+        (moment(10), "open", "level", "worker"),
+        (moment(90), "stale", "because", "worker"),
+        (moment(120), "open", "because", "worker"),
+    ]
+    assert database.one("SELECT count(*) FROM outbox") == 3
+
+
+def test_an_acknowledged_alert_that_was_stale_is_acknowledged_again(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
+        acknowledge = """
+            WITH a AS (UPDATE alert SET state = 'acknowledged' RETURNING alert_id)
+            INSERT INTO alert_transition SELECT alert_id, %s, 'acknowledged', 'seen', 'ann' FROM a
+        """
+        database.connection.execute(acknowledge, (moment(20),))
+        await sink.write(flush((1, 2), changes=[moved(1, "stale", 90)], tallies=[]))
+        await sink.write(flush((2, 3), changes=[moved(1, "open", 120)], tallies=[]))
+
+    with_sinks(work)
+    assert states(database) == [(1, "city", "acknowledged")]
+
+
+def test_a_stale_alert_is_resolved_by_good_readings(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> None:
+        changes = [opened(1, 10), moved(1, "stale", 50), moved(1, "open", 80), resolved(1, 10, 90)]
+        await sink.write(flush((0, 1), changes=changes, tallies=[]))
+
+    with_sinks(work)
+    assert states(database) == [(1, "city", "resolved")]
+    assert database.one("SELECT count(*) FROM outbox") == 2
+
+
+def test_an_alert_that_another_one_speaks_for_is_told_to_nobody(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> None:
+        changes = [replace(opened(1, 10), is_told=False), opened(2, 10)]
+        await sink.write(flush((0, 1), changes=changes, tallies=[]))
+        over = [resolved(1, 10, 90), resolved(2, 10, 90)]
+        await sink.write(flush((1, 2), changes=over, tallies=[]))
+
+    with_sinks(work)
+    assert {row[2] for row in states(database)} == {"resolved"}
+    keys = database.all("SELECT dedup_key, event FROM outbox ORDER BY outbox_id")
+    told = str(alert_id("sensor-2", 10))
+    assert keys == [(told, "firing"), (told, "resolved")]
 
 
 def test_one_alert_is_open_per_series_and_category(database: Database, with_sinks: Use) -> None:

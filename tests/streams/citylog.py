@@ -51,8 +51,12 @@ def batch_message(
     cards: list[SensorCard] | None = None,
     namespace: str = NAMESPACE,
     domains: dict[str, int] | None = None,
+    **moments: int,
 ) -> tuple[list[tuple[str, bytes]], bytes]:
-    """Return headers and value of a message of (series key, time in ns, value)."""
+    """Return headers and value of a message of (series key, time in ns, value).
+
+    Moments are `arrived_ns` and `complete_ns`.
+    """
     codes: dict[str, int] = {}
     series = [codes.setdefault(key, len(codes)) for key, _, _ in readings]
     counts: dict[str, int] = {}
@@ -70,7 +74,7 @@ def batch_message(
         Tally(domain, minute_s, messages=count, readings=count, passed=count)
         for domain, count in (domains or counts).items()
     ]
-    headers = Provenance("bridge-1", tallies, cards or []).headers(namespace)
+    headers = Provenance("bridge-1", tallies, cards or [], **moments).headers(namespace)
     return headers, encode(batch)
 
 
@@ -99,7 +103,7 @@ def letter_message(number: int) -> tuple[list[tuple[str, bytes]], bytes]:
 def city_log(seed: int, *, partitions: int = 2, messages: int = 40, letters: int = 12) -> Log:
     """Return a log with steady readings, shifts, broken sensors, repeats, latecomers and rubbish.
 
-    Alerts of both categories open and close in it.
+    Alerts of both categories open, become stale and close in it.
     """
     rng = np.random.default_rng(seed)
     log = Log()
@@ -117,6 +121,7 @@ def city_log(seed: int, *, partitions: int = 2, messages: int = 40, letters: int
             readings = []
             # Some sensors report from later on only.
             known = keys if number > messages // 3 else keys[:5]
+            known = [key for key in known if not _is_silent(key, number / messages)]
             for step in range(int(rng.integers(1, 5))):
                 at = START_NS + (number * 5 + step) * 10 * SECOND_NS
                 readings += [(key, at, _value(key, number, messages, rng)) for key in known]
@@ -146,6 +151,13 @@ def city_log(seed: int, *, partitions: int = 2, messages: int = 40, letters: int
     for number in range(letters):
         log.add((LETTERS, number % partitions), *letter_message(number))
     return log
+
+
+def _is_silent(key: str, share: float) -> bool:
+    """One sensor falls silent while a city alert of it is open, and some speak again."""
+    return ("traffic-0-0" in key and 0.6 < share < 0.95) or (
+        key.endswith("temperature") and 0.2 < share < 0.55
+    )
 
 
 def _value(key: str, number: int, messages: int, rng: np.random.Generator) -> float:

@@ -13,7 +13,7 @@ from tests.streams.sessions import CrashError, Kafka, Session, undisturbed
 
 pytestmark = pytest.mark.integration
 
-LOG = city_log(11, messages=36)
+LOG = city_log(11, messages=40)
 PLACES = sorted(LOG.messages)
 EVENTS = st.one_of(
     st.tuples(st.just("deliver"), st.sampled_from(PLACES), st.integers(1, 12)),
@@ -61,6 +61,10 @@ def expected(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     found = undisturbed(LOG, database)
     kinds = {(row[3], row[6]) for row in found["alert"]}
     assert {category for category, _ in kinds} == {"city", "sensor-health"}
+    assert {row[3] for row in found["alert_transition"]} > {
+        "the sensor speaks again",
+        "no readings",
+    }
     assert len(found["reading"]) > 1000
     assert database.unbalanced() == []
     return found

@@ -17,11 +17,12 @@ from detectors import StateError, SuiteConfig
 from ingest.ledger import SensorCard, Tally
 from ingest.records import HeaderError, Provenance
 from ingest.topics import SeriesKey
-from storage.flush import Opened, Resolved
+from storage.flush import Change, Moved, Opened, Resolved
 from storage.rows import Rows
 from storage.sink import Resumption
+from streams.alerts import changes
 from streams.partition import STATE_VERSION, UNREGISTERED, Partition
-from streams.scoring import NOBODY, Ledger, Message, changes, score
+from streams.scoring import NOBODY, Ledger, Message, score
 from tests.streams.citylog import NAMESPACE, READINGS, START_NS, Log, batch_message, city_log
 
 CONFIG = SuiteConfig()
@@ -58,27 +59,28 @@ class Run:
         self.partition = Partition(resumption, CONFIG)
         self.rows: list[Rows] = []
         self.fresh: list[np.ndarray] = []
-        self.changes: list[Opened | Resolved] = []
+        self.changes: list[Change] = []
         self.letters: list[Any] = []
         self.counts: dict[tuple[str, str, int], Counter[str]] = {}
 
     def flush(self, messages: list[Message]) -> None:
         ledger = Ledger()
-        scored, letters = score(self.partition, messages, ledger)
+        parts, letters = score(self.partition, messages, ledger)
         register(self.partition)
         self.letters += letters
         offered = np.zeros(max(len(ledger.tallies), 1), np.int64)
-        if scored is not None:
+        for scored in parts:
             rows = scored.rows(self.partition)
             self.rows.append(rows)
             self.fresh.append(scored.verdicts.fresh)
             self.changes += changes(self.partition, scored, NAMESPACE, {})
-            offered = np.bincount(rows.tally, minlength=len(offered))
+            offered += np.bincount(rows.tally, minlength=len(offered))
         for line, count in zip(ledger.tallies, offered.tolist(), strict=False):
             tally = line.tally
             total = self.counts.setdefault((line.bridge, tally.source, tally.minute_s), Counter())
             names = ("messages", "readings", "passed", "rejected", "refused", "withheld")
             total.update({name: getattr(tally, name) for name in names} | {"offered": count})
+            total["late"] += line.late
             total.update({f"reason {reason}": many for reason, many in tally.reasons.items()})
             total.update({f"kind {kind}": many for kind, many in tally.kinds.items()})
 
@@ -108,13 +110,21 @@ WHOLE.flush(LOG)
 
 
 def test_the_log_has_everything_in_it() -> None:
-    kinds = {(type(one).__name__, one.page.category) for one in WHOLE.changes}
+    kinds = {
+        (f"Moved {one.state}", one.category)
+        if isinstance(one, Moved)
+        else (type(one).__name__, one.page.category)
+        for one in WHOLE.changes
+    }
     assert kinds == {
         ("Opened", "city"),
         ("Opened", "sensor-health"),
         ("Resolved", "city"),
         ("Resolved", "sensor-health"),
+        ("Moved stale", "city"),
+        ("Moved open", "city"),
     }
+    assert "silence" in {one.page.kind for one in WHOLE.changes if isinstance(one, Opened)}
     assert len(WHOLE.letters) > 4
     fresh = np.concatenate(WHOLE.fresh)
     assert fresh.sum() > 500
@@ -310,9 +320,8 @@ def test_an_alert_is_named_by_what_it_is_about() -> None:
     readings = [(SPEED, START_NS + n * 10**9, -1.0) for n in range(2)]
     run.flush([message(0, readings)])
     ledger = Ledger()
-    scored, _ = score(other.partition, [message(0, readings)], ledger)
+    (scored,), _ = score(other.partition, [message(0, readings)], ledger)
     register(other.partition)
-    assert scored is not None
     card = SensorCard("loop-1", "traffic", "harbour", 9.9, 53.5)
     (theirs,) = changes(other.partition, scored, "live", {"loop-1": card})
     (ours,) = run.changes
@@ -349,3 +358,102 @@ def test_a_damaged_state_is_refused(damage: str) -> None:
         state = msgspec.msgpack.encode([[str(SeriesKey.parse(SPEED))], suite])
     with pytest.raises(StateError):
         Partition(Resumption(9, 9, version, state), CONFIG)
+
+
+def city(offset: int, second: int, *sensors: int, **more: Any) -> Message:
+    """Return a message in which some speeds report at once."""
+    noise = np.random.default_rng(offset)
+    at = START_NS + second * 10**9
+    keys = (f"traffic/harbour/loop-{sensor}/averageVehicleSpeed" for sensor in sensors)
+    return message(offset, [(key, at, 50.0 + noise.normal()) for key in keys], **more)
+
+
+def test_a_sensor_whose_clock_jumps_makes_nobody_late_or_silent() -> None:
+    run = Run()
+    offset = 0
+    for second in range(0, 1800, 10):
+        ahead = 4 * 3600 if second > 900 else 0
+        run.flush([city(offset, second, 1, 2, 3), city(offset + 1, second + ahead, 4)])
+        offset += 2
+    assert run.changes == []
+    assert run.total("late") == 0
+
+
+def test_late_readings_are_counted_stored_flagged_and_not_scored() -> None:
+    run = Run()
+    for offset in range(200):
+        run.flush([city(offset, offset * 10, 1, 2)])
+    scored = len(run.rows)
+    run.flush([city(200, 2000 - 1000, 3), city(201, 2001, 1, 2), city(202, 2001 - 910, 3)])
+    assert run.total("late") == 2
+    late = Rows.concatenate(run.rows[scored:])
+    assert late.quality.tolist() == [2, 1, 1, 2]
+    assert np.isnan(late.score).tolist() == [True, False, False, True]
+    assert np.concatenate(run.fresh[scored:]).all()
+
+
+def test_a_silent_sensor_is_told_of_once_for_all_its_quantities() -> None:
+    run = Run()
+    pair = [f"traffic/harbour/loop-9/{name}" for name in ("averageVehicleSpeed", "occupancy")]
+    for offset in range(100):
+        at = START_NS + offset * 10**10
+        readings = [(key, at, 0.5 + 0.01 * (offset % 7)) for key in pair if offset < 50]
+        run.flush([city(2 * offset, offset * 10, 1, 2), message(2 * offset + 1, readings)])
+    assert [(one.page.kind, one.page.quantity, one.is_told) for one in run.changes] == [
+        ("silence", "averageVehicleSpeed", True),
+        ("silence", "occupancy", False),
+    ]
+    page = run.changes[0].page
+    assert page.since == datetime.fromisoformat("2023-11-14T22:21:30+00:00")
+    assert page.sentence == (
+        "averageVehicleSpeed of loop-9 (harbour) is silent since 22:21:30 UTC;"
+        " its last value was 0.5 km/h"
+    )
+
+
+def test_all_sensors_of_a_partition_are_silent_when_the_bridge_says_that_nothing_came() -> None:
+    run = Run()
+    for offset in range(100):
+        run.flush([city(offset, offset, 1, 2, arrived_ns=START_NS + offset * 10**9)])
+    for offset in range(100, 200):
+        now_ns = START_NS + (offset - 99) * 10**10
+        run.flush([message(offset, [], arrived_ns=now_ns, complete_ns=now_ns - 30 * 10**9)])
+    assert [(one.page.sensor, one.page.kind) for one in run.changes] == [
+        ("loop-1", "silence"),
+        ("loop-2", "silence"),
+    ]
+
+
+def test_a_bridge_that_catches_up_an_hour_makes_nobody_silent() -> None:
+    run = Run()
+    for offset in range(100):
+        run.flush([city(offset, offset, 1, 2, arrived_ns=START_NS + offset * 10**9)])
+    # Away for an hour; what sensors sent meanwhile comes at once, and vouching comes after it.
+    back_ns = START_NS + 3700 * 10**9
+    run.flush([city(offset, offset, 1, 2, arrived_ns=back_ns) for offset in range(100, 3700)])
+    run.flush([message(3700, [], arrived_ns=back_ns + 10**10, complete_ns=back_ns - 20 * 10**9)])
+    run.flush([city(offset, offset, 1, 2, arrived_ns=back_ns) for offset in range(3701, 3800)])
+    assert run.changes == []
+
+
+def test_a_hole_in_the_log_makes_nobody_silent_who_speaks_again() -> None:
+    run = Run()
+    for offset in range(100):
+        run.flush([city(offset, offset, 1, 2, 3, 4)])
+    for offset in range(100, 300):
+        # 1 and 2 speak a moment before the others do.
+        run.flush([city(offset, offset // 2 + 7200, *((1, 2) if offset % 2 else (3, 4)))])
+    assert run.changes == []
+
+
+def test_a_state_of_the_version_before_watermarks_is_read() -> None:
+    run = Run()
+    run.flush(LOG[:20])
+    keys, suite, _ = msgspec.msgpack.decode(run.partition.snapshot())
+    older = msgspec.msgpack.encode([keys, suite])
+    partition = Partition(Resumption(20, 20, 1, older), CONFIG)
+    assert partition.watermark.now_ns < 0
+    assert partition.suite.save() == run.partition.suite.save()
+    assert partition.sensor.tolist() == run.partition.sensor.tolist()
+    with pytest.raises(StateError, match="version 3, this worker reads versions up to 2"):
+        Partition(Resumption(20, 20, 3, older), CONFIG)

@@ -1,0 +1,165 @@
+"""What the verdicts mean for alerts: which open, close, become stale, and what people are told."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+import numpy as np
+
+from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, SILENCE, Silences
+from ingest.ledger import SensorCard
+from ingest.quantities import QUANTITIES
+from ingest.topics import SeriesKey
+from storage.flush import Change, Moved, Opened, Resolved
+from storage.pages import MISSING, Category, Page, Severity
+from streams.partition import Partition
+from streams.scoring import Scored
+
+_ALERTS: Final = UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11")  # namespace of alert ids
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SEVERITY: Final[dict[Category, Severity]] = {"city": "major", "sensor-health": "minor"}
+
+
+def changes(
+    partition: Partition,
+    scored: Scored,
+    namespace: str,
+    places: Mapping[str, SensorCard],
+) -> list[Change]:
+    """Return what becomes of alerts, in the order of the readings that say so.
+
+    Parameters
+    ----------
+    partition : Partition
+        Every series registered.
+    scored : Scored
+    namespace : str
+    places : mapping of sensor to SensorCard
+        Where sensors stand, as far as it is known.
+    """
+    found: list[tuple[int, Change]] = []
+    back = scored.verdicts.returns
+    for index in range(len(back)):
+        row = int(back.row[index])
+        series_id = int(partition.series_id[back.series[index]])
+        category: Category = CATEGORY_NAMES[back.category[index]]
+        at = _moment(int(scored.time_ns[row]))
+        found.append((row, Moved(series_id, category, "open", at, "the sensor speaks again")))
+    moves = scored.verdicts.transitions
+    for index in range(len(moves.row)):
+        slot, row = int(moves.series[index]), int(moves.row[index])
+        key = partition.keys[slot]
+        page = _page(key, scored, index, namespace, places.get(key.sensor))
+        series_id = int(partition.series_id[slot])
+        if moves.opened[index]:
+            band = _finite(scored.verdicts.band[row])
+            found.append((row, Opened(series_id, band, page)))
+        else:
+            found.append((row, Resolved(series_id, "good readings", page)))
+    # Stable: an alert is no longer stale before its reading is judged.
+    ordered = [change for _, change in sorted(found, key=_row)]
+    if scored.silences is not None:
+        ordered += _fallen_silent(partition, scored, scored.silences, namespace, places)
+    return ordered
+
+
+def _row(pair: tuple[int, Change]) -> int:
+    return pair[0]
+
+
+def _fallen_silent(
+    partition: Partition,
+    scored: Scored,
+    silences: Silences,
+    namespace: str,
+    places: Mapping[str, SensorCard],
+) -> list[Change]:
+    """Return the alerts that silences open and make stale.
+
+    A sensor that falls silent does so with all its quantities. Each has its alert, but people are
+    told of one.
+    """
+    found: list[Change] = []
+    told: set[str] = set()
+    for index in range(len(silences)):
+        slot = int(silences.series[index])
+        key, series_id = partition.keys[slot], int(partition.series_id[slot])
+        if silences.stale[index]:
+            category: Category = CATEGORY_NAMES[silences.category[index]]
+            at = _moment(scored.silent_ns)
+            found.append(Moved(series_id, category, "stale", at, "no readings"))
+            continue
+        opened_ns = int(silences.opened_ns[index])
+        last = _finite(silences.last[index])
+        page = Page(
+            event="firing",
+            kind=KIND_NAMES[SILENCE],
+            since=_moment(opened_ns),
+            seen=0.0 if last is None else last,
+            quality=MISSING if last is None else None,
+            **_identity(key, HEALTH, opened_ns, namespace, places.get(key.sensor)),
+        )
+        found.append(Opened(series_id, None, page, is_told=key.sensor not in told))
+        told.add(key.sensor)
+    return found
+
+
+def _identity(
+    key: SeriesKey, category: int, opened_ns: int, namespace: str, card: SensorCard | None
+) -> dict[str, Any]:
+    """Return the fields of a page that say which alert it speaks of."""
+    name: Category = CATEGORY_NAMES[category]
+    identity = f"{namespace}|{key.sensor}|{key.quantity}|{name}|{opened_ns}"
+    return {
+        "namespace": namespace,
+        "alert_id": uuid5(_ALERTS, identity),
+        "category": name,
+        "severity": _SEVERITY[name],
+        "sensor": key.sensor,
+        "quantity": key.quantity,
+        "unit": QUANTITIES[key.quantity].unit,
+        "domain": key.domain,
+        "zone": key.zone,
+        "longitude": card.longitude if card else None,
+        "latitude": card.latitude if card else None,
+        "clock_offset_s": card.clock_offset_s if card else None,
+    }
+
+
+def _page(
+    key: SeriesKey, scored: Scored, index: int, namespace: str, card: SensorCard | None
+) -> Page:
+    """Return the page of one transition."""
+    verdicts = scored.verdicts
+    moves = verdicts.transitions
+    row = int(moves.row[index])
+    opened_ns = int(moves.opened_ns[index])
+    expected, band = _finite(verdicts.expected[row]), _finite(verdicts.band[row])
+    resolved_at = None if moves.opened[index] else _moment(int(scored.time_ns[row]))
+    lower = upper = None
+    if expected is not None and band is not None:
+        lower, upper = expected - band, expected + band
+    return Page(
+        event="firing" if resolved_at is None else "resolved",
+        kind=KIND_NAMES[moves.kind[index]],
+        since=_moment(opened_ns),
+        resolved_at=resolved_at,
+        # A page is JSON, which has no infinity; such a value is out of any range either way.
+        seen=float(np.nan_to_num(scored.value[row])),
+        expected=expected,
+        lower=lower,
+        upper=upper,
+        score=_finite(verdicts.score[row]),
+        quality=int(verdicts.quality[row]),
+        **_identity(key, int(moves.category[index]), opened_ns, namespace, card),
+    )
+
+
+def _moment(time_ns: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=time_ns // 1_000)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
