@@ -1,6 +1,7 @@
 """CHAOS: everything is killed, frozen and restarted under load; then the books must balance.
 
-A simulated city with faults publishes 1,000 messages a second, some late, twice or broken, while a
+A simulated city with faults publishes 1,000 messages a second, some late, twice or broken, and
+some sensors go dark and come back, while a
 seeded plan kills bridge, workers, pager and database with SIGKILL, freezes workers until they wake
 up as zombies, and restarts database and Kafka. This script is the supervisor that starts again
 what has died. Afterwards
@@ -48,6 +49,7 @@ from pipeline import machine
 from reckoning import (
     Ends,
     KafkaLog,
+    alerts,
     differences,
     examples,
     pages,
@@ -186,7 +188,7 @@ class Chaos:
                 "ended_well": set(codes.values()) <= {0, -signal.SIGTERM},
                 "exit_codes": codes,
                 "published": asdict(published),
-                "struck": dict(sorted(supervisor.struck.items())),
+                "kills": dict(sorted(supervisor.struck.items())),
                 "ended_by_themselves": dict(supervisor.ended.most_common()),
                 **self._versions(),
                 "seed": options.seed,
@@ -273,6 +275,7 @@ class Chaos:
                     for row in examples(dsn, database_schema(one), database_schema(other), table):
                         self._say(f"  only {one}: {row}")
         identical = not any(map(any, differ.values()))
+        kinds, stale = alerts(dsn, schema)
         twice = recounted(dsn, schema, database_schema(REPLAY))
         doubled = found.unheard + max(found.miscounted, 0) + max(twice, 0)
         if published.refused or published.unacknowledged:
@@ -285,6 +288,8 @@ class Chaos:
             "rows_miscounted": found.miscounted,
             "readings_recounted": twice,
             "balanced": balanced,
+            "alerts": kinds,
+            "alerts_stale": stale,
             "pages_due": told.due,
             "pages_missing": len(told.missing),
             "pages_come_again": self._receiver.repeats,

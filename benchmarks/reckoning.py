@@ -232,6 +232,7 @@ _UNHEARD: Final = """
 _MISCOUNTED: Final = """
     SELECT (SELECT coalesce(sum(stored), 0) FROM {0}.ledger) - (SELECT count(*) FROM {0}.reading)
 """
+_STALE: Final = "SELECT count(*) FROM {0}.alert_transition WHERE state = 'stale'"
 _ACCOUNTED: Final = "SELECT coalesce(sum(readings), 0) FROM {0}.ledger"
 
 
@@ -306,6 +307,14 @@ def examples(dsn: str, one: str, other: str, table: str, limit: int = 3) -> list
         return connection.execute(query.format(first, second, limit)).fetchall()
 
 
+def alerts(dsn: str, schema: str) -> tuple[dict[str, int], int]:
+    """Return the alerts by kind, and how often one became stale."""
+    by_kind = SQL("SELECT kind, count(*) FROM {}.alert GROUP BY kind ORDER BY kind")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        kinds = dict(connection.execute(by_kind.format(Identifier(schema))).fetchall())
+        return kinds, _one(connection, _STALE, schema)
+
+
 class Pages(NamedTuple):
     """The pages that are due and what came of them.
 
@@ -331,6 +340,12 @@ _UNTOLD: Final = """
     CROSS JOIN (VALUES ('firing'), ('resolved')) AS e (event)
     LEFT JOIN {0}.outbox o ON o.alert_id = a.alert_id AND o.event = e.event
     WHERE o.alert_id IS NULL AND (e.event = 'firing' OR a.state = 'resolved')
+      -- Of a sensor that falls silent, one alert speaks for those of its other quantities.
+      AND NOT (a.kind = 'silence' AND EXISTS (
+          SELECT FROM {0}.alert b JOIN {0}.series q USING (series_id)
+          JOIN {0}.series own ON own.series_id = a.series_id
+          WHERE b.kind = 'silence' AND q.sensor_id = own.sensor_id AND b.alert_id <> a.alert_id
+            AND EXISTS (SELECT FROM {0}.outbox WHERE alert_id = b.alert_id)))
 """
 
 

@@ -1,4 +1,4 @@
-"""A city whose messages come late, twice and broken, and that writes down what it has published."""
+"""A city whose messages come late, twice, broken or not at all, and that notes what it sends."""
 
 import json
 import threading
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from citywatch.embedded.service import HOST
 from ingest.quantities import QUANTITIES
-from simulators.city import City
+from simulators.city import City, Floats, Indices
 from simulators.faults import Injector, plan_faults
 from simulators.front_door import Address, FrontDoor
 from simulators.payloads import Composer, Message, Mischief
@@ -24,6 +25,10 @@ _MISCHIEF: Final = Mischief(bad_share=0.005, duplicate_share=0.01, privacy_probe
 # (of 20 ms at least).
 _LATE_SHARE: Final = 0.01
 _LATE_BLOCKS: Final = 1, 200
+# A few sensors go dark at a time, for long enough to be missed and to come back.
+_DARK_EVERY_NS: Final = 10 * 10**9
+_DARK_SENSORS: Final = 4
+_DARK_S: Final = 65.0, 150.0
 _SECONDS_PER_FAULT: Final = 4.0
 # Each takes a sensor of its own, and few of them can show jitter.
 _MAX_FAULTS: Final = 60
@@ -50,14 +55,17 @@ class RestlessComposer(Composer):
         self._fate = np.random.default_rng([seed, 8])
         self._late: list[tuple[int, Message]] = []
         self._block = 0
+        self._dark_until_ns = np.zeros(len(city.sensors), np.int64)
+        self._dark_at_ns: int | None = None
         self._file = file.open("wb")
 
-    def messages(self, *block: Any) -> list[Message]:
+    def messages(self, who: Indices, time_ns: NDArray[np.int64], values: Floats) -> list[Message]:
         """Return what is sent now: most of the block, and what was held back long enough."""
         self._block += 1
+        lit = self._lit(who, time_ns)
         due = [message for when, message in self._late if when <= self._block]
         self._late = [pair for pair in self._late if pair[0] > self._block]
-        written = super().messages(*block)
+        written = super().messages(who[lit], time_ns[lit], values[lit])
         for message, draw in zip(written, self._fate.random(len(written)), strict=True):
             if draw < _LATE_SHARE:
                 when = self._block + int(self._fate.integers(*_LATE_BLOCKS))
@@ -69,6 +77,19 @@ class RestlessComposer(Composer):
                 sensor = message.topic.rpartition("/")[2]
                 self._file.write(b"%b\t%b\n" % (sensor.encode(), message.payload))
         return due
+
+    def _lit(self, who: Indices, time_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Let some sensors go dark now and then; return which of these are not."""
+        now_ns = int(time_ns.max(initial=0))
+        if self._dark_at_ns is None:
+            self._dark_at_ns = now_ns
+        if now_ns - self._dark_at_ns >= _DARK_EVERY_NS:
+            self._dark_at_ns = now_ns
+            chosen = self._fate.choice(len(self._dark_until_ns), _DARK_SENSORS, replace=False)
+            lasts_s = self._fate.uniform(*_DARK_S, _DARK_SENSORS)
+            self._dark_until_ns[chosen] = now_ns + (lasts_s * 1e9).astype(np.int64)
+        lit: NDArray[np.bool_] = self._dark_until_ns[who] <= time_ns
+        return lit
 
     def close(self) -> None:
         """Write down the last."""

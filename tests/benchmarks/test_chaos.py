@@ -66,3 +66,21 @@ def test_what_is_written_down_is_what_was_sent_sound_late_or_twice(tmp_path: Pat
     assert overtaken > 0
     assert any(message.bad for message in sent)
     assert any(message.repeat for message in sent)
+
+
+def test_some_sensors_go_dark_for_longer_than_a_minute_and_come_back(tmp_path: Path) -> None:
+    city = City(SENSORS, 3)
+    composer = RestlessComposer(city, "live", 3, tmp_path / "published")
+    who = np.arange(SENSORS)
+    heard: dict[str, list[int]] = {}
+    for second in range(300):
+        time_ns = np.full(SENSORS, (1_790_000_000 + second) * SECOND_NS)
+        for message in composer.messages(who, time_ns, city.observe(who, time_ns)):
+            heard.setdefault(message.topic, []).append(second)
+    composer.close()
+    pauses = {
+        topic: max(np.diff([*sorted(seconds), 300]).tolist()) for topic, seconds in heard.items()
+    }
+    dark = [topic for topic, pause in pauses.items() if pause > 60]
+    assert 40 < len(dark) < 130
+    assert len(heard) == SENSORS
