@@ -3,19 +3,14 @@
 The SQL is Grafana's: `$__timeFilter` and `$__timeGroupAlias` become the range and the step that
 the viewer chose, `${namespace}` the schema, so one dashboard serves live and every replay. The
 namespace stands bare in the SQL, because it names a schema; that is safe only because Grafana's
-role can read and do nothing else. No panel scans readings: the newest of a series is one step
-down the primary key, and a chart is one range of it.
+role can read and do nothing else. No panel scans readings: the newest of each series stand in a
+table of their own, and a chart is one range of the primary key.
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 Kind = Literal["timeseries", "bars", "band", "stat", "share", "table", "map"]
-
-_NEWEST: Final = """CROSS JOIN LATERAL (
-    SELECT time, quality FROM ${namespace}.reading
-    WHERE reading.series_id = q.series_id ORDER BY time DESC LIMIT 1
-) r"""
 
 
 class Grid(NamedTuple):
@@ -119,9 +114,8 @@ PANELS: Final = (
         title="Age of newest row",
         description="Between the newest reading's event time and now. Grows when nothing arrives.",
         kind="stat",
-        sql=f"""SELECT extract(epoch FROM now() - max(r.time)) AS "age"
-FROM ${{namespace}}.series q
-{_NEWEST}""",  # noqa: S608 - a constant of this module
+        sql="""SELECT extract(epoch FROM now() - max(time)) AS "age"
+FROM ${namespace}.latest""",
         columns=("age",),
         grid=Grid(0, 0, 5, 5),
         unit="s",
@@ -148,14 +142,13 @@ FROM ${{namespace}}.series q
         title="Quality of the newest readings",
         description="QARTOD flags of the newest reading of each series.",
         kind="share",
-        sql=f"""SELECT CASE r.quality WHEN 1 THEN 'good' WHEN 2 THEN 'not evaluated'
+        sql="""SELECT CASE quality WHEN 1 THEN 'good' WHEN 2 THEN 'not evaluated'
            WHEN 3 THEN 'suspect' WHEN 4 THEN 'fail' WHEN 9 THEN 'missing'
-           ELSE 'flag ' || r.quality END AS "flag",
+           ELSE 'flag ' || quality END AS "flag",
        count(*) AS "series"
-FROM ${{namespace}}.series q
-{_NEWEST}
-GROUP BY r.quality
-ORDER BY r.quality""",  # noqa: S608 - a constant of this module
+FROM ${namespace}.latest
+GROUP BY quality
+ORDER BY quality""",
         columns=("flag", "series"),
         grid=Grid(15, 0, 9, 5),
     ),
@@ -189,10 +182,7 @@ ORDER BY r.quality""",  # noqa: S608 - a constant of this module
             ELSE 0 END AS "state"
 FROM ${namespace}.sensor s
 JOIN ${namespace}.series q USING (sensor_id)
-LEFT JOIN LATERAL (
-    SELECT time, quality FROM ${namespace}.reading
-    WHERE reading.series_id = q.series_id ORDER BY time DESC LIMIT 1
-) r ON true
+LEFT JOIN ${namespace}.latest r USING (series_id)
 LEFT JOIN ${namespace}.alert a ON a.series_id = q.series_id AND a.state <> 'resolved'
 WHERE s.latitude IS NOT NULL AND s.longitude IS NOT NULL
 GROUP BY s.sensor_id

@@ -21,6 +21,8 @@ _EXPIRE: Final = """
           USING (quantity)
         GROUP BY 1
         ON CONFLICT (source) DO UPDATE SET rows = e.rows + excluded.rows, last_at = now()
+    ), forgotten AS (
+        DELETE FROM latest WHERE time < %(before)s
     )
     SELECT count(*) FROM gone
 """

@@ -1,7 +1,7 @@
 """What is read back from the database: the questions of the console, as SQL and typed rows.
 
-Readings arrive by the thousand a second, so no question here scans them: the newest reading of a
-series is one step down the primary key (series_id, time), a chart is one range of it. Not scored
+Readings arrive by the thousand a second, so no question here scans them: the newest of each series
+stand in a table of their own, a chart is one range of the primary key (series_id, time). Not scored
 is None here, where the table says NaN, because JSON knows no NaN.
 """
 
@@ -32,18 +32,11 @@ ORDER BY s.sensor_id, q.series_id
 """
 
 NEWEST: Final = """
-SELECT q.series_id, r.time, r.value, r.quality,
-       nullif(r.score, 'NaN') AS score,
-       nullif(r.expected, 'NaN') AS expected,
-       nullif(r.band, 'NaN') AS band
-FROM series q
-CROSS JOIN LATERAL (
-    SELECT time, value, quality, score, expected, band
-    FROM reading
-    WHERE reading.series_id = q.series_id
-    ORDER BY time DESC
-    LIMIT 1
-) r
+SELECT series_id, time, value, quality,
+       nullif(score, 'NaN') AS score,
+       nullif(expected, 'NaN') AS expected,
+       nullif(band, 'NaN') AS band
+FROM latest
 """
 
 SERIES_NAMED: Final = """

@@ -8,6 +8,8 @@ One long module, because a third of it is SQL, and the code beside it cannot be 
 """
 
 import logging
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +26,7 @@ from ingest.ledger import COUNTS, SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Change, Flush, Moved, Opened, Resolved, SavedState, Step
+from storage.latest import Latest
 from storage.migrate import session_options
 from storage.pages import encode_page, outbox_channel
 from storage.rows import COLUMNS, Rows, copy_readings, copy_staged
@@ -250,6 +253,12 @@ class Sink:
         self._schema = schema
         self._log_id = log_id
         self._connection: AsyncConnection[Any] | None = None
+        self._latest = Latest()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the newest readings are to be copied, even by a flush without any rows."""
+        return self._latest.is_due(time.monotonic())
 
     async def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -271,6 +280,7 @@ class Sink:
             position = await _one(cursor, _POSITION, (topic, partition, self._log_id))
             assert position is not None  # noqa: S101 - the row was made a line above
             state = await _one(cursor, _STATE, (self._log_id, topic, partition))
+        self._latest.owe_all()
         if state is None:
             return Resumption(position[0], 0, None, None)
         return Resumption(position[0], *state)
@@ -330,6 +340,12 @@ class Sink:
             If the database is away or refuses.
         """
         connection = await self._connected()
+        latest = self._latest
+        # Before it is known whether they get there: an answer to a commit can be lost.
+        for rows in (flush.fresh, flush.suspects):
+            latest.touch(rows)
+        # With a state at any time: it may be the last flush for long.
+        copies = latest.is_due(math.inf if flush.states else time.monotonic())
         async with connection.transaction(), connection.cursor() as cursor:
             counts = np.zeros((1, 3), np.int64)
             if await self._advance(cursor, flush.steps):
@@ -342,6 +358,12 @@ class Sink:
                 )
             # In a repetition, too: whoever moved the positions may have saved no state.
             await self._save(cursor, flush.states)
+            begun = time.monotonic()
+            if copies:
+                await latest.copy(cursor)
+            took_s = time.monotonic() - begun
+        if copies:
+            latest.copied(time.monotonic(), took_s)
         stored, duplicates, conflicts = (int(total) for total in counts.sum(axis=0))
         return Outcome(stored, duplicates, conflicts)
 

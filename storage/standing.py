@@ -7,8 +7,6 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-# The newest reading of each series is one index probe; a scan for the newest of all would be a
-# scan of the table, whose key begins with the series.
 _STANDING: Final = """
     SELECT l.*, a.alerts_opened, a.alerts_open, o.pages_delivered, o.pages_pending, n.newest_at
     FROM (SELECT coalesce(sum(messages), 0)::bigint AS messages,
@@ -28,10 +26,7 @@ _STANDING: Final = """
                  count(*) FILTER (WHERE delivered_at IS NULL AND abandoned_at IS NULL)
                      AS pages_pending
           FROM outbox) o,
-         (SELECT max(newest.time) AS newest_at
-          FROM series s CROSS JOIN LATERAL (
-              SELECT time FROM reading r WHERE r.series_id = s.series_id
-              ORDER BY time DESC LIMIT 1) newest) n
+         (SELECT max(time) AS newest_at FROM latest) n
 """
 
 
@@ -48,7 +43,7 @@ class Standing:
     pages_delivered, pages_pending : int
         Pages that tell of an alert; pending ones include those that take it back.
     newest_at : datetime or None
-        Event time of the newest reading.
+        Event time of the newest reading; a second or so behind the newest of all.
     """
 
     messages: int

@@ -270,7 +270,7 @@ class Worker:
             or self._held_rows >= self._config.max_pending_rows
         )
         flush = await self._prepare(save=save)
-        if flush.steps or flush.states:
+        if flush.steps or flush.states or self._sink.is_behind:
             outcome = await self._persistently(lambda: self._sink.write(flush))
             self._note(flush, outcome)
             self.totals.flushes += 1

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from storage.latest import CATCH_UP
 from storage.migrate import session_options
 
 ZONES = {
@@ -68,6 +69,9 @@ def fill(
         _write_ledger(connection, rng, now, minutes, len(series))
         if faults:
             _write_faults(connection, series, now)
+        # Where readings were changed as well, which no worker does.
+        connection.execute("TRUNCATE latest")
+        connection.execute(CATCH_UP)
         connection.execute("ANALYZE")
     return series
 

@@ -21,6 +21,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from dashboards.console import serve
+from storage.latest import CATCH_UP
 from tests.dashboards import citydata
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -151,6 +152,7 @@ def insert_reading(dsn: str, schema: str, series_id: int, value: float) -> None:
             "INSERT INTO reading VALUES (%s, %s, %s, 1, 0.4, 20, 500000)",
             (series_id, datetime.now(UTC), value),
         )
+        connection.execute(CATCH_UP)
 
 
 def test_the_city_is_drawn(page: WebDriver) -> None:

@@ -19,6 +19,7 @@ from dashboards.console import create_app, serve
 from dashboards.console.feed import Feed
 from dashboards.console.frames import Flow, rates
 from dashboards.console.server import FEED, security_headers
+from storage.latest import CATCH_UP
 from storage.queries import LedgerMinute
 from tests.dashboards import citydata
 
@@ -176,6 +177,7 @@ def test_events_tell_what_changed(app: web.Application, dsn: str, schema: str) -
             now = datetime.now(UTC)
             with citydata.connect(dsn, schema) as connection:
                 connection.execute("INSERT INTO reading VALUES (1, %s, 77, 1, 0.5, 70, 12)", (now,))
+                connection.execute(CATCH_UP)
                 alert = citydata.insert_alert(connection, 1, now)
             delta = await following("delta", lambda delta: delta["newest"])
             assert [row[0] for row in delta["newest"]] == [1]
@@ -205,6 +207,7 @@ def test_a_new_sensor_brings_a_whole_frame(app: web.Application, dsn: str, schem
                 connection.execute(
                     "INSERT INTO reading SELECT max(series_id), now(), 1, 1, 0, 1, 1 FROM series"
                 )
+                connection.execute(CATCH_UP)
             after = await following("snapshot")
             assert len(after["layout"]) == len(before["layout"]) + 1
 

@@ -10,6 +10,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from storage import queries
+from storage.latest import CATCH_UP
 from storage.migrate import session_options
 from tests.dashboards import citydata
 
@@ -31,6 +32,7 @@ def run(dsn: str, schema: str, question: Callable[[queries.Connection], Awaitabl
 def write(connection: psycopg.Connection[Any], *rows: tuple[Any, ...]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany("INSERT INTO reading VALUES (%s, %s, %s, %s, %s, %s, %s)", rows)
+    connection.execute(CATCH_UP)
 
 
 @pytest.fixture

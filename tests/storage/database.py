@@ -53,6 +53,20 @@ UNBALANCED = """
             WHERE (d.bridge, d.source, date_trunc('minute', d.received_at))
                 = (l.bridge, l.source, l.minute))
 """
+# NaN is as good a value as any other.
+LATEST = """
+    SELECT series_id, time, value, quality, score::text, expected::text, band::text
+    FROM latest ORDER BY series_id
+"""
+LATEST_IN_READINGS = """
+    SELECT r.series_id, r.time, r.value, r.quality, r.score::text, r.expected::text, r.band::text
+    FROM latest JOIN reading r USING (series_id, time) ORDER BY r.series_id
+"""
+NEWEST = """
+    SELECT DISTINCT ON (series_id) series_id, time, value, quality, score::text, expected::text,
+           band::text
+    FROM reading ORDER BY series_id, time DESC
+"""
 
 
 class Database:
@@ -96,6 +110,16 @@ class Database:
     def unbalanced(self) -> list[tuple[Any, ...]]:
         return self.all(UNBALANCED)
 
+    def latest(self) -> list[tuple[Any, ...]]:
+        """Return the table `latest`, of which every row must be one of the readings."""
+        rows = self.all(LATEST)
+        assert rows == self.all(LATEST_IN_READINGS)
+        return rows
+
+    def newest(self) -> list[tuple[Any, ...]]:
+        """Return what `latest` should be."""
+        return self.all(NEWEST)
+
     def clear(self) -> None:
-        tables = SQL(", ").join(map(Identifier, CONTENTS))
+        tables = SQL(", ").join(map(Identifier, [*CONTENTS, "latest"]))
         self.connection.execute(SQL("TRUNCATE {} RESTART IDENTITY").format(tables))
