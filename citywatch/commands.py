@@ -230,18 +230,34 @@ def replay(
 @database.command("migrate")
 def database_migrate(settings_file: SettingsFile = None) -> None:
     """Bring the namespace's schema to the newest version."""
-    from citywatch.wiring import dsn
+    from citywatch.wiring import dsn, upkeep
     from storage.migrate import migrate
+    from storage.upkeep import settle
 
     settings = load(settings_file)
+    place = (dsn(settings), database_schema(settings.namespace))
     try:
-        applied = migrate(dsn(settings), database_schema(settings.namespace))
+        applied = migrate(*place)
+        remarks = settle(*place, upkeep(settings))
     except psycopg.Error as error:
         typer.echo(f"The database refused: {error}", err=True)
         raise typer.Exit(_FAILURE) from error
     for name in applied:
         typer.echo(f"applied {name}")
+    for remark in remarks:
+        typer.echo(remark)
     typer.echo("the schema is up to date")
+
+
+@database.command("expire")
+def database_expire(settings_file: SettingsFile = None) -> None:
+    """Remove what need not be kept any longer; TimescaleDB does it by itself, every hour."""
+    from citywatch.wiring import upkeep
+    from storage.expiry import expire_all
+
+    settings = load(settings_file)
+    _query(settings, lambda connection: expire_all(connection, upkeep(settings).keep))
+    typer.echo("what was old is gone")
 
 
 @app.command()

@@ -29,12 +29,16 @@ PREFIX = "CITYWATCH_"
 _MAX_FILE_BYTES = 1 << 20
 # Each is a line in the broker's ACL that somebody writes by hand.
 _MAX_GATEWAYS = 1000
+# Chunks are a day long, and a level is filled up to two days back at least.
+_LEAST_KEPT_DAYS = 5
 # What pydantic puts before the message of a validator.
 _OWN_MESSAGE = "Value error, "
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
+# 0 is for ever.
+Days = Annotated[int, Field(ge=0, le=36_500)]
 
 
 class SettingsError(Exception):
@@ -121,6 +125,32 @@ class DatabaseSettings(_Section):
     password_file: Path | None = None
 
 
+class RetentionSettings(_Section):
+    """How long things are kept. `citywatch db migrate` and `citywatch db expire` read it."""
+
+    # A chunk of a day goes into TimescaleDB's columnstore; it can still be written to.
+    columnstore_after_days: Annotated[int, Field(ge=1, le=36_500)] = 7
+    readings_days: Days = 90
+    # The levels that charts of long windows are drawn from; they outlive the readings.
+    minutes_days: Days = 400
+    quarter_hours_days: Days = 1_830
+    days_days: Days = 0
+    # What dead letters hold of their messages; the letters are kept with the ledger.
+    payloads_days: Days = 30
+    ledger_days: Days = 800
+    # From the end of an alert on: its pages; the alert, with its transitions.
+    pages_days: Days = 400
+    alerts_days: Days = 1_830
+
+    @field_validator("readings_days", "minutes_days")
+    @classmethod
+    def _beyond_a_refresh(cls, value: int) -> int:
+        # What is gone must never be looked at again to fill the next level: it would be emptied.
+        if 0 < value < _LEAST_KEPT_DAYS:
+            raise ValueError(f"0, which is for ever, or at least {_LEAST_KEPT_DAYS} is expected")
+        return value
+
+
 class BridgeSettings(_Section):
     """The bridge from MQTT to Kafka."""
 
@@ -197,6 +227,7 @@ class Settings(_Section):
     mqtt: MqttSettings = MqttSettings()
     kafka: KafkaSettings = KafkaSettings()
     database: DatabaseSettings = DatabaseSettings()
+    retention: RetentionSettings = RetentionSettings()
     bridge: BridgeSettings = BridgeSettings()
     worker: WorkerSettings = WorkerSettings()
     pager: PagerSettings = PagerSettings()

@@ -9,6 +9,8 @@ from ingest.message import Acceptance
 from ingest.mqtt import MqttConfig, TlsFiles
 from ingest.topics import LIVE, mqtt_filter
 from paging.pager import PagerConfig
+from storage.expiry import Keep
+from storage.upkeep import Upkeep
 from streams.worker import WorkerConfig
 
 _DAY_NS = 86_400 * 10**9
@@ -28,6 +30,25 @@ def dsn(settings: Settings) -> str:
     text = settings.database.dsn.get_secret_value()
     password = secret(None, settings.database.password_file)
     return make_conninfo(text, password=password) if password else text
+
+
+def upkeep(settings: Settings) -> Upkeep:
+    """Return how the database is to be kept."""
+    days = settings.retention
+    return Upkeep(
+        keep=Keep(
+            readings=days.readings_days,
+            payloads=days.payloads_days,
+            ledger=days.ledger_days,
+            pages=days.pages_days,
+            alerts=days.alerts_days,
+        ),
+        minutes=days.minutes_days,
+        quarter_hours=days.quarter_hours_days,
+        days=days.days_days,
+        compress=days.columnstore_after_days,
+        reach=settings.bridge.max_age_days,
+    )
 
 
 def assembly_config(settings: Settings) -> AssemblyConfig:

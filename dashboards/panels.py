@@ -216,20 +216,14 @@ LIMIT 200""",
         title="$sensor, $quantity",
         description="What the sensor said, and the band in which no alert would open.",
         kind="band",
-        sql="""SELECT $__timeGroupAlias(r.time, $__interval),
-       avg(r.value) AS "seen",
-       avg(nullif(r.expected, 'NaN')) AS "expected",
-       avg(nullif(r.expected, 'NaN') - nullif(r.band, 'NaN')) AS "lower",
-       avg(nullif(r.expected, 'NaN') + nullif(r.band, 'NaN')) AS "upper"
-FROM ${namespace}.reading r
-WHERE r.series_id = (
-        SELECT q.series_id FROM ${namespace}.series q
-        JOIN ${namespace}.sensor s USING (sensor_id)
-        WHERE s.name = ${sensor:sqlstring} AND q.quantity = ${quantity:sqlstring}
-    )
-    AND $__timeFilter(r.time)
-GROUP BY 1
-ORDER BY 1""",
+        sql="""SELECT c.time AS "time", c.value AS "seen", c.expected, c.lower, c.upper
+FROM ${namespace}.series q
+JOIN ${namespace}.sensor s USING (sensor_id)
+CROSS JOIN LATERAL ${namespace}.chart(
+    q.series_id, $__timeFrom(), $__timeTo(), $__interval_ms * interval '1 millisecond'
+) c
+WHERE s.name = ${sensor:sqlstring} AND q.quantity = ${quantity:sqlstring}
+ORDER BY c.time""",
         columns=("time", "seen", "expected", "lower", "upper"),
         grid=Grid(0, 24, 24, 10),
         step="1s",
@@ -253,7 +247,7 @@ ORDER BY 1, 2""",
         kind="bars",
         sql="""SELECT $__timeGroupAlias(received_at, $__interval), reason AS "metric",
        count(*) AS "messages"
-FROM ${namespace}.dead_letter
+FROM ${namespace}.dead_letter_listed
 WHERE $__timeFilter(received_at)
 GROUP BY 1, 2
 ORDER BY 1, 2""",

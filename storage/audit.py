@@ -109,7 +109,7 @@ _LINES: Final = """
     ), buried AS (
         SELECT bridge, source, date_trunc('minute', received_at) AS minute,
                count(*) FILTER (WHERE records = 0) AS letters, sum(records) AS records
-        FROM dead_letter
+        FROM dead_letter_listed
         WHERE (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)
           AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
         GROUP BY 1, 2, 3
@@ -143,7 +143,8 @@ _STORAGE: Final = """
           USING (quantity)
         GROUP BY 1
     ), written AS (
-        SELECT source, sum(stored) AS stored FROM ledger GROUP BY source HAVING sum(stored) <> 0
+        SELECT source, sum(stored) AS stored
+        FROM ledger_ever GROUP BY source HAVING sum(stored) <> 0
     )
     SELECT source, coalesce(w.stored, 0)::bigint, coalesce(e.rows, 0)::bigint,
            coalesce(p.rows, 0)::bigint

@@ -1,31 +1,49 @@
-"""Readings that are removed on purpose, and the note of it that the audit needs."""
+"""What is removed on purpose, and the note of it that the audit needs.
 
+The removing itself stands in the database (migration 0006), because TimescaleDB's scheduler runs it
+there; `citywatch db expire` runs the same procedure where there is no scheduler.
+"""
+
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 
 from ingest.quantities import QUANTITIES
 
-# One statement: rows that are gone and the note that they are stand or fall together.
-_EXPIRE: Final = """
-    WITH gone AS (
-        DELETE FROM reading r USING series q
-        WHERE r.series_id = q.series_id AND r.time < %(before)s
-        RETURNING q.quantity
-    ), noted AS (
-        INSERT INTO expired AS e (source, rows)
-        SELECT coalesce(d.source, 'unknown'), count(*)
-        FROM gone g
-        LEFT JOIN unnest(%(quantities)s::text[], %(sources)s::text[]) AS d (quantity, source)
-          USING (quantity)
-        GROUP BY 1
-        ON CONFLICT (source) DO UPDATE SET rows = e.rows + excluded.rows, last_at = now()
-    ), forgotten AS (
-        DELETE FROM latest WHERE time < %(before)s
-    )
-    SELECT count(*) FROM gone
-"""
+# Nobody waits for what is so old; and who does, a worker would have to wait for in turn.
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '10s'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """For how many days each thing is kept; 0 is for ever.
+
+    Parameters
+    ----------
+    readings : int
+        On TimescaleDB until the last reading of its day's chunk is so old.
+    payloads : int
+        What dead letters hold of their messages.
+    ledger : int
+        The ledger by minute, and the dead letters themselves; its sums stay.
+    pages, alerts : int
+        From the end of an alert; an alert goes with its transitions and pages.
+    """
+
+    readings: int
+    payloads: int
+    ledger: int
+    pages: int
+    alerts: int
+
+    def config(self) -> dict[str, Any]:
+        """Return it as the procedure `expire` wants it."""
+        names = ("readings", "payloads", "ledger", "pages", "alerts")
+        days = {name: getattr(self, name) for name in names if getattr(self, name)}
+        return days | {"sources": _by_quantity()}
 
 
 def sources() -> dict[str, list[str]]:
@@ -34,10 +52,12 @@ def sources() -> dict[str, list[str]]:
     A quantity belongs to one domain, whatever its sensor is called; the domain that a sensor is
     known under is only the one it last reported in.
     """
-    return {
-        "quantities": list(QUANTITIES),
-        "sources": [quantity.domain for quantity in QUANTITIES.values()],
-    }
+    by_quantity = _by_quantity()
+    return {"quantities": list(by_quantity), "sources": list(by_quantity.values())}
+
+
+def _by_quantity() -> dict[str, str]:
+    return {name: quantity.domain for name, quantity in QUANTITIES.items()}
 
 
 async def expire(connection: AsyncConnection[Any], before: datetime) -> int:
@@ -48,8 +68,17 @@ async def expire(connection: AsyncConnection[Any], before: datetime) -> int:
     connection : AsyncConnection
         With the namespace's schema on its search path.
     before : datetime
-        Event time.
+        Event time. On TimescaleDB readings go by the chunk of a whole day.
     """
-    cursor = await connection.execute(_EXPIRE, {"before": before, **sources()})
+    cursor = await connection.execute(
+        "SELECT expire_readings(%s, %s)", (before, Jsonb(_by_quantity()))
+    )
     row = await cursor.fetchone()
     return int(row[0]) if row is not None else 0
+
+
+async def expire_all(connection: AsyncConnection[Any], keep: Keep) -> None:
+    """Remove everything that need not be kept any longer, in one transaction."""
+    async with connection.transaction():
+        await connection.execute(_LOCK_TIMEOUT)
+        await connection.execute("CALL expire(NULL, %s)", (Jsonb(keep.config()),))

@@ -18,7 +18,7 @@ _STANDING: Final = """
                  coalesce(sum(withheld), 0)::bigint AS withheld,
                  coalesce(sum(repeated), 0)::bigint AS repeated,
                  coalesce(sum(refused), 0)::bigint AS refused
-          FROM ledger) l,
+          FROM ledger_ever) l,
          (SELECT count(*) AS alerts_opened,
                  count(*) FILTER (WHERE state <> 'resolved') AS alerts_open FROM alert) a,
          (SELECT count(*) FILTER (WHERE event = 'firing' AND delivered_at IS NOT NULL)

@@ -33,6 +33,7 @@ from tests.storage.flushes import (
 pytestmark = pytest.mark.integration
 
 HOUR_S = START_S // 3600 * 3600
+DAY_S = 86_400
 KEYS = [
     SeriesKey("traffic", "harbour", "sensor-1", "intensity"),
     SeriesKey("traffic", "harbour", "sensor-2", "intensity"),
@@ -260,17 +261,20 @@ def test_a_line_that_is_gone_is_missed_where_its_letters_are(database: Database)
 
 
 def test_readings_removed_on_purpose_are_noted(database: Database) -> None:
-    fresh = rows(*((series, at, 1.0, series // 3) for series in (1, 2, 3) for at in range(4)))
+    # A day apart, and removed by the day, as TimescaleDB does it.
+    times = [day * DAY_S for day in range(4)]
+    fresh = rows(*((series, at, 1.0, series // 3) for series in (1, 2, 3) for at in times))
     write(database, flush(fresh=fresh, tallies=[tallied(8), tallied(4, source="cameras")]))
     # A sensor is known under the domain that it reported in last.
     database.connection.execute("UPDATE sensor SET domain = 'environment' WHERE name = 'sensor-3'")
-    for end, gone in ((1, 3), (1, 0), (3, 6)):
-        removed = asked(database, lambda connection, end=end: expire(connection, moment(end)))
+    for days, gone in ((1, 3), (1, 0), (3, 6)):
+        end = moment(days * DAY_S - START_S % DAY_S)
+        removed = asked(database, lambda connection, end=end: expire(connection, end))
         assert removed == gone
     found = audited(database)
     assert found.storage == [StorageLine("cameras", 4, 3, 1), StorageLine("traffic", 8, 6, 2)]
     assert found.faults == []
-    assert database.one("SELECT min(time) FROM reading") == moment(3)
+    assert database.one("SELECT min(time) FROM reading") == moment(times[3])
 
 
 # Bounds

@@ -177,6 +177,34 @@ def test_what_the_first_schema_held_balances_in_the_second(first: Database) -> N
     assert first.one("SELECT count(*) FROM reading") == 7
 
 
+NEXT = [one.id for one in read_migrations("storage/migrations")][1:]
+
+
+@pytest.mark.parametrize("version", NEXT)
+def test_every_version_goes_up_with_its_data(
+    first: Database, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """From the first by way of `version` to the newest; nobody has to pass through all of them."""
+
+    def up_to(folder: str) -> MigrationList:
+        return read_migrations(folder).filter(lambda migration: migration.id <= version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.migrate.read_migrations", up_to)
+        assert migrate(first.dsn, first.schema)[-1] == version
+    assert migrate(first.dsn, first.schema) == [name for name in NEXT if name > version]
+    found = audited(first)
+    assert found.faults == []
+    assert found.storage == [StorageLine("traffic", stored=10, expired=3, rows=7)]
+    assert len(first.newest()) == 1
+    assert first.latest() == first.newest()
+    minute = datetime.fromisoformat(MINUTE)
+    for level, width in (("1m", "1 minute"), ("15m", "15 minutes"), ("1d", "1 day")):
+        begins = first.one("SELECT time_bucket(%s::interval, %s::timestamptz)", width, minute)
+        query = f"SELECT time, count, total, lowest, highest FROM reading_{level}"  # noqa: S608
+        assert first.all(query) == [(begins, 7, 28.0, 1.0, 7.0)]
+
+
 def test_letters_that_were_missing_before_are_still_missed(first: Database) -> None:
     first.connection.execute("DELETE FROM dead_letter WHERE reason = 'too-large'")
     first.connection.execute("DELETE FROM dead_letter WHERE mqtt_topic = ''")
