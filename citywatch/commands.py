@@ -232,13 +232,14 @@ def database_migrate(settings_file: SettingsFile = None) -> None:
     """Bring the namespace's schema to the newest version."""
     from citywatch.wiring import dsn, upkeep
     from storage.migrate import migrate
+    from storage.roles import grant
     from storage.upkeep import settle
 
     settings = load(settings_file)
     place = (dsn(settings), database_schema(settings.namespace))
     try:
         applied = migrate(*place)
-        remarks = settle(*place, upkeep(settings))
+        remarks = settle(*place, upkeep(settings)) + grant(*place)
     except psycopg.Error as error:
         typer.echo(f"The database refused: {error}", err=True)
         raise typer.Exit(_FAILURE) from error
@@ -247,6 +248,41 @@ def database_migrate(settings_file: SettingsFile = None) -> None:
     for remark in remarks:
         typer.echo(remark)
     typer.echo("the schema is up to date")
+
+
+Members = Annotated[
+    list[str] | None, typer.Option(help="A role that logs in; may be given many times.")
+]
+
+
+@database.command("grant")
+def database_grant(
+    settings_file: SettingsFile = None,
+    writer: Members = None,
+    pager: Members = None,
+    reader: Members = None,
+) -> None:
+    """Give the namespace's roles their rights, and let services in as members of them."""
+    from citywatch.wiring import dsn
+    from storage.roles import Group, grant
+
+    settings = load(settings_file)
+    schema = database_schema(settings.namespace)
+    members: dict[Group, list[str]] = {
+        "writer": writer or [],
+        "pager": pager or [],
+        "reader": reader or [],
+    }
+    try:
+        remarks = grant(dsn(settings), schema, members)
+    except psycopg.Error as error:
+        typer.echo(f"The database refused: {error}", err=True)
+        raise typer.Exit(_FAILURE) from error
+    for remark in remarks:
+        typer.echo(remark, err=True)
+    if remarks:
+        raise typer.Exit(_FAILURE)
+    typer.echo(f"the roles of {schema} have their rights")
 
 
 @database.command("expire")
@@ -464,7 +500,9 @@ def _query(settings: Settings, read: Callable[[Any], Any]) -> Any:
         return asyncio.run(asked())
     except psycopg.errors.UndefinedTable as error:
         typer.echo(
-            f"The schema is not there yet, or too old: citywatch db migrate\n{error}", err=True
+            "The schema is not there yet, too old, or not for this user: citywatch db migrate\n"
+            f"{error}",
+            err=True,
         )
         raise typer.Exit(_FAILURE) from error
     except psycopg.Error as error:

@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Identifier
 from citywatch.embedded import Addresses, EmbeddedError, EmbeddedStack
 from ingest.topics import database_schema
 from storage.migrate import migrate
+from storage.roles import GROUPS, group_role
 
 # A test that leaves a transaction open must fail its own teardown, not hang it.
 _DROP_OPTIONS = "-c lock_timeout=10s"
@@ -82,6 +83,10 @@ def schema(dsn: str, namespace: str) -> Iterator[str]:
     yield name
     with psycopg.connect(dsn, autocommit=True, options=_DROP_OPTIONS) as connection:
         connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(name)))
+        # Only what `citywatch db` was run on has them; roles are the whole server's.
+        for group in GROUPS:
+            role = Identifier(group_role(name, group))
+            connection.execute(SQL("DROP ROLE IF EXISTS {}").format(role))
 
 
 def _override(found: Addresses, mqtt: str | None, kafka: str | None, dsn: str | None) -> Addresses:

@@ -94,6 +94,20 @@ def test_migrate_status_and_audit_of_an_empty_schema(
     assert run(app, ["audit"]).output.splitlines()[-1] == "balanced"
 
 
+def test_the_database_is_tended_by_its_owner(
+    monkeypatch: pytest.MonkeyPatch, dsn: str, namespace: str, schema: str
+) -> None:
+    monkeypatch.setenv("CITYWATCH_DATABASE__DSN", dsn)
+    monkeypatch.setenv("CITYWATCH_NAMESPACE", namespace)
+
+    assert run(app, ["db", "expire"]).output == "what was old is gone\n"
+    granted = run(app, ["db", "grant", "--reader", "citywatch"])
+    assert (granted.exit_code, granted.output) == (0, f"the roles of {schema} have their rights\n")
+    nobody = run(app, ["db", "grant", "--writer", "nobody-there"])
+    assert nobody.exit_code == 1
+    assert "nobody-there" in nobody.output
+
+
 def test_the_module_is_the_command_line() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "citywatch", "--version"],

@@ -86,7 +86,7 @@ def test_environment_is_settings(services: dict[str, Any], name: str) -> None:
 
 def test_names_the_services_it_connects_to(services: dict[str, Any]) -> None:
     hosts = {"CITYWATCH_MQTT__HOST": r"(.+)", "CITYWATCH_KAFKA__BOOTSTRAP": r"(.+):9092"}
-    hosts["CITYWATCH_DATABASE__DSN"] = r"postgresql://citywatch@(.+):5432/citywatch"
+    hosts["CITYWATCH_DATABASE__DSN"] = r"postgresql://\w+@(.+):5432/citywatch"
     for name in OWN:
         for key, pattern in hosts.items():
             if key not in services[name]["environment"]:
@@ -259,9 +259,19 @@ def test_broker_lets_the_bridge_reject(repository: Path) -> None:
 
 def test_database_settings_agree_with_the_roles(services: dict[str, Any], repository: Path) -> None:
     roles = (repository / "deploy/database-roles.sh").read_text(encoding="utf-8")
-    assert "CREATE ROLE citywatch LOGIN" in roles
     named = set(re.findall(r"\$\(secret (\w+)\)", roles))
     assert named <= set(services["timescaledb"]["secrets"])
+    logins = {}
+    for name in OWN:
+        environment = services[name]["environment"]
+        if dsn := environment.get("CITYWATCH_DATABASE__DSN"):
+            logins[name] = re.sub(r".*//(\w+)@.*", r"\1", dsn)
+            assert f"ALTER ROLE {logins[name]} LOGIN" in roles
+            file = environment["CITYWATCH_DATABASE__PASSWORD_FILE"]
+            assert {file.rpartition("/")[2]} <= named & set(services[name]["secrets"])
+    # Each its own, and only what changes the schema owns it.
+    assert len(set(logins.values())) == len(logins)
+    assert [name for name, login in logins.items() if login == "citywatch"] == ["migrate"]
     assert services["timescaledb"]["environment"]["POSTGRES_DB"] == "citywatch"
 
 

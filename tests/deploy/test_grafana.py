@@ -23,7 +23,7 @@ def test_datasource_reaches_the_database(services: dict[str, Any], repository: P
     assert host in services["grafana"]["depends_on"]
     assert set(services[host]["networks"]) & set(services["grafana"]["networks"])
     assert source["jsonData"]["database"] == services[host]["environment"]["POSTGRES_DB"]
-    assert f"CREATE ROLE {source['user']} LOGIN" in roles
+    assert f"ALTER ROLE {source['user']} LOGIN" in roles
     found = re.fullmatch(r"\$__file\{/run/secrets/(\w+)\}", source["secureJsonData"]["password"])
     assert found is not None, "a password belongs into a secret"
     assert found[1] in services["grafana"]["secrets"]

@@ -1,5 +1,6 @@
 """deploy/database-roles.sh on a real PostgreSQL, without TimescaleDB; no engine is used."""
 
+import asyncio
 import importlib.util
 import os
 import shutil
@@ -14,14 +15,33 @@ from typing import NamedTuple
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from psycopg.sql import SQL, Identifier
 
-from storage.migrate import migrate
+from ingest.topics import SeriesKey
+from storage.migrate import migrate, session_options
+from storage.roles import grant
+from storage.sink import Sink
+from tests.storage.flushes import TOPIC, everything
 
 pytestmark = pytest.mark.integration
 
 DEADLINE_S = 60.0
-PASSWORDS = {"citywatch": "c" * 16, "grafana": "g'" * 8}  # a quote must not end the literal
+# A quote must not end the literal.
+PASSWORDS = {
+    "citywatch": "c" * 16,
+    "citywatch_worker": "w" * 16,
+    "citywatch_pager": "p" * 16,
+    "citywatch_console": "o" * 16,
+    "grafana": "g'" * 8,
+}
+FILES = {
+    "citywatch": "database_password",
+    "citywatch_worker": "worker_database_password",
+    "citywatch_pager": "pager_database_password",
+    "citywatch_console": "console_database_password",
+    "grafana": "grafana_database_password",
+}
 
 
 class Server(NamedTuple):
@@ -51,8 +71,8 @@ def server(repository: Path, binaries: Path) -> Iterator[Server]:
     home, secrets = folder / "home", folder / "secrets"
     home.mkdir()
     secrets.mkdir(mode=0o700)
-    (secrets / "database_password").write_text(PASSWORDS["citywatch"] + "\n")
-    (secrets / "grafana_database_password").write_text(PASSWORDS["grafana"])
+    for role, name in FILES.items():
+        (secrets / name).write_text(PASSWORDS[role] + "\n")
     if user is not None:
         shutil.chown(home, user)
         reachable = subprocess.run([binaries / "initdb", "--version"], check=False, user=user)
@@ -100,8 +120,11 @@ def _make_roles(
         "POSTGRES_DB": "citywatch",
         "SECRETS": str(secrets),
     }
-    subprocess.run([repository / "deploy/database-roles.sh"], check=True, env=environment)
+    # Twice: it is also run by hand, on a volume that is older than its roles.
+    for _ in range(2):
+        subprocess.run([repository / "deploy/database-roles.sh"], check=True, env=environment)
     assert migrate(server.dsn("citywatch"), "live")
+    assert grant(server.dsn("citywatch"), "live") == []
 
 
 @pytest.mark.parametrize("role", sorted(PASSWORDS))
@@ -116,7 +139,8 @@ def test_roles_need_their_password(server: Server, role: str) -> None:
 def test_grafana_reads_what_migrations_made(server: Server) -> None:
     with psycopg.connect(server.dsn("grafana")) as connection:
         # search_path finds the live city without its name.
-        for table in ("reading", "reading_scored", "alert", "sensor", "ledger"):
+        shown = ("reading", "reading_scored", "latest", "alert", "sensor", "ledger")
+        for table in (*shown, "dead_letter_listed"):
             count = SQL("SELECT count(*) FROM {}").format(Identifier(table))
             assert connection.execute(count).fetchone() == (0,)
 
@@ -132,6 +156,8 @@ def test_grafana_reads_what_migrations_made(server: Server) -> None:
         "CREATE TEMPORARY TABLE mine (x int)",
         "COPY live.sensor TO PROGRAM 'cat'",
         "SELECT * FROM pg_authid",
+        "SELECT payload FROM live.dead_letter",
+        "SELECT last_error FROM live.outbox",
     ],
 )
 def test_grafana_cannot_do_more(server: Server, statement: str) -> None:
@@ -149,5 +175,41 @@ def test_grafana_gives_up_on_long_queries(server: Server) -> None:
 
 def test_citywatch_makes_schemas_of_replays(server: Server) -> None:
     assert migrate(server.dsn("citywatch"), "replay_test")
+    assert grant(server.dsn("citywatch"), "replay_test") == []
     with psycopg.connect(server.dsn("grafana")) as connection:
         assert connection.execute("SELECT count(*) FROM replay_test.alert").fetchone() == (0,)
+
+
+def test_the_worker_of_the_live_city_stores_and_no_other_service_does(server: Server) -> None:
+    async def write(user: str) -> None:
+        sink = Sink(server.dsn(user), "live", "log-1")
+        try:
+            await sink.resume(TOPIC, 0)
+            await sink.register([SeriesKey("traffic", "harbour", "sensor-1", "intensity")], [])
+            await sink.write(everything())
+        finally:
+            await sink.close()
+
+    for user in ("citywatch_pager", "citywatch_console", "grafana"):
+        with pytest.raises((InsufficientPrivilege, ReadOnlySqlTransaction)):
+            asyncio.run(write(user))
+    asyncio.run(write("citywatch_worker"))
+    with psycopg.connect(
+        server.dsn("citywatch_console"), options=session_options("live")
+    ) as connection:
+        assert connection.execute("SELECT count(*) FROM reading").fetchone() == (2,)
+    with psycopg.connect(
+        server.dsn("citywatch_pager"), options=session_options("live"), autocommit=True
+    ) as connection:
+        assert connection.execute("UPDATE outbox SET attempts = 1").rowcount == 2
+
+
+@pytest.mark.parametrize("user", ["citywatch_worker", "citywatch_pager"])
+def test_the_live_citys_services_have_no_right_on_a_replay(server: Server, user: str) -> None:
+    migrate(server.dsn("citywatch"), "replay_other")
+    grant(server.dsn("citywatch"), "replay_other")
+    with (
+        psycopg.connect(server.dsn(user), autocommit=True) as connection,
+        pytest.raises(InsufficientPrivilege),
+    ):
+        connection.execute("SELECT FROM replay_other.outbox")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Barrier
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from yoyo import read_migrations
 from yoyo.connections import parse_uri
 from yoyo.migrations import MigrationList
 
+import storage.migrate
 from storage.audit import Audit, StorageLine, audit
 from storage.migrate import _uri, migrate, session_options
 from tests.storage.database import CONTENTS, Database
@@ -177,7 +179,8 @@ def test_what_the_first_schema_held_balances_in_the_second(first: Database) -> N
     assert first.one("SELECT count(*) FROM reading") == 7
 
 
-NEXT = [one.id for one in read_migrations("storage/migrations")][1:]
+FOLDER = Path(storage.migrate.__file__).with_name("migrations")
+NEXT = [one.id for one in read_migrations(str(FOLDER))][1:]
 
 
 @pytest.mark.parametrize("version", NEXT)

@@ -1,0 +1,274 @@
+"""The rights of a namespace's roles, each tried by logging in with it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+
+from ingest.topics import SeriesKey
+from paging.outbox import Delivered, claim, record
+from storage import queries
+from storage.audit import audit
+from storage.migrate import migrate, session_options
+from storage.roles import ALL_READERS, GROUPS, Group, grant, group_role
+from storage.sink import Sink
+from storage.standing import standing
+from tests.storage.database import Database
+from tests.storage.flushes import TOPIC, everything
+
+pytestmark = pytest.mark.integration
+
+KEYS = [SeriesKey("traffic", "harbour", "sensor-1", "intensity")]
+
+
+@dataclass(frozen=True)
+class City:
+    """Two namespaces, and a service of each kind in each."""
+
+    dsn: str
+    live: str
+    replay: str
+
+    def login(self, schema: str, group: Group) -> str:
+        return f"{schema}_{group}_service"
+
+    def reach(self, schema: str, group: Group) -> str:
+        return make_conninfo(self.dsn, user=self.login(schema, group), password="secret")
+
+    def ask(self, schema: str, group: Group, question: Callable[[Any], Awaitable[Any]]) -> Any:
+        async def run() -> Any:
+            async with await AsyncConnection.connect(
+                self.reach(schema, group), options=session_options(schema), autocommit=True
+            ) as connection:
+                return await question(connection)
+
+        return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def city(dsn: str) -> Iterator[City]:
+    mark = uuid4().hex[:10]
+    made = City(dsn, f"replay_l{mark}", f"replay_r{mark}")
+    names = [made.live, made.replay]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for schema in names:
+            migrate(dsn, schema)
+            for group in GROUPS:
+                connection.execute(
+                    SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(
+                        Identifier(made.login(schema, group))
+                    )
+                )
+            members: dict[Group, list[str] | None] = {
+                group: [made.login(schema, group)] for group in GROUPS
+            }
+            # Twice: it is done with every version.
+            for _ in range(2):
+                assert grant(dsn, schema, members) == []
+        try:
+            write(made, made.live)
+            yield made
+        finally:
+            for schema in names:
+                connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
+            for schema in names:
+                for group in GROUPS:
+                    for role in (made.login(schema, group), group_role(schema, group)):
+                        connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
+
+
+def write(city: City, schema: str) -> None:
+    async def run() -> None:
+        sink = Sink(city.reach(schema, "writer"), schema, "log-1")
+        try:
+            position = await sink.resume(TOPIC, 0)
+            await sink.register(KEYS, [])
+            await sink.write(everything(position.stored + 1, position.stored))
+        finally:
+            await sink.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_does_all_its_work(city: City) -> None:
+    write(city, city.replay)
+    with Database(city.dsn, city.replay) as database:
+        assert {name for name, found in database.contents().items() if not found} == set()
+        assert database.latest() == database.newest()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_service_of_a_replay_can_touch_the_live_city(city: City, group: Group) -> None:
+    with psycopg.connect(city.reach(city.replay, group), autocommit=True) as connection:
+        tables = [
+            name
+            for (name,) in connection.execute(
+                "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace"
+                " AND relkind IN ('r', 'v')",
+                (city.live,),
+            )
+        ]
+        assert len(tables) > 15
+        for table in tables:
+            place = SQL("{}.{}").format(Identifier(city.live), Identifier(table))
+            for statement in ("SELECT FROM {}", "DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(SQL(statement).format(place))
+
+
+def test_a_replays_worker_cannot_take_up_the_live_city(city: City) -> None:
+    # Who may not use a schema does not even find it.
+    with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable)):
+        asyncio.run(_resume(city.reach(city.replay, "writer"), city.live))
+
+
+async def _resume(dsn: str, schema: str) -> None:
+    sink = Sink(dsn, schema, "log-1")
+    try:
+        await sink.resume(TOPIC, 0)
+    finally:
+        await sink.close()
+
+
+def test_a_pager_pages(city: City) -> None:
+    async def page(connection: Any) -> int:
+        claims = await claim(connection, limit=1, lease_s=5)
+        await record(connection, [Delivered(one) for one in claims])
+        return len(claims)
+
+    assert city.ask(city.live, "pager", page) == 1
+
+
+def test_a_reader_reads_what_is_shown(city: City) -> None:
+    now = datetime.now(UTC)
+
+    async def read(connection: Any) -> None:
+        await queries.series(connection)
+        assert len(await queries.newest(connection)) == 1
+        for width in (timedelta(minutes=5), timedelta(hours=1), timedelta(days=7)):
+            await queries.chart(connection, 1, now - width, now)
+        await connection.execute("SELECT * FROM chart(1, now() - interval '9 d', now(), '1 day')")
+        await connection.execute("SELECT * FROM reading_scored")
+        await queries.open_alerts(connection)
+        await queries.counts(connection, now)
+        await queries.ledger_minutes(connection, now)
+        await standing(connection)
+        assert len((await audit(connection, None, None)).lines) > 0
+
+    city.ask(city.live, "reader", read)
+
+
+WRITERS = [
+    "DELETE FROM reading",
+    "UPDATE reading SET value = 0",
+    "DELETE FROM ledger",
+    "SELECT payload FROM dead_letter",
+    "UPDATE outbox SET delivered_at = now()",
+    "DELETE FROM outbox",
+    "DROP TABLE latest",
+    "ALTER TABLE reading ADD COLUMN x integer",
+    "CREATE TABLE mine (x integer)",
+    "SELECT expire_readings(now(), '{}')",
+    'CALL expire(NULL, \'{"readings": 1, "sources": {}}\')',
+]
+PAGERS = [
+    "SELECT FROM reading",
+    "SELECT FROM dead_letter",
+    "INSERT INTO outbox (alert_id, event) SELECT alert_id, event FROM outbox",
+    "UPDATE outbox SET payload = '{}'",
+    "DELETE FROM outbox",
+    "CREATE TABLE mine (x integer)",
+]
+READERS = [
+    "SELECT payload FROM dead_letter",
+    "SELECT FROM dead_letter",
+    "SELECT payload FROM outbox",
+    "SELECT last_error FROM outbox",
+    "SELECT state FROM detector_state",
+    "UPDATE latest SET value = 0",
+    "INSERT INTO reading VALUES (1, now(), 1, 1, 0, 0, 0)",
+    "UPDATE outbox SET delivered_at = now()",
+    "DELETE FROM alert",
+    "SELECT FROM stream_position FOR UPDATE",
+    "CREATE TABLE mine (x integer)",
+]
+
+
+@pytest.mark.parametrize(
+    ("group", "statement"),
+    [("writer", one) for one in WRITERS]
+    + [("pager", one) for one in PAGERS]
+    + [("reader", one) for one in READERS],
+)
+def test_more_it_may_not(city: City, group: Group, statement: str) -> None:
+    with psycopg.connect(
+        city.reach(city.live, group), autocommit=True, options=session_options(city.live)
+    ) as connection:
+        # What a role starts with is a default that it can change.
+        connection.execute("SET default_transaction_read_only = off")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement)
+
+
+def test_a_right_that_was_given_by_hand_is_taken_away(city: City) -> None:
+    role = group_role(city.live, "reader")
+    with Database(city.dsn, city.live) as database:
+        database.connection.execute(f'GRANT SELECT ON dead_letter TO "{role}"')
+        grant(city.dsn, city.live)
+        assert not database.one("SELECT has_table_privilege(%s, 'dead_letter', 'SELECT')", role)
+
+
+def test_who_reads_everything_reads_a_new_namespace(city: City) -> None:
+    with psycopg.connect(city.dsn, autocommit=True) as connection:
+        known = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (ALL_READERS,))
+        if not known.fetchall():
+            connection.execute(SQL("CREATE ROLE {}").format(Identifier(ALL_READERS)))
+        grant(city.dsn, city.live)
+        query = "SELECT pg_has_role(%s, %s, 'MEMBER')"
+        role = group_role(city.live, "reader")
+        assert connection.execute(query, (ALL_READERS, role)).fetchone() == (True,)
+
+
+def test_who_may_make_no_roles_is_told_what_to_do(city: City) -> None:
+    schema = f"replay_o{uuid4().hex[:10]}"
+    owner = f"{schema}_owner"
+    with psycopg.connect(city.dsn, autocommit=True) as connection:
+        connection.execute(SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(Identifier(owner)))
+        connection.execute(
+            SQL("GRANT CREATE ON DATABASE {} TO {}").format(
+                Identifier(connection.info.dbname), Identifier(owner)
+            )
+        )
+        theirs = make_conninfo(city.dsn, user=owner, password="secret")
+        try:
+            migrate(theirs, schema)
+            told = grant(theirs, schema)
+            assert [remark.partition(",")[0] for remark in told] == [
+                f"there is no role {group_role(schema, group)}" for group in GROUPS
+            ]
+            # Once somebody has made them, the owner of the tables is enough.
+            for group in GROUPS:
+                connection.execute(
+                    SQL("CREATE ROLE {}").format(Identifier(group_role(schema, group)))
+                )
+            assert not [one for one in grant(theirs, schema) if ALL_READERS not in one]
+        finally:
+            with psycopg.connect(theirs, autocommit=True) as own:
+                own.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))
+            connection.execute(
+                SQL("REVOKE ALL ON DATABASE {} FROM {}").format(
+                    Identifier(connection.info.dbname), Identifier(owner)
+                )
+            )
+            for role in (*(group_role(schema, group) for group in GROUPS), owner):
+                with suppress(psycopg.errors.UndefinedObject):
+                    connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
