@@ -32,6 +32,11 @@ _LEVELS: Final = (
     _Level("reading_1d", 1_460, 60),
 )
 _COMPRESSED: Final = ("reading_1m", "reading_15m")
+# Two buckets of the level by day, behind the day that is not over.
+_LEAST_REACH_DAYS: Final = 4
+_CHUNK_MARGIN_DAYS: Final = 2
+# What is kept for less could not be looked back at far enough.
+LEAST_KEPT_DAYS: Final = _LEAST_REACH_DAYS + _CHUNK_MARGIN_DAYS
 # Between the last refresh of a bucket and its compression.
 _SETTLED_DAYS: Final = 7
 _EDITION: Final = """
@@ -72,7 +77,8 @@ class Upkeep:
     ----------
     keep : Keep
     minutes, quarter_hours, days : int
-        Days for which the levels are kept; 0 is for ever.
+        Days for which the levels are kept; 0 is for ever. What another level is made of is kept
+        for `LEAST_KEPT_DAYS` at least.
     compress : int
         Days after which a chunk of readings goes into the columnstore.
     reach : int
@@ -134,8 +140,9 @@ def _fill(connection: Connection[Any]) -> None:
 def _make_jobs(connection: Connection[Any], upkeep: Upkeep) -> None:
     kept = {"reading_1m": upkeep.minutes, "reading_15m": upkeep.quarter_hours,
             "reading_1d": upkeep.days}  # fmt: skip
-    # A level is never filled anew from where its readings are gone: it would be emptied.
-    reach = min([upkeep.reach + 1, *(days - 2 for days in (upkeep.keep.readings,) if days)])
+    below = {"reading_1m": upkeep.keep.readings, "reading_15m": upkeep.minutes,
+             "reading_1d": upkeep.quarter_hours}  # fmt: skip
+    reach = max(upkeep.reach + 1, _LEAST_REACH_DAYS)
     cursor = psycopg.ClientCursor(connection)  # several statements at once, with values
     cursor.execute(_OLD_JOBS)
     cursor.execute("CALL remove_columnstore_policy('reading', if_exists => true)")
@@ -144,6 +151,9 @@ def _make_jobs(connection: Connection[Any], upkeep: Upkeep) -> None:
         (upkeep.compress,),
     )
     for level in _LEVELS:
+        # Never from where what it is made of is gone: it would be emptied there.
+        if below[level.name]:
+            reach = min(reach, below[level.name] - _CHUNK_MARGIN_DAYS)
         if level.name in _COMPRESSED:
             cursor.execute("CALL remove_columnstore_policy(%s, if_exists => true)", (level.name,))
         cursor.execute(

@@ -5,6 +5,7 @@ from pydantic import SecretStr, ValidationError
 
 from citywatch.settings import Settings, SettingsError, read_settings, secret
 from citywatch.wiring import bridge_config
+from storage.upkeep import LEAST_KEPT_DAYS
 
 
 def write(folder: Path, text: str) -> Path:
@@ -190,6 +191,16 @@ def test_bounds_of_what_the_bridge_takes(
     for text in wrong:
         (line,) = faults(None, {key: text})
         assert line.startswith(f"bridge.{name}: "), (text, line)
+
+
+@pytest.mark.parametrize("name", ["readings_days", "minutes_days", "quarter_hours_days"])
+def test_what_a_level_is_made_of_is_kept_long_enough_to_fill_it(name: str) -> None:
+    key = f"CITYWATCH_RETENTION__{name.upper()}"
+    for text in ("0", str(LEAST_KEPT_DAYS), "36500"):
+        assert getattr(read_settings(None, {key: text}).retention, name) == int(text)
+    for text in ("-1", "1", str(LEAST_KEPT_DAYS - 1), "36501", "1.5"):
+        (line,) = faults(None, {key: text})
+        assert line.startswith(f"retention.{name}: "), (text, line)
 
 
 def test_idempotence_is_on_unless_it_is_switched_off() -> None:

@@ -17,7 +17,7 @@ from storage.migrate import session_options
 from storage.rows import Rows
 from storage.sink import Outcome, Sink
 from storage.standing import standing
-from storage.upkeep import Upkeep, settle
+from storage.upkeep import LEAST_KEPT_DAYS, Upkeep, settle
 from tests.storage.database import Database
 from tests.storage.flushes import (
     START_S,
@@ -263,14 +263,22 @@ def test_settings_that_change_change_the_jobs(database: Database) -> None:
     assert database.one(config, job_id) == "60"
 
 
-def test_readings_still_in_reach_of_a_refresh_are_never_gone(database: Database) -> None:
-    """A refresh of what is gone would empty the levels as well."""
+@pytest.mark.parametrize(
+    ("readings", "minutes", "reach", "days"),
+    [(90, 400, 31, [32, 32, 32]), (10, 400, 31, [8, 8, 8]), (90, 20, 31, [32, 18, 18]),
+     (0, 0, 1, [4, 4, 4]), (LEAST_KEPT_DAYS, LEAST_KEPT_DAYS, 31, [4, 4, 4])],
+)  # fmt: skip
+def test_what_is_gone_is_never_in_reach_of_a_refresh(
+    database: Database, readings: int, minutes: int, reach: int, days: list[int]
+) -> None:
+    """A refresh of what is gone would empty the level made of it."""
     needs_timescale(database)
-    short = replace(UPKEEP, keep=replace(KEEP, readings=10), reach=31)
-    settle(database.dsn, database.schema, short)
+    keep = replace(KEEP, readings=readings)
+    settle(database.dsn, database.schema, replace(UPKEEP, keep=keep, minutes=minutes, reach=reach))
     offsets = database.all(
         "SELECT (config ->> 'start_offset')::interval FROM timescaledb_information.jobs"
-        " WHERE proc_name = 'policy_refresh_continuous_aggregate' AND hypertable_schema = %s",
+        " WHERE proc_name = 'policy_refresh_continuous_aggregate' AND hypertable_schema = %s"
+        " ORDER BY job_id",
         database.schema,
     )
-    assert offsets == [(timedelta(days=8),)] * 3
+    assert offsets == [(timedelta(days=number),) for number in days]
