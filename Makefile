@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-ingest chaos fuzz kafka kafka-jars lock clean
+.PHONY: help demo test check format bench bench-ingest bench-database chaos fuzz kafka kafka-jars lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: $(STAMP) ## Measure the whole way of a reading at 2,000 messages/s
 
 bench-ingest: $(STAMP) ## Measure the front door: rates, crashes, outages (15 minutes)
 	$(BIN)/python benchmarks/front_door.py $(ARGS)
+
+bench-database: $(STAMP) ## Measure the database of a large city: newest readings, charts, migrations
+	$(BIN)/python benchmarks/large_city.py $(ARGS)
 
 DURATION ?= 600
 SEED ?= 1
