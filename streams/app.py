@@ -9,6 +9,7 @@ two workers without a loss.
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any, Final
 
 import faust
@@ -19,7 +20,10 @@ from faust.types import TP
 from ingest.kafka import ensure_topics
 from ingest.topics import database_schema, dead_letters_topic, readings_topic
 from storage.sink import Sink
-from streams.transport import Transport
+from streams.log_ends import LogEnds
+from streams.meter import Meter
+from streams.progress import Activity
+from streams.transport import Transport, position_and_end
 from streams.worker import Delivery, Worker, WorkerConfig
 
 _LOG = logging.getLogger(__name__)
@@ -27,6 +31,9 @@ _LOG = logging.getLogger(__name__)
 _STREAM_BUFFER: Final = 64
 _REPORT_INTERVAL_S: Final = 30.0
 _RETRY_S: Final = 2.0
+_BEAT_S: Final = 1.0
+# How often Kafka is asked where the log ends.
+_LOG_ENDS_S: Final = 5.0
 
 
 class StreamsApp:
@@ -62,6 +69,11 @@ class StreamsApp:
         self.worker = Worker(config, self._sink, self._acknowledge, self._earliest)
         self._app = self._build()
 
+    @property
+    def meter(self) -> Meter:
+        """Marks and metrics of the worker, for readers in other threads."""
+        return self.worker.meter
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set.
 
@@ -70,22 +82,34 @@ class StreamsApp:
         Exception
             Whatever made going on unsafe; the process should be started again.
         """
-        if not await self._have_topics(stop):
-            return
+        beating = asyncio.create_task(self._beat())
+        try:
+            if await self._have_topics(stop):
+                await self._work(stop)
+        finally:
+            beating.cancel()
+
+    async def _work(self, stop: asyncio.Event) -> None:
         worker_stop = asyncio.Event()
+        self.meter.doing(Activity.STARTING)
         await self._app.start()
         flushing = asyncio.create_task(self.worker.run(worker_stop), name="flush")
         stopping = asyncio.create_task(stop.wait())
         crashed = asyncio.create_task(self._crashed())
         reporting = asyncio.create_task(self._report())
+        looking = asyncio.create_task(self._look_at_log())
         try:
-            await asyncio.wait({flushing, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+            watched = {flushing, stopping, crashed, looking}
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             worker_stop.set()
             await flushing
+            if looking.done():
+                looking.result()
             if crashed.done():
                 crashed.result()
         finally:
-            for task in (stopping, crashed, reporting, flushing):
+            self.meter.doing(Activity.STOPPING)
+            for task in (stopping, crashed, reporting, looking, flushing):
                 task.cancel()
             await self._app.stop()
             await self._sink.close()
@@ -93,6 +117,7 @@ class StreamsApp:
     async def _have_topics(self, stop: asyncio.Event) -> bool:
         """Make the topics as soon as Kafka answers; False where told to stop before."""
         while not stop.is_set():
+            self.meter.doing(Activity.STARTING)
             try:
                 await ensure_topics(
                     self._bootstrap,
@@ -146,6 +171,8 @@ class StreamsApp:
     async def _take(self, stream: Any) -> None:
         async for event in stream.noack().events():
             message = event.message
+            place = (message.topic, message.partition)
+            self.meter.progress.took(place, message.offset, message.timestamp)
             await self.worker.take(
                 Delivery(
                     message.topic,
@@ -156,6 +183,7 @@ class StreamsApp:
                     (stream, event),
                 )
             )
+            self.meter.progress.let_in(message.topic)
 
     async def _acknowledge(self, handle: Any) -> None:
         stream, event = handle
@@ -168,15 +196,45 @@ class StreamsApp:
         )
 
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
-        self.worker.assign({(place.topic, place.partition) for place in assigned})
+        places = {(place.topic, place.partition) for place in assigned}
+        self.meter.progress.assigned(places)
+        self.worker.assign(places)
 
     async def _on_revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
-        await self.worker.release({(place.topic, place.partition) for place in revoked})
+        places = {(place.topic, place.partition) for place in revoked}
+        try:
+            await self.worker.release(places)
+        finally:
+            self.meter.released(places)
 
     async def _crashed(self) -> None:
         await self._app.wait_until_stopped()
         reason = self._app._crash_reason  # noqa: SLF001 - mode keeps it nowhere else
         raise reason or RuntimeError("the Faust app stopped by itself")
+
+    async def _beat(self) -> None:
+        while True:
+            self.meter.progress.beat(time.monotonic())
+            await asyncio.sleep(_BEAT_S)
+
+    async def _look_at_log(self) -> None:
+        """Note where the log ends, so that a consumer that fetches nothing is found out."""
+        progress = self.meter.progress
+        async with LogEnds(self._bootstrap) as log:
+            while True:
+                places = progress.places()
+                try:
+                    ends = await log.of(places)
+                except (KafkaError, OSError) as error:  # a timeout is one
+                    _LOG.debug("kafka does not say where the log ends: %r", error)
+                    progress.kafka_away(time.monotonic())
+                    ends = {}
+                for place in places:
+                    position, told = position_and_end(self._app.consumer, *place)
+                    known = [end for end in (ends.get(place), told) if end is not None]
+                    end = max(known, default=None)
+                    progress.log_end(place, position, end, time.monotonic())
+                await asyncio.sleep(_LOG_ENDS_S)
 
     async def _report(self) -> None:
         while True:

@@ -17,7 +17,12 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import psycopg
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    wait_random_exponential,
+)
 
 from detectors import SuiteConfig
 from ingest.ledger import SensorCard
@@ -27,7 +32,9 @@ from storage.flush import Buried, Flush, Gap, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
 from streams.alerts import changes
+from streams.meter import Meter
 from streams.partition import STATE_VERSION, Partition
+from streams.progress import Activity
 from streams.scoring import NOBODY, Ledger, Message, Scored, score, unreadable_letter
 
 _LOG = logging.getLogger(__name__)
@@ -165,6 +172,8 @@ class Worker:
         self._is_stopping = False
         self._saved_at = time.monotonic()
         self.totals = Totals()
+        self.meter = Meter(config.namespace, config.flush_interval_s)
+        self.meter.backlog(lambda: (self._pending_rows, self._held_rows))
 
     async def take(self, delivery: Delivery) -> None:
         """Queue a message; waits while too much is queued, which pauses the consumer."""
@@ -251,6 +260,7 @@ class Worker:
             committed is queued again.
         """
         async with self._flushing:
+            self.meter.doing(Activity.FLUSHING)
             try:
                 async with asyncio.timeout_at(self._deadline) as self._patience:
                     await self._commit(save=save)
@@ -260,6 +270,7 @@ class Worker:
                 raise
             finally:
                 self._patience = None
+                self.meter.doing(Activity.IDLE)
 
     async def _commit(self, *, save: bool) -> None:
         started = time.monotonic()
@@ -273,8 +284,10 @@ class Worker:
         if flush.steps or flush.states or self._sink.is_behind:
             outcome = await self._persistently(lambda: self._sink.write(flush))
             self._note(flush, outcome)
+            took_s = time.monotonic() - started
             self.totals.flushes += 1
-            self.totals.flush_s += time.monotonic() - started
+            self.totals.flush_s += took_s
+            self.meter.flushed(flush, outcome, took_s)
         if save:
             self._saved_at = started
         await self._settle()
@@ -485,10 +498,11 @@ class Worker:
         """Acknowledge what nobody will need again, and let waiting messages in."""
         for (topic, number), inbox in list(self._inboxes.items()):
             if topic == self._letters:
-                done = self._letter_positions.get(number, 0)
+                done = stored = self._letter_positions.get(number, 0)
             else:
                 known = self._partitions.get(number)
-                done = known.saved if known else 0
+                done, stored = (known.saved, known.stored) if known else (0, 0)
+            self.meter.progress.committed((topic, number), stored)
             while inbox.held and inbox.held[0].delivery.offset < done:
                 await self._acknowledge(inbox.held[0].delivery.handle)
                 self._held_rows -= inbox.held.popleft().rows
@@ -500,20 +514,27 @@ class Worker:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((psycopg.OperationalError, psycopg.InterfaceError)),
             wait=wait_random_exponential(multiplier=0.2, max=_BACKOFF_CAP_S),
-            before_sleep=lambda state: _LOG.warning(
-                "the database does not answer (attempt %d): %s",
-                state.attempt_number,
-                state.outcome.exception() if state.outcome else "",
-            ),
+            before_sleep=self._note_retry,
         )
         async for attempt in retrying:
             with attempt:
+                self.meter.doing(Activity.ASKING)
                 try:
-                    return await call()
+                    answer = await call()
                 except psycopg.Error:
                     await self._sink.close()
                     raise
+                self.meter.answered()
+                return answer
         raise AssertionError("retries without end have ended")
+
+    def _note_retry(self, state: RetryCallState) -> None:
+        _LOG.warning(
+            "the database does not answer (attempt %d): %s",
+            state.attempt_number,
+            state.outcome.exception() if state.outcome else "",
+        )
+        self.meter.retrying(state.upcoming_sleep)
 
     def _drop(self, topic: str, number: int) -> None:
         self._releases[topic, number] += 1
