@@ -61,6 +61,7 @@ def bridge(settings_file: SettingsFile = None) -> None:
 @app.command()
 def worker(settings_file: SettingsFile = None) -> None:
     """Score readings and store them, exactly once."""
+    from citywatch.liveness import watched_worker
     from citywatch.wiring import dsn, worker_config
     from ingest.kafka import KafkaSetupError
     from streams.app import StreamsApp
@@ -77,7 +78,8 @@ def worker(settings_file: SettingsFile = None) -> None:
             dsn=dsn(settings),
             log_id=kafka.log_id,
         )
-        await streams.run(stop)
+        with watched_worker(settings.worker, streams.meter):
+            await streams.run(stop)
 
     try:
         until_signal(work)

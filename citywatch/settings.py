@@ -35,6 +35,7 @@ _LEAST_KEPT_DAYS = 6
 _OWN_MESSAGE = "Value error, "
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+OptionalPort = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 # 0 is for ever.
@@ -183,6 +184,12 @@ class WorkerSettings(_Section):
     # Readings held while the database is away; beyond it the consumer pauses.
     max_pending_rows: Count = 200_000
     state_interval_s: Seconds = 10.0
+    # Without progress for longer the process ends, to be started again. More than what the database
+    # allows a statement (60 s) and a lock (20 s); a database that is away does not count.
+    stall_after_s: Annotated[float, Field(ge=10, le=86_400)] = 180.0
+    # Where /metrics, /healthz and /readyz are; port 0: nowhere. A port for each worker of a host.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: OptionalPort = 9471
 
 
 class PagerSettings(_Section):
