@@ -27,6 +27,7 @@ import psycopg
 from citywatch.embedded import Addresses, EmbeddedError, EmbeddedStack
 from citywatch.embedded.mqtt import MqttChoice
 from citywatch.embedded.process import ChildProcess
+from citywatch.embedded.supervision import Supervised
 from citywatch.memory import peak_rss_mib, pss_mib
 from citywatch.verdict import Expected, Verdict, judge
 from ingest.topics import database_schema
@@ -147,9 +148,12 @@ class Demo:
         )
         self._children: dict[str, ChildProcess] = {}
         self._sources: dict[str, ChildProcess] = {}
+        # Once all are up: what ends before then could not start at all.
+        self._supervised: list[Supervised] = []
         self._receiver = Receiver(lambda: datetime.now(UTC))
         self._peak_rss: dict[str, float] = {}
         self._console_port = config.console_port or _free_port()
+        self._metrics_port = _free_port()
         self._environment: Mapping[str, str] = {}
         self._stop_early = asyncio.Event()
 
@@ -157,6 +161,11 @@ class Demo:
     def console_url(self) -> str:
         """Address of the page."""
         return f"http://127.0.0.1:{self._console_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the worker's metrics."""
+        return f"http://127.0.0.1:{self._metrics_port}/metrics"
 
     async def run(self, stop: asyncio.Event, up: Callable[[], object]) -> Verdict:
         """Start everything, run, drain, judge, stop everything.
@@ -171,7 +180,7 @@ class Demo:
         Raises
         ------
         DemoError
-            If a part dies or cannot start; the rest is stopped then, too.
+            If a part cannot start or dies again and again; the rest is stopped then, too.
         """
         try:
             async with AsyncExitStack() as exits:
@@ -206,6 +215,7 @@ class Demo:
         begun = datetime.now(UTC)
         await self._start_sources()
         self._stop_early = asyncio.Event()  # from here on a stop ends in a verdict
+        self._supervised = [Supervised(child) for child in self._children.values()]
         self._say(f"everything is up after {time.monotonic() - started:.1f} s")
         up()
         await self._watch(connection, before, stop)
@@ -238,6 +248,7 @@ class Demo:
             "CITYWATCH_BRIDGE__CLIENT_ID": _BRIDGE,
             "CITYWATCH_PAGER__WEBHOOK_URL": receiver_url,
             "CITYWATCH_CONSOLE__PORT": str(self._console_port),
+            "CITYWATCH_WORKER__METRICS_PORT": str(self._metrics_port),
         }
 
     async def _start(self, group: dict[str, ChildProcess], name: str, arguments: list[str]) -> None:
@@ -383,8 +394,13 @@ class Demo:
         if self._stop_early.is_set():
             raise DemoError("stopped before everything was up")
         self._stack.check()
-        for child in self._children.values():
-            child.check()
+        if not self._supervised:
+            for child in self._children.values():
+                child.check()
+        for one in self._supervised:
+            said = one.look(time.monotonic())
+            if said is not None:
+                self._say(said)
         for source in self._sources.values():
             if source.exit_code not in (None, 0, -signal.SIGTERM):
                 source.check()

@@ -85,7 +85,8 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
 
     def up() -> None:
         if not headless:
-            typer.echo(f"\n  The console is at {running.console_url}   (Ctrl-C ends)\n")
+            typer.echo(f"\n  The console is at {running.console_url}   (Ctrl-C ends)")
+            typer.echo(f"  The worker's metrics are at {running.metrics_url}\n")
             if open_browser:
                 webbrowser.open(running.console_url)
 

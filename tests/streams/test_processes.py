@@ -53,7 +53,12 @@ class Town:
     """Bridge and workers as processes, a publisher as a thread, and the database to look into."""
 
     def __init__(
-        self, addresses: Addresses, namespace: str, database: Database, folder: Path
+        self,
+        addresses: Addresses,
+        namespace: str,
+        database: Database,
+        folder: Path,
+        **settings: str,
     ) -> None:
         self.addresses = addresses
         self.namespace = namespace
@@ -77,6 +82,8 @@ class Town:
             "CITYWATCH_DATABASE__DSN": addresses.dsn,
             "CITYWATCH_BRIDGE__CLIENT_ID": f"bridge-{namespace}",
             "CITYWATCH_WORKER__STATE_INTERVAL_S": "2",
+            "CITYWATCH_WORKER__METRICS_PORT": "0",
+            **settings,
         }
 
     def start(self, name: str) -> ChildProcess:
@@ -109,14 +116,17 @@ class Town:
     def until(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + DEADLINE_S
         while not holds():
-            for child in self._children.values():
-                child.check()
+            self.look()
             if self._publishing and self._publishing.done():
                 self._publishing.result()
             if time.monotonic() > end:
                 tails = [f"{name}:\n{one.log_tail()}" for name, one in self._children.items()]
                 pytest.fail("\n".join([f"not within {DEADLINE_S} s: {what}", *tails]))
             time.sleep(0.1)
+
+    def look(self) -> None:
+        for child in self._children.values():
+            child.check()
 
     def until_open(self) -> None:
         """Wait until a message goes all the way; it is malformed, so it stores no reading."""
