@@ -66,6 +66,7 @@ class Partition:
         self.watermark = Watermark()
         self._sensors: dict[str, int] = {}
         self._slots: dict[str, int] = {}
+        self._sources: dict[str, str] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
         if resumption.state is None:
             self.suite = Suite(config)
@@ -90,7 +91,11 @@ class Partition:
             If an entry is not a series key or names an unknown quantity; nothing is made then.
         """
         known = self._slots
-        new = [SeriesKey.parse(text) for text in texts if text not in known]
+        try:
+            # Nearly always nothing is new: one pass that Python does not interpret.
+            return np.fromiter(map(known.__getitem__, texts), np.int32, len(texts))
+        except KeyError:
+            new = [SeriesKey.parse(text) for text in texts if text not in known]
         for key in new:
             if key.quantity not in QUANTITIES:
                 raise ValueError(f"unknown quantity: {key.quantity!r}")
@@ -98,6 +103,10 @@ class Partition:
                 raise ValueError(f"not a series key of a topic's levels: {str(key)!r}")
         self._add(new)
         return np.fromiter((known[text] for text in texts), np.int32, len(texts))
+
+    def sources(self, texts: Sequence[str]) -> list[str]:
+        """Return the domain of each dictionary entry; all of them have slots."""
+        return list(map(self._sources.__getitem__, texts))
 
     def unregistered(self) -> NDArray[np.int64]:
         """Return the slots that have no database id yet."""
@@ -137,7 +146,9 @@ class Partition:
                 added.append(key)
             else:
                 self.keys[slot] = key
-            self._slots[str(key)] = slot
+            text = str(key)
+            self._slots[text] = slot
+            self._sources[text] = key.domain
         fresh_ids = np.full(len(added), UNREGISTERED, np.int32)
         self.series_id = np.concatenate([self.series_id, fresh_ids])
         numbers = [self._sensors.setdefault(key.sensor, len(self._sensors)) for key in added]

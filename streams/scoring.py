@@ -199,7 +199,8 @@ def score(
             stretch.replayed += len(batch)
             stretch.tallies.append(np.zeros(len(batch), np.int32))
         else:
-            stretch.tallies.append(_tally(message, batch, ledger))
+            sources = partition.sources(batch.keys)
+            stretch.tallies.append(_tally(message, sources, ledger)[batch.series])
         if turn.hole_ns is not None or turn.check_ns is not None:
             silences = None
             judged = _judged(partition, stretch)
@@ -340,18 +341,15 @@ def _unreadable(bridge: str, tally: Tally, records: int, place: str, value: byte
     return Buried(bridge, tally.source, letter)
 
 
-def _tally(message: Message, batch: ReadingBatch, ledger: Ledger) -> NDArray[np.int32]:
-    """Return the ledger index of each reading: by its source, in the message's minute."""
+def _tally(message: Message, sources: Sequence[str], ledger: Ledger) -> NDArray[np.int32]:
+    """Return the ledger index of each dictionary entry: by its source, in the message's minute."""
     bridge = message.provenance.bridge
     index = {tally.source: ledger.add(bridge, tally) for tally in message.provenance.tallies}
     minute = max((tally.minute_s for tally in message.provenance.tallies), default=0)
-    of_key = np.empty(len(batch.keys), np.int32)
-    for code, text in enumerate(batch.keys):
-        source = text[: text.index("/")]
+    for source in dict.fromkeys(sources):
         if source not in index:  # uncounted by the bridge: the audit will show it
             index[source] = ledger.add(bridge, Tally(source, minute))
-        of_key[code] = index[source]
-    return of_key[batch.series]
+    return np.fromiter(map(index.__getitem__, sources), np.int32, len(sources))
 
 
 def _behind(scored: Scored, start: int) -> Scored:

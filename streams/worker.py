@@ -353,8 +353,8 @@ class Worker:
         fresh = np.concatenate(masks) if masks else np.empty(0, np.bool_)
         return Flush(
             steps=steps,
-            fresh=stored.where(fresh),
-            suspects=stored.where(~fresh),
+            fresh=stored.at(fresh),
+            suspects=stored.at(~fresh),
             tallies=ledger.tallies,
             changes=[
                 change

@@ -57,7 +57,7 @@ def test_the_bytes_say_what_psycopg_writes(database: Database, readings: list) -
             for series, time_ns, *rest in readings:
                 copy.write_row((series, EPOCH + timedelta(microseconds=time_ns // 1000), *rest))
         ours, theirs = (
-            cursor.execute(f"{AS_TEXT} FROM {name} ORDER BY n").fetchall()
+            cursor.execute(f"{AS_TEXT} FROM {name} ORDER BY series_id, n").fetchall()
             for name in ("ours", "theirs")
         )
         assert len(ours) == len(readings)
@@ -109,7 +109,7 @@ def test_a_cut_off_copy_is_refused(database: Database) -> None:
 def test_where_and_concatenate_keep_the_order() -> None:
     whole = rows((1, 0, 1.0, 5), (2, 0, 2.0, 6), (3, 0, 3.0, 7))
     odd = np.array([True, False, True])
-    again = Rows.concatenate([whole.where(odd), whole.where(~odd)])
+    again = Rows.concatenate([whole.at(odd), whole.at(~odd)])
     assert again.series_id.tolist() == [1, 3, 2]
     assert again.tally.tolist() == [5, 7, 6]
-    assert [len(part) for part in (whole.where(odd), Rows.concatenate([]))] == [2, 0]
+    assert [len(part) for part in (whole.at(odd), Rows.concatenate([]))] == [2, 0]
