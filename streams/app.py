@@ -68,6 +68,7 @@ class StreamsApp:
         self._sink = Sink(dsn, database_schema(config.namespace), log_id)
         self.worker = Worker(config, self._sink, self._acknowledge, self._earliest)
         self._app = self._build()
+        self._started = time.monotonic()
 
     @property
     def meter(self) -> Meter:
@@ -91,6 +92,7 @@ class StreamsApp:
 
     async def _work(self, stop: asyncio.Event) -> None:
         worker_stop = asyncio.Event()
+        self._started = time.monotonic()
         self.meter.doing(Activity.STARTING)
         await self._app.start()
         flushing = asyncio.create_task(self.worker.run(worker_stop), name="flush")
@@ -113,6 +115,7 @@ class StreamsApp:
                 task.cancel()
             await self._app.stop()
             await self._sink.close()
+            self._tell()
 
     async def _have_topics(self, stop: asyncio.Event) -> bool:
         """Make the topics as soon as Kafka answers; False where told to stop before."""
@@ -239,12 +242,19 @@ class StreamsApp:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_INTERVAL_S)
-            totals = self.worker.totals
-            _LOG.info(
-                "worker stored=%d duplicates=%d late_conflicts=%d flushes=%d flush_mean_ms=%.1f",
-                totals.stored,
-                totals.duplicates,
-                totals.late_conflicts,
-                totals.flushes,
-                1000 * totals.flush_s / max(totals.flushes, 1),
-            )
+            self._tell()
+
+    def _tell(self) -> None:
+        totals = self.worker.totals
+        _LOG.info(
+            "worker stored=%d duplicates=%d late_conflicts=%d flushes=%d flush_mean_ms=%.1f"
+            " saves=%d save_s=%.3f up_s=%.3f",
+            totals.stored,
+            totals.duplicates,
+            totals.late_conflicts,
+            totals.flushes,
+            1000 * totals.flush_s / max(totals.flushes, 1),
+            totals.saves,
+            totals.save_s,
+            time.monotonic() - self._started,
+        )

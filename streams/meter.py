@@ -14,7 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from ingest.topics import dead_letters_topic, readings_topic
-from storage.flush import Flush
+from storage.flush import Flush, SavedState
 from storage.sink import Outcome
 from streams.progress import Activity, Progress, TopicPartition
 
@@ -76,7 +76,7 @@ class Meter:
         self._letters = counter("dead_letters_total", "Dead letters stored.")
         self._retries = counter("database_retries_total", "Database calls that were tried again.")
         self._flush_s = seconds("flush_duration", "From the first look to the commit of a flush.")
-        self._save_s = seconds("state_save_duration", "The same of those that saved state.")
+        self._save_s = seconds("state_save_duration", "From making a detector state to its commit.")
         self._flush_rows = Histogram(
             "citywatch_worker_flush_rows",
             "Readings of a flush.",
@@ -85,15 +85,15 @@ class Meter:
         )
 
     def backlog(self, read: Callable[[], tuple[int, int]]) -> None:
-        """Ask `read` for the pending and the held rows at every scrape; from another thread."""
+        """Ask `read` for pending rows and held bytes at every scrape; from another thread."""
         pending = Gauge(
             "citywatch_worker_pending_rows",
             "Readings that wait for a flush, about.",
             registry=self.registry,
         )
         held = Gauge(
-            "citywatch_worker_held_rows",
-            "Readings flushed that wait for a saved state, about.",
+            "citywatch_worker_held_bytes",
+            "Kafka messages flushed that wait for a saved state.",
             registry=self.registry,
         )
         pending.set_function(lambda: read()[0])
@@ -126,11 +126,12 @@ class Meter:
             self._messages[step.topic].inc(step.next_offset - step.expected)
             if step.topic == self._readings:
                 self._unsaved_s.setdefault(step.partition, now_s)
-        if flush.states:
-            self._save_s.observe(took_s)
-        for saved in flush.states:
-            self._unsaved_s.pop(saved.partition, None)
-            self._state_bytes[saved.partition] = len(saved.state)
+
+    def saved(self, state: SavedState, took_s: float) -> None:
+        """Note a saved state."""
+        self._save_s.observe(took_s)
+        self._unsaved_s.pop(state.partition, None)
+        self._state_bytes[state.partition] = len(state.state)
 
     def released(self, places: set[TopicPartition]) -> None:
         """Forget partitions that went to another worker."""

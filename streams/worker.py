@@ -45,6 +45,11 @@ _GRACE_S: Final = 4.0
 _MAX_RECORDS: Final = 2**40
 # Sensors whose place is remembered for pages.
 _MAX_PLACES: Final = 500_000
+# Of the worker's time that saving state may take: the next save waits for as long as the last one
+# has earned it. The promise is 5 %; what a save costs varies.
+_SAVE_SHARE: Final = 0.03
+# What a message weighs besides its payload: its headers, and what Faust keeps of it.
+_MESSAGE_BYTES: Final = 4_096
 
 TopicPartition = tuple[str, int]
 _T = TypeVar("_T")
@@ -68,7 +73,10 @@ class WorkerConfig:
     max_pending_rows : int
         Readings held at most; beyond it `take` waits.
     state_interval_s : float
-        How often detector state is saved: what a restart must replay at most.
+        How often the detector state of a partition is saved, which is what a restart must replay;
+        less often where that would take more than a few per cent of the worker's time.
+    max_held_bytes : int
+        Messages kept until a saved state has seen them; beyond it state is saved at once.
     suite : SuiteConfig
         Thresholds of the detectors.
     """
@@ -78,6 +86,7 @@ class WorkerConfig:
     max_flush_rows: int
     max_pending_rows: int
     state_interval_s: float
+    max_held_bytes: int = 256 << 20
     suite: SuiteConfig = field(default_factory=SuiteConfig)
 
 
@@ -108,24 +117,32 @@ class _Queued(NamedTuple):
     provenance: Provenance
     rows: int
 
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory, about."""
+        return len(self.delivery.value) + _MESSAGE_BYTES
+
 
 @dataclass(slots=True)
 class _Inbox:
-    """What waits of one partition, and what waits for its acknowledgement."""
+    """What waits of one partition, and what waits for its acknowledgement, since the last save."""
 
     pending: deque[_Queued] = field(default_factory=deque)
     held: deque[_Queued] = field(default_factory=deque)
+    saved_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
 class Totals:
-    """What this worker has done since it started."""
+    """What this worker has done since it started; the time of saving is not that of flushes."""
 
     stored: int = 0
     duplicates: int = 0
     late_conflicts: int = 0
     flushes: int = 0
     flush_s: float = 0.0
+    saves: int = 0
+    save_s: float = 0.0
 
 
 class Worker:
@@ -161,7 +178,7 @@ class Worker:
         self._unannounced: dict[str, SensorCard] = {}
         self._gaps: list[Gap] = []
         self._pending_rows = 0
-        self._held_rows = 0
+        self._held_bytes = 0
         self._releases: Counter[TopicPartition] = Counter()
         self._capacity = asyncio.Condition()
         self._due = asyncio.Event()
@@ -170,10 +187,10 @@ class Worker:
         self._deadline: float | None = None
         self._patience: asyncio.Timeout | None = None
         self._is_stopping = False
-        self._saved_at = time.monotonic()
+        self._next_save_at = time.monotonic() + config.state_interval_s
         self.totals = Totals()
         self.meter = Meter(config.namespace, config.flush_interval_s)
-        self.meter.backlog(lambda: (self._pending_rows, self._held_rows))
+        self.meter.backlog(lambda: (self._pending_rows, self._held_bytes))
 
     async def take(self, delivery: Delivery) -> None:
         """Queue a message; waits while too much is queued, which pauses the consumer."""
@@ -274,23 +291,57 @@ class Worker:
 
     async def _commit(self, *, save: bool) -> None:
         started = time.monotonic()
-        save = (
-            save
-            or started - self._saved_at >= self._config.state_interval_s
-            # What waits for a saved state keeps its memory.
-            or self._held_rows >= self._config.max_pending_rows
-        )
-        flush = await self._prepare(save=save)
-        if flush.steps or flush.states or self._sink.is_behind:
+        flush = await self._prepare()
+        if flush.steps or self._sink.is_behind:
             outcome = await self._persistently(lambda: self._sink.write(flush))
             self._note(flush, outcome)
             took_s = time.monotonic() - started
             self.totals.flushes += 1
             self.totals.flush_s += took_s
             self.meter.flushed(flush, outcome, took_s)
-        if save:
-            self._saved_at = started
+        for number in self._to_save(everything=save):
+            await self._save(number)
         await self._settle()
+
+    def _to_save(self, *, everything: bool) -> list[int]:
+        """Return the partitions whose state is due: one at a time, so that no flush waits long."""
+        behind = {
+            number: self._inboxes[self._readings, number]
+            for number, partition in self._partitions.items()
+            # A state behind the rows would be a step back: the replay is not over yet.
+            if partition.seen > partition.saved and partition.seen >= partition.stored
+        }
+        if everything:
+            return list(behind)
+        if self._held_bytes >= self._config.max_held_bytes:
+            # What waits for a saved state keeps its memory; some partition holds its share of it.
+            share = self._config.max_held_bytes / len(self._partitions)
+            for number, inbox in behind.items():
+                if sum(queued.size for queued in inbox.held) >= share:
+                    return [number]
+        if behind and time.monotonic() >= self._next_save_at:
+            return [min(behind, key=lambda number: behind[number].saved_at)]
+        return []
+
+    async def _save(self, number: int) -> None:
+        """Save the state of a partition, and let the next save wait for its share of the time."""
+        started = time.monotonic()
+        partition = self._partitions[number]
+        saved = SavedState(
+            self._readings, number, partition.seen, STATE_VERSION, partition.snapshot()
+        )
+        # By itself: a large state must not prolong the transaction that rows wait for.
+        flush = Flush((), Rows.concatenate([]), Rows.concatenate([]), states=[saved])
+        await self._persistently(lambda: self._sink.write(flush))
+        partition.saved = saved.next_offset
+        ended = time.monotonic()
+        self._inboxes[self._readings, number].saved_at = ended
+        self.totals.saves += 1
+        self.totals.save_s += ended - started
+        self.meter.saved(saved, ended - started)
+        self._next_save_at = started + max(
+            self._config.state_interval_s / len(self._partitions), (ended - started) / _SAVE_SHARE
+        )
 
     async def _flush_or_give_up(self, *, save: bool = False) -> None:
         try:
@@ -318,12 +369,12 @@ class Worker:
         self._partitions.clear()
         self._letter_positions.clear()
         for inbox in self._inboxes.values():
+            self._pending_rows += sum(queued.rows for queued in inbox.held)
             inbox.pending.extendleft(reversed(inbox.held))
             inbox.held.clear()
-        self._pending_rows += self._held_rows
-        self._held_rows = 0
+        self._held_bytes = 0
 
-    async def _prepare(self, *, save: bool) -> Flush:
+    async def _prepare(self) -> Flush:
         """Score what is queued and return it as one flush."""
         ledger = Ledger()
         self._gaps.clear()
@@ -362,7 +413,6 @@ class Worker:
                 for change in changes(partition, part, self._config.namespace, self._places)
             ],
             letters=letters,
-            states=self._states() if save else (),
             gaps=tuple(self._gaps),
         )
 
@@ -374,10 +424,10 @@ class Worker:
             drawn += queued.rows
             taken.append((queued.delivery, queued.provenance))
             inbox.held.append(queued)
+            self._held_bytes += queued.size
             for card in queued.provenance.cards:
                 self._unannounced[card.sensor] = card
         self._pending_rows -= drawn
-        self._held_rows += drawn
         if inbox.pending:
             self._due.set()
         return taken, drawn
@@ -473,14 +523,6 @@ class Worker:
         self._places.update((card.sensor, card) for card in known)
         self._unannounced.clear()
 
-    def _states(self) -> list[SavedState]:
-        return [
-            SavedState(self._readings, number, partition.seen, STATE_VERSION, partition.snapshot())
-            for number, partition in self._partitions.items()
-            # A state behind the rows would be a step back: the replay is not over yet.
-            if partition.seen > partition.saved and partition.seen >= partition.stored
-        ]
-
     def _note(self, flush: Flush, outcome: Outcome) -> None:
         """Note what is committed."""
         for step in flush.steps:
@@ -488,8 +530,6 @@ class Worker:
                 self._letter_positions[step.partition] = step.next_offset
             else:
                 self._partitions[step.partition].stored = step.next_offset
-        for saved in flush.states:
-            self._partitions[saved.partition].saved = saved.next_offset
         self.totals.stored += outcome.stored
         self.totals.duplicates += outcome.duplicates
         self.totals.late_conflicts += outcome.late_conflicts
@@ -505,7 +545,7 @@ class Worker:
             self.meter.progress.committed((topic, number), stored)
             while inbox.held and inbox.held[0].delivery.offset < done:
                 await self._acknowledge(inbox.held[0].delivery.handle)
-                self._held_rows -= inbox.held.popleft().rows
+                self._held_bytes -= inbox.held.popleft().size
         async with self._capacity:
             self._capacity.notify_all()
 
@@ -541,7 +581,7 @@ class Worker:
         inbox = self._inboxes.pop((topic, number), None)
         if inbox is not None:
             self._pending_rows -= sum(queued.rows for queued in inbox.pending)
-            self._held_rows -= sum(queued.rows for queued in inbox.held)
+            self._held_bytes -= sum(queued.size for queued in inbox.held)
         if topic == self._readings:
             self._partitions.pop(number, None)
         else:

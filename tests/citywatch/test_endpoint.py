@@ -68,12 +68,12 @@ def busy_meter() -> Meter:
             fresh=rows(3),
             suspects=rows(2),
             letters=[Buried("b", "s", None)],  # type: ignore[arg-type]
-            states=[SavedState(READINGS, 0, 42, 1, b"12345")],
             gaps=[Gap(READINGS, 0, 10, 14)],
         ),
         Outcome(3, 1, 1),
         0.2,
     )
+    meter.saved(SavedState(READINGS, 0, 42, 1, b"12345"), 0.1)
     meter.flushed(
         Flush(steps=[Step(READINGS, 1, 0, 9)], fresh=rows(1), suspects=rows(0)),
         Outcome(1, 0, 0),
@@ -109,7 +109,7 @@ def test_metrics_say_what_was_committed() -> None:
         ("state_save_duration_seconds_count",): 1,
         ("flush_rows_sum",): 6,
         ("pending_rows",): 7,
-        ("held_rows",): 11,
+        ("held_bytes",): 11,
         ("partitions_owned",): 2,
         ("lag_messages", "0", "readings"): 9,
         ("state_size_bytes", "0"): 5,

@@ -52,7 +52,9 @@ def test_an_outage_loses_and_doubles_nothing(
             assert not delivering.done()
             # What a failed flush had drawn comes back on top of what is queued.
             assert session.worker._pending_rows <= BOUND + 100 + 3 * LARGEST
-            assert session.worker._held_rows <= BOUND + 100 + 3 * LARGEST
+            held = [one for inbox in session.worker._inboxes.values() for one in inbox.held]
+            assert sum(one.rows for one in held) <= BOUND + 100 + 3 * LARGEST
+            assert session.worker._held_bytes == sum(one.size for one in held)
             await asyncio.to_thread(own_stack.postgres.restart)
             await delivering
             # Down once more, in good order this time, while it catches up.

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -11,8 +12,9 @@ import pytest
 from detectors import StateError
 from ingest.topics import SeriesKey
 from storage.audit import audit
+from storage.flush import Flush
 from storage.migrate import session_options
-from storage.sink import FencedError
+from storage.sink import FencedError, Outcome, Sink
 from streams import worker as worker_module
 from streams.worker import GapError
 from tests.storage.database import Database
@@ -25,7 +27,15 @@ from tests.streams.citylog import (
     city_log,
     letter_message,
 )
-from tests.streams.sessions import DEADLINE_S, CrashError, Kafka, Session, undisturbed, until
+from tests.streams.sessions import (
+    DEADLINE_S,
+    LOG_ID,
+    CrashError,
+    Kafka,
+    Session,
+    undisturbed,
+    until,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -126,13 +136,67 @@ def test_what_waits_for_a_saved_state_is_bounded(database: Database) -> None:
     kafka = Kafka(small_log(messages=40), database)
 
     async def work() -> None:
-        async with Session(kafka, max_pending_rows=100, max_flush_rows=30) as session:
+        async with Session(kafka, max_held_bytes=10 * worker_module._MESSAGE_BYTES) as session:
             session.assign()
             for _ in range(40):
                 await session.deliver(PLACE)
                 await session.worker.flush()
-                assert session.worker._held_rows <= 100 + 30
-            assert kafka.committed[PLACE] >= 20
+                assert len(session.worker._inboxes[PLACE].held) < 10
+            assert kafka.committed[PLACE] >= 30
+
+    run(work)
+
+
+def test_partitions_are_saved_by_turns(database: Database) -> None:
+    """One at a time, so that no flush waits for the states of all."""
+    kafka = Kafka(small_log(messages=40, partitions=2), database)
+    saved: list[tuple[int, ...]] = []
+
+    async def work() -> None:
+        async with Session(kafka, state_interval_s=0.02) as session:
+            session.assign()
+            for _ in range(40):
+                await session.deliver(PLACE)
+                await session.deliver(OTHER)
+                before = dict(kafka.committed)
+                await session.worker.flush()
+                moved = kafka.committed.items() - before.items()
+                saved.append(tuple(number for (_, number), _ in moved))
+                await asyncio.sleep(0.01)
+
+    run(work)
+    turns = [number for numbers in saved for number in numbers]
+    assert all(len(numbers) <= 1 for numbers in saved)
+    assert len(turns) >= 6
+    assert all(one != other for one, other in pairwise(turns))
+
+
+def test_a_save_that_took_long_puts_off_the_next(database: Database) -> None:
+    """What saving may take of the worker's time is bounded, whatever the interval."""
+    kafka = Kafka(small_log(), database)
+
+    class SlowSink(Sink):
+        async def write(self, flush: Flush) -> Outcome:
+            if flush.states:
+                await asyncio.sleep(0.1)
+            return await super().write(flush)
+
+    async def work() -> None:
+        async with Session(kafka, state_interval_s=0.001) as session:
+            session.worker._sink = SlowSink(database.dsn, database.schema, LOG_ID)
+            session.assign()
+            begun = asyncio.get_running_loop().time()
+            for _ in range(6):
+                await session.deliver(PLACE)
+                await session.worker.flush()
+            took_s = asyncio.get_running_loop().time() - begun
+            totals = session.worker.totals
+            # The first is due at once; a second one may only be earned in more than three seconds.
+            assert 1 <= totals.saves <= 1 + took_s / (0.1 / 0.05)
+            assert totals.save_s >= 0.1
+            await session.worker.flush(save=True)
+            assert kafka.committed[PLACE] == 6
+            await session.worker._sink.close()
 
     run(work)
 
