@@ -18,7 +18,7 @@ DO $migration$
 BEGIN
     EXECUTE format($body$
         CREATE FUNCTION expire_readings(before timestamptz, sources jsonb) RETURNS bigint
-        LANGUAGE plpgsql SET search_path FROM CURRENT
+        LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '2s'
         AS $function$
         DECLARE
             removed bigint := 0;
@@ -37,8 +37,13 @@ BEGIN
                   AND range_end <= before
                 ORDER BY range_start
             LOOP
-                -- Nobody may add a row between the count and the end of the chunk.
-                EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', chunk.name);
+                -- Nobody may add a row between the count and the end of the chunk. Where somebody
+                -- reads it for long, workers would wait behind this lock: then it goes another time.
+                BEGIN
+                    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', chunk.name);
+                EXCEPTION WHEN lock_not_available THEN
+                    CONTINUE;
+                END;
                 EXECUTE format($query$
                     WITH gone AS (
                         SELECT coalesce($1 ->> q.quantity, 'unknown') AS source,

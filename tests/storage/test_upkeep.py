@@ -201,6 +201,18 @@ def test_compressed_chunks_are_counted_when_they_go(database: Database) -> None:
     assert (found.faults, found.storage) == ([], [StorageLine("traffic", 101, 100, 1)])
 
 
+def test_a_chunk_that_somebody_reads_goes_another_time(database: Database) -> None:
+    needs_timescale(database)
+    write(database, flush(fresh=rows((1, days_ago(200), 1.0), (1, days_ago(1), 2.0))))
+    with Database(database.dsn, database.schema) as reader, reader.connection.transaction():
+        assert reader.one("SELECT count(*) FROM reading") == 2
+        asked(database, lambda connection: expire_all(connection, KEEP))
+        assert reader.one("SELECT count(*) FROM reading") == 2
+    asked(database, lambda connection: expire_all(connection, KEEP))
+    assert database.one("SELECT count(*) FROM reading") == 1
+    assert audited(database).faults == []
+
+
 JOBS = """
     SELECT job_id, proc_name, coalesce(hypertable_name, '') FROM timescaledb_information.jobs
     WHERE hypertable_schema = %(schema)s OR proc_schema = %(schema)s ORDER BY job_id
