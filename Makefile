@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-ingest bench-database chaos fuzz kafka kafka-jars lock clean
+.PHONY: help demo test check format bench bench-ingest bench-streams bench-database chaos fuzz kafka kafka-jars lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-ingest: $(STAMP) ## Measure the front door: rates, crashes, outages (15 mi
 
 bench-database: $(STAMP) ## Measure the database of a large city: newest readings, charts, migrations
 	$(BIN)/python benchmarks/large_city.py $(ARGS)
+
+bench-streams: $(STAMP) ## Measure the worker: scores, rows, state, restart (6 minutes)
+	$(BIN)/python benchmarks/worker.py $(ARGS)
 
 DURATION ?= 600
 SEED ?= 1
