@@ -365,7 +365,7 @@ def main() -> None:
     parser.add_argument("--score-messages", type=int, default=1_200)
     parser.add_argument("--stored-messages", type=int, default=3_000)
     parser.add_argument("--series-messages", type=int, default=4_000)
-    parser.add_argument("--latency-s", type=float, default=40.0)
+    parser.add_argument("--latency-s", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     begin = time.monotonic()
