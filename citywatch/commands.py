@@ -32,10 +32,12 @@ _PAYLOAD_BYTES: Final = 2_000
 
 dashboards = typer.Typer(no_args_is_help=True, help="Grafana dashboards as code.")
 database = typer.Typer(no_args_is_help=True, help="The database.")
+evaluate = typer.Typer(no_args_is_help=True, help="How good the detectors are.")
 rejects = typer.Typer(no_args_is_help=True, help="What was not taken, and why.")
 app.add_typer(dashboards, name="dashboards")
 app.add_typer(database, name="db")
 app.add_typer(rejects, name="rejects")
+app.add_typer(evaluate, name="evaluate")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 Moment = Annotated[datetime | None, typer.Option(help="UTC.")]
@@ -227,6 +229,35 @@ def replay(
         )
     )
     _tell(published, report)
+
+
+@evaluate.command("nab")
+def evaluate_nab(
+    data: Annotated[Path, typer.Option(help="Folder with data/ and labels/ of the benchmark.")],
+    out: Annotated[Path, typer.Option(help="Where to write the scores, in its own layout.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Of all files; the best for each profile without.")
+    ] = None,
+) -> None:
+    """Score the Numenta Anomaly Benchmark: each file from scratch, no look ahead."""
+    from citywatch.tables import aligned
+    from simulators.nab import PROFILES, BenchmarkError, detect, rate, read_corpus, write_results
+
+    try:
+        files = read_corpus(data)
+    except BenchmarkError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_FAILURE) from error
+    scores = detect(files)
+    write_results(out, files, scores)
+    rows = []
+    for name, profile in PROFILES.items():
+        rated = rate(files, scores, profile, threshold)
+        found = f"{rated.found}/{rated.windows}"
+        rows.append(
+            (name, f"{rated.score:.2f}", f"{rated.threshold:.6g}", found, rated.false_alarms)
+        )
+    typer.echo(aligned(["profile", "score", "threshold", "windows", "false alarms"], rows))
 
 
 @database.command("migrate")

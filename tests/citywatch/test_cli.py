@@ -15,6 +15,7 @@ from storage.migrate import migrate
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "demo",
+    "evaluate",
     "bridge",
     "worker",
     "pager",
