@@ -114,7 +114,10 @@ class NoveltyConfig:
 
 
 class NoveltyColumns(NamedTuple):
-    """State of some series, a contiguous float64 column a field; all begin at 0."""
+    """State of some series, a contiguous float64 column a field; all begin at 0.
+
+    The records are five columns in one, because a step treats them alike.
+    """
 
     learned: NDArray[np.float64]  # count of usable readings
     # The one before the previous; first, because it takes over what the previous one was.
@@ -124,17 +127,21 @@ class NoveltyColumns(NamedTuple):
     level: NDArray[np.float64]  # fast
     off_level: NDArray[np.float64]  # residual of the previous reading
     drift: NDArray[np.float64]
-    surprise_record: NDArray[np.float64]
-    drift_record: NDArray[np.float64]
-    drop_record: NDArray[np.float64]
-    stay_record: NDArray[np.float64]
-    kink_record: NDArray[np.float64]
     muted: NDArray[np.float64]  # readings for which the mute still lasts
     fired_share: NDArray[np.float64]  # record over deviation of what fired
+    records: NDArray[np.float64]  # (5, n): of surprise, drift, drop, stay, kink
 
 
-WIDTH: Final = len(NoveltyColumns._fields)
+_RECORDS: Final = 5
+_DROP: Final = 2
+# Columns in all.
+WIDTH: Final = len(NoveltyColumns._fields) - 1 + _RECORDS
 BYTES_PER_SERIES: Final = 8 * WIDTH + 16 * PROFILE_BINS
+
+
+def novelty_columns(block: NDArray[np.float64]) -> NoveltyColumns:
+    """Return the columns in a block of (WIDTH, n), as views."""
+    return NoveltyColumns._make([*block[:-_RECORDS], block[-_RECORDS:]])
 
 
 def profile_bin(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -203,15 +210,13 @@ def step(
     off_level = value - level
     residual = np.where(visits >= config.profile_after, off_mean, 0.0)
     drift = columns.drift + config.drift_weight * (residual - columns.drift)
-    deviations = (
-        np.abs(residual),
-        np.abs(drift),
-        _drop(residual, value, scale, config),
-        _stay(off_level, columns.off_level),
-        np.abs(value - 2.0 * previous + before),
-    )
-    floor = np.maximum(scale * config.resolution, _TINY)
-    closest, records = _against_records(columns, deviations, floor, config)
+    deviations = np.empty_like(columns.records)
+    np.abs(residual, out=deviations[0])
+    np.abs(drift, out=deviations[1])
+    deviations[_DROP] = _drop(residual, value, scale, config)
+    deviations[3] = _stay(off_level, columns.off_level)
+    np.abs(value - 2.0 * previous + before, out=deviations[4])
+    closest = _closest(columns.records, deviations, scale, config)
     warm = usable & (columns.learned >= config.warm_up)
     score, muted, fired_share = _muted(columns, closest, warm, config)
 
@@ -223,9 +228,9 @@ def step(
         level + off_level * np.maximum(share, config.level_weight),
         off_level,
         drift,
-        *records,
         muted,
         fired_share,
+        np.maximum(columns.records * 2.0 ** (-1.0 / config.fade_over), deviations),
     )
     visits = visits + 1.0
     learned = np.empty_like(known)
@@ -262,25 +267,21 @@ def _stay(now: NDArray[np.float64], last: NDArray[np.float64]) -> NDArray[np.flo
     return above - below
 
 
-def _against_records(
-    columns: NoveltyColumns,
-    deviations: tuple[NDArray[np.float64], ...],
-    floor: NDArray[np.float64],
+def _closest(
+    records: NDArray[np.float64],
+    deviations: NDArray[np.float64],
+    scale: NDArray[np.float64],
     config: NoveltyConfig,
-) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
-    """Return the smallest record / deviation of each series, and the records after it."""
-    keep = 2.0 ** (-1.0 / config.fade_over)
-    drop = NoveltyColumns._fields.index("drop_record")
-    start = NoveltyColumns._fields.index("surprise_record")
-    closest = np.full(len(floor), np.inf)
-    records = []
-    for index, deviation in enumerate(deviations, start):
-        record = columns[index]
-        # A drop has no unit.
-        least = config.resolution if index == drop else floor
-        np.minimum(closest, np.maximum(record, least) / deviation, out=closest)
-        records.append(np.maximum(record * keep, deviation))
-    return closest, records
+) -> NDArray[np.float64]:
+    """Return the smallest record / deviation of each series; infinite where nothing deviates."""
+    least = np.empty_like(records)
+    least[:] = np.maximum(scale * config.resolution, _TINY)
+    # A drop has no unit.
+    least[_DROP] = config.resolution
+    share = np.maximum(records, least, out=least)
+    share /= deviations
+    closest: NDArray[np.float64] = share.min(axis=0)
+    return closest
 
 
 def _muted(
@@ -348,7 +349,7 @@ class Novelty:
                 part = slice(start, start + _STEP_ROWS)
                 rows = series[part]
                 block = np.ascontiguousarray(self._rows.take(rows, axis=0).T)
-                columns = NoveltyColumns._make(block)
+                columns = novelty_columns(block)
                 score[part] = step(
                     columns,
                     self._profile,
