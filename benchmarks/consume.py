@@ -68,10 +68,10 @@ class Scorer:
         scored, letters = score(partition, self._waiting[number], ledger)
         assert not letters, letters
         self._waiting[number].clear()
-        if scored is not None:
-            self.rows += len(scored.slot)
-            self.fresh += int(scored.verdicts.fresh.sum())
-            self._hashes[number].update(scored.verdicts.score.tobytes())
+        for part in scored:
+            self.rows += len(part.slot)
+            self.fresh += int(part.verdicts.fresh.sum())
+            self._hashes[number].update(part.verdicts.score.tobytes())
         self.counted += sum(line.tally.readings for line in ledger.tallies)
 
 
