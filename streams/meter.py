@@ -48,6 +48,7 @@ class Meter:
         # Since when the detectors have seen what no saved state has.
         self._unsaved_s: dict[int, float] = {}
         self._state_bytes: dict[int, int] = {}
+        self._watermark_s: dict[int, float] = {}
         self._make()
         self.registry.register(_Partitions(self))
         ProcessCollector(registry=self.registry)
@@ -73,6 +74,7 @@ class Meter:
         self._stored = rows.labels("stored")
         self._duplicates = rows.labels("duplicate")
         self._conflicts = rows.labels("late_conflict")
+        self._late = counter("late_rows_total", "Readings too late to be judged.")
         self._letters = counter("dead_letters_total", "Dead letters stored.")
         self._retries = counter("database_retries_total", "Database calls that were tried again.")
         self._flush_s = seconds("flush_duration", "From the first look to the commit of a flush.")
@@ -120,6 +122,7 @@ class Meter:
         self._stored.inc(outcome.stored)
         self._duplicates.inc(outcome.duplicates)
         self._conflicts.inc(outcome.late_conflicts)
+        self._late.inc(sum(tallied.late for tallied in flush.tallies))
         self._letters.inc(len(flush.letters))
         self._lost.inc(sum(gap.end - gap.first for gap in flush.gaps))
         for step in flush.steps:
@@ -133,6 +136,10 @@ class Meter:
         self._unsaved_s.pop(state.partition, None)
         self._state_bytes[state.partition] = len(state.state)
 
+    def watermark(self, partition: int, now_ns: int) -> None:
+        """Note where a partition's watermark stands, in UTC nanoseconds."""
+        self._watermark_s[partition] = now_ns / 1e9
+
     def released(self, places: set[TopicPartition]) -> None:
         """Forget partitions that went to another worker."""
         self.progress.released(places)
@@ -140,6 +147,7 @@ class Meter:
             if topic == self._readings:
                 self._unsaved_s.pop(partition, None)
                 self._state_bytes.pop(partition, None)
+                self._watermark_s.pop(partition, None)
 
     def most_lag_s(self) -> float:
         """Return how far the partition that lags most is behind; from any thread."""
@@ -189,13 +197,21 @@ class Meter:
             "The detector state as it was last saved.",
             labels=("partition",),
         )
+        watermark = GaugeMetricFamily(
+            "citywatch_worker_watermark_seconds",
+            "Event time up to which readings have come, Unix time.",
+            labels=("partition",),
+        )
         unsaved_s, state_bytes = self._unsaved_s.copy(), self._state_bytes.copy()
+        watermark_s = self._watermark_s.copy()
         for number in owned:
             labels = (str(number),)
             age.add_metric(labels, now_s - unsaved_s.get(number, now_s))
             if number in state_bytes:
                 size.add_metric(labels, state_bytes[number])
-        yield from (lag, lag_s, age, size)
+            if number in watermark_s:
+                watermark.add_metric(labels, watermark_s[number])
+        yield from (lag, lag_s, age, size, watermark)
 
 
 class _Partitions(Collector):

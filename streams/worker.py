@@ -24,7 +24,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from detectors import SuiteConfig
+from detectors import NEVER, SuiteConfig
 from ingest.ledger import SensorCard
 from ingest.records import MAX_TIME_NS, DeadLetter, HeaderError, Provenance
 from ingest.topics import dead_letters_topic, readings_topic
@@ -529,7 +529,10 @@ class Worker:
             if step.topic == self._letters:
                 self._letter_positions[step.partition] = step.next_offset
             else:
-                self._partitions[step.partition].stored = step.next_offset
+                partition = self._partitions[step.partition]
+                partition.stored = step.next_offset
+                if partition.watermark.now_ns != NEVER:
+                    self.meter.watermark(step.partition, partition.watermark.now_ns)
         self.totals.stored += outcome.stored
         self.totals.duplicates += outcome.duplicates
         self.totals.late_conflicts += outcome.late_conflicts

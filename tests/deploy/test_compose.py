@@ -108,6 +108,16 @@ def test_console_listens_where_its_port_is_published(services: dict[str, Any]) -
     )
 
 
+def test_worker_is_asked_where_it_answers(services: dict[str, Any]) -> None:
+    worker = services["worker"]
+    settings = read_settings(None, worker["environment"]).worker
+    assert settings.metrics_host == "0.0.0.0"  # noqa: S104 - inside its container
+    assert f"http://127.0.0.1:{settings.metrics_port}/healthz" in worker["healthcheck"]["test"][-1]
+    # Who can reach the network that sensors come by has no business with it.
+    assert worker["networks"] == ["core"]
+    assert "ports" not in worker
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_publishes_on_loopback_unless_told_otherwise(repository: Path, name: str) -> None:
     document = yaml.safe_load((repository / name).read_text(encoding="utf-8"))

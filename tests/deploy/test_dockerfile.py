@@ -96,7 +96,7 @@ def test_health_check_stands_where_compose_looks(
 ) -> None:
     copies = [rest.split() for instruction, rest in stages[-1] if instruction == "COPY"]
     assert ["deploy/connected.py", "/opt/citywatch/connected.py"] in copies
-    for name in ("bridge", "worker", "pager"):
+    for name in ("bridge", "pager"):
         assert services[name]["healthcheck"]["test"][2] == "/opt/citywatch/connected.py"
 
 

@@ -1,5 +1,6 @@
 """Real workers that hang: noticed, ended, started again, and nothing is lost or doubled by it."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -8,19 +9,28 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from faust.types import TP
 from prometheus_client.parser import text_string_to_metric_families
 
-from citywatch.embedded import EmbeddedStack
+from citywatch.embedded import Addresses, EmbeddedStack
 from citywatch.embedded.supervision import Supervised
 from citywatch.watchdog import STALLED
-from ingest.topics import database_schema
+from ingest.kafka import RecordSender, ensure_topics
+from ingest.records import KafkaRecord
+from ingest.topics import database_schema, readings_topic
 from simulators.payloads import Message
 from storage.migrate import migrate
+from streams.app import StreamsApp
+from streams.progress import stall
+from streams.worker import WorkerConfig
 from tests.storage.database import Database
+from tests.streams.citylog import batch_message
+from tests.streams.sessions import until
 from tests.streams.test_processes import Recorder, Town
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -234,3 +244,65 @@ def test_an_event_loop_that_hangs(town: WatchedTown, sent: list[Message]) -> Non
     town.start("worker")
     town.until_stored(1000)
     town.check(town.publish_no_more(), sent)
+
+
+@pytest.mark.usefixtures("schema")
+def test_a_consumer_that_fetches_nothing(services: Addresses, namespace: str) -> None:
+    """Faust is told to pause, and nobody tells it to go on: Kafka says that there is more."""
+    place = (readings_topic(namespace), 0)
+    config = WorkerConfig(
+        namespace=namespace,
+        flush_interval_s=0.1,
+        max_flush_rows=20_000,
+        max_pending_rows=200_000,
+        state_interval_s=1.0,
+    )
+
+    async def send(sender: RecordSender) -> None:
+        headers, value = batch_message([("traffic/harbour/t/intensity", time.time_ns(), 1.0)])
+        await sender.send([KafkaRecord(*place, value, headers)])
+
+    async def scenario() -> None:
+        streams = StreamsApp(
+            config,
+            bootstrap=services.kafka_bootstrap,
+            partitions=1,
+            replication_factor=1,
+            dsn=services.dsn,
+            log_id=services.log_id,
+        )
+        progress = streams.meter.progress
+        sender = RecordSender(services.kafka_bootstrap, idempotence=False)
+        await ensure_topics(services.kafka_bootstrap, namespace, 1, 1)
+        await sender.start()
+        stop = asyncio.Event()
+        running = asyncio.create_task(streams.run(stop))
+
+        def lag() -> int | None:
+            return progress.lags(0.0, 0.0).get(place, (None, 0.0))[0]
+
+        try:
+            await send(sender)
+            await until(lambda: streams.worker.totals.stored == 1, 60)
+            await until(lambda: lag() == 0)
+            assert progress.snapshot().behind_s == {}
+            streams._app.consumer.pause_partitions([TP(*place)])
+            await asyncio.sleep(0.5)  # a fetch that was under way
+            for _ in range(3):
+                await send(sender)
+            await until(lambda: place in progress.snapshot().behind_s)
+            assert not running.done()
+            now_s = time.monotonic()
+            snapshot = progress.snapshot()
+            assert stall(snapshot, now_s, 60.0, 0.0) is None
+            reason = stall(
+                replace(snapshot, loop_s=now_s + 61, activity_s=now_s + 61), now_s + 61, 60.0, 0.0
+            )
+            assert reason is not None
+            assert f"nothing of {namespace}.readings/0 is taken" in reason
+        finally:
+            stop.set()
+            await running
+            await sender.stop()
+
+    asyncio.run(scenario())
