@@ -11,6 +11,9 @@ from ingest.batch import SCHEMA_VERSION
 from ingest.ledger import SensorCard, Tally
 
 SCHEMA_HEADER: Final = "schema"
+# Both stand in indexes of the database, whose entries are bounded. Settings allow bridges less.
+_MAX_BRIDGE: Final = 100
+_MAX_REASON: Final = 100
 # A foreign producer may leave headers out, set them to null, or nest them without end.
 _DAMAGE: Final = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
 
@@ -89,7 +92,7 @@ class Provenance:
             raise HeaderError(f"namespace {headers.get('namespace')!r}, expected {namespace!r}")
         try:
             return cls(
-                bridge=headers["bridge"].decode(),
+                bridge=_bounded(headers["bridge"], _MAX_BRIDGE),
                 tallies=ledger.decode_tallies(headers["ledger"]),
                 cards=ledger.decode_cards(headers.get("sensors", b"[]")),
                 **{name: _time(headers[name]) for name in _TIMES if name in headers},
@@ -146,7 +149,7 @@ class DeadLetter:
         try:
             return cls(
                 mqtt_topic=headers["topic"].decode(),
-                reason=headers["reason"].decode(),
+                reason=_bounded(headers["reason"], _MAX_REASON),
                 place=headers["place"].decode(),
                 received_ns=int(headers["received_ns"]),
                 payload=value if headers["kept"] == b"1" else None,
@@ -161,3 +164,10 @@ def _time(text: bytes) -> int:
     if not 0 <= moment < MAX_TIME_NS:
         raise ValueError(f"not a time: {moment}")
     return moment
+
+
+def _bounded(data: bytes, length: int) -> str:
+    text = data.decode()
+    if not 0 < len(text) <= length:
+        raise ValueError(f"a name of {len(text)} characters, at most {length} are read")
+    return text

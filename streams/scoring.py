@@ -41,11 +41,14 @@ class Message(NamedTuple):
     offset : int
     provenance : Provenance
     value : bytes
+    refusal : str or None
+        Why the database does not take it, where that is known.
     """
 
     offset: int
     provenance: Provenance
     value: bytes
+    refusal: str | None = None
 
 
 class _Line(NamedTuple):
@@ -270,6 +273,8 @@ def _new(
 
 
 def _batch(message: Message) -> ReadingBatch:
+    if message.refusal is not None:
+        raise BatchError(message.refusal)
     if message.provenance is NOBODY:
         raise BatchError("its headers are not those of a bridge of this namespace")
     return decode(message.value)

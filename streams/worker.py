@@ -17,12 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import psycopg
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from detectors import NEVER, SuiteConfig
 from ingest.ledger import SensorCard
@@ -34,6 +29,7 @@ from storage.sink import Outcome, Resumption, Sink
 from streams.alerts import changes
 from streams.meter import Meter
 from streams.partition import STATE_VERSION, Partition
+from streams.patience import REFUSALS, Origin, Quarantine, Refusal, is_passing
 from streams.progress import Activity
 from streams.scoring import NOBODY, Ledger, Message, Scored, score, unreadable_letter
 
@@ -122,6 +118,19 @@ class _Queued(NamedTuple):
         """Bytes it keeps in memory, about."""
         return len(self.delivery.value) + _MESSAGE_BYTES
 
+    @property
+    def origin(self) -> Origin:
+        """Where it stands in Kafka."""
+        return Origin(*self.delivery[:3])
+
+
+class _Taken(NamedTuple):
+    """A message that a flush has drawn, and why it must not be stored, if it must not."""
+
+    delivery: Delivery
+    provenance: Provenance
+    refusal: Refusal | None
+
 
 @dataclass(slots=True)
 class _Inbox:
@@ -177,6 +186,7 @@ class Worker:
         self._places: dict[str, SensorCard] = {}
         self._unannounced: dict[str, SensorCard] = {}
         self._gaps: list[Gap] = []
+        self._quarantine = Quarantine()
         self._pending_rows = 0
         self._held_bytes = 0
         self._releases: Counter[TopicPartition] = Counter()
@@ -270,6 +280,9 @@ class Worker:
     async def flush(self, *, save: bool = False) -> None:
         """Commit what is queued, up to a flush's size; with `save`, detector state as well.
 
+        Where the database refuses what is in it, nothing is committed; the next flushes find the
+        message that is the cause, and bury it.
+
         Raises
         ------
         TimeoutError
@@ -281,6 +294,9 @@ class Worker:
             try:
                 async with asyncio.timeout_at(self._deadline) as self._patience:
                     await self._commit(save=save)
+            except REFUSALS as error:
+                self._rewind()
+                self._blame(error)
             except BaseException:
                 # The detectors may be ahead of the database by now.
                 self._rewind()
@@ -301,16 +317,35 @@ class Worker:
             self.meter.flushed(flush, outcome, took_s)
         for number in self._to_save(everything=save):
             await self._save(number)
+        self._quarantine.pass_()
         await self._settle()
 
-    def _to_save(self, *, everything: bool) -> list[int]:
-        """Return the partitions whose state is due: one at a time, so that no flush waits long."""
-        behind = {
-            number: self._inboxes[self._readings, number]
+    def _blame(self, error: Exception) -> None:
+        origin = self._quarantine.blame(error)
+        if origin is None:
+            _LOG.warning("a flush is refused; its messages go one by one: %s", error)
+        else:
+            _LOG.error("%s/%d@%d becomes a dead letter: %s", *origin, error)
+        self._due.set()
+
+    def _behind(self) -> list[int]:
+        """Return the partitions of which the detectors have seen more than what is saved."""
+        return [
+            number
             for number, partition in self._partitions.items()
             # A state behind the rows would be a step back: the replay is not over yet.
             if partition.seen > partition.saved and partition.seen >= partition.stored
-        }
+        ]
+
+    def _state(self, number: int) -> SavedState:
+        partition = self._partitions[number]
+        return SavedState(
+            self._readings, number, partition.seen, STATE_VERSION, partition.snapshot()
+        )
+
+    def _to_save(self, *, everything: bool) -> list[int]:
+        """Return the partitions whose state is due: one at a time, so that no flush waits long."""
+        behind = {number: self._inboxes[self._readings, number] for number in self._behind()}
         if everything:
             return list(behind)
         if self._held_bytes >= self._config.max_held_bytes:
@@ -326,14 +361,11 @@ class Worker:
     async def _save(self, number: int) -> None:
         """Save the state of a partition, and let the next save wait for its share of the time."""
         started = time.monotonic()
-        partition = self._partitions[number]
-        saved = SavedState(
-            self._readings, number, partition.seen, STATE_VERSION, partition.snapshot()
-        )
+        saved = self._state(number)
         # By itself: a large state must not prolong the transaction that rows wait for.
         flush = Flush((), Rows.concatenate([]), Rows.concatenate([]), states=[saved])
         await self._persistently(lambda: self._sink.write(flush))
-        partition.saved = saved.next_offset
+        self._partitions[number].saved = saved.next_offset
         ended = time.monotonic()
         self._inboxes[self._readings, number].saved_at = ended
         self.totals.saves += 1
@@ -368,6 +400,8 @@ class Worker:
         """
         self._partitions.clear()
         self._letter_positions.clear()
+        # Each stands in a message that is drawn again.
+        self._unannounced.clear()
         for inbox in self._inboxes.values():
             self._pending_rows += sum(queued.rows for queued in inbox.held)
             inbox.pending.extendleft(reversed(inbox.held))
@@ -378,6 +412,7 @@ class Worker:
         """Score what is queued and return it as one flush."""
         ledger = Ledger()
         self._gaps.clear()
+        self._quarantine.begin()
         letters: list[Buried] = []
         steps: list[Step] = []
         scored: list[tuple[Partition, Scored]] = []
@@ -413,20 +448,28 @@ class Worker:
                 for change in changes(partition, part, self._config.namespace, self._places)
             ],
             letters=letters,
+            # A refused message is never shown to the detectors: with its dead letter goes a state
+            # that is behind it, so that no replay shows it to them.
+            states=[self._state(number) for number in self._behind()]
+            if self._quarantine.buries
+            else (),
             gaps=tuple(self._gaps),
         )
 
-    def _draw(self, inbox: _Inbox, budget: int) -> tuple[list[tuple[Delivery, Provenance]], int]:
-        taken: list[tuple[Delivery, Provenance]] = []
+    def _draw(self, inbox: _Inbox, budget: int) -> tuple[list[_Taken], int]:
+        taken: list[_Taken] = []
         drawn = 0
-        while inbox.pending and drawn < budget:
+        while inbox.pending and drawn < budget and self._quarantine.admits(inbox.pending[0].origin):
             queued = inbox.pending.popleft()
             drawn += queued.rows
-            taken.append((queued.delivery, queued.provenance))
             inbox.held.append(queued)
             self._held_bytes += queued.size
-            for card in queued.provenance.cards:
-                self._unannounced[card.sensor] = card
+            refusal = self._quarantine.draw(queued.origin)
+            is_nameless = refusal is not None and refusal.is_nameless
+            provenance = NOBODY if is_nameless else queued.provenance
+            taken.append(_Taken(queued.delivery, provenance, refusal))
+            if refusal is None:
+                self._unannounced.update((card.sensor, card) for card in provenance.cards)
         self._pending_rows -= drawn
         if inbox.pending:
             self._due.set()
@@ -451,19 +494,20 @@ class Worker:
         return await self._persistently(lambda: self._sink.resume(topic, number))
 
     async def _unseen(
-        self, partition: Partition, number: int, taken: list[tuple[Delivery, Provenance]]
+        self, partition: Partition, number: int, taken: list[_Taken]
     ) -> list[Message]:
         """Return the messages behind `seen`; what lies before was seen before a restart."""
         messages: list[Message] = []
         expected = partition.seen
-        for delivery, provenance in taken:
+        for delivery, provenance, refusal in taken:
             if delivery.offset < expected:
                 continue
             if delivery.offset > expected:
                 await self._excuse_gap(self._readings, number, expected, delivery.offset)
                 # What the database has was only to be seen once more.
                 self._miss(self._readings, number, partition.stored, expected, delivery.offset)
-            messages.append(Message(delivery.offset, provenance, delivery.value))
+            reason = refusal.reason if refusal else None
+            messages.append(Message(delivery.offset, provenance, delivery.value, reason))
             expected = delivery.offset + 1
         return messages
 
@@ -483,7 +527,7 @@ class Worker:
     async def _read_letters(
         self,
         number: int,
-        taken: list[tuple[Delivery, Provenance]],
+        taken: list[_Taken],
         ledger: Ledger,
         letters: list[Buried],
     ) -> list[Step]:
@@ -492,13 +536,13 @@ class Worker:
             position = (await self._resume(self._letters, number)).stored
             self._letter_positions[number] = position
         end = position
-        for delivery, provenance in taken:
+        for delivery, provenance, refusal in taken:
             if delivery.offset < end:
                 continue
             if delivery.offset > end:
                 await self._excuse_gap(self._letters, number, end, delivery.offset)
                 self._miss(self._letters, number, position, end, delivery.offset)
-            letters.append(_buried(delivery, provenance, ledger))
+            letters.append(_buried(delivery, provenance, refusal, ledger))
             end = delivery.offset + 1
         return [Step(self._letters, number, position, end)] if end > position else []
 
@@ -533,6 +577,8 @@ class Worker:
                 partition.stored = step.next_offset
                 if partition.watermark.now_ns != NEVER:
                     self.meter.watermark(step.partition, partition.watermark.now_ns)
+        for saved in flush.states:
+            self._partitions[saved.partition].saved = saved.next_offset
         self.totals.stored += outcome.stored
         self.totals.duplicates += outcome.duplicates
         self.totals.late_conflicts += outcome.late_conflicts
@@ -555,7 +601,7 @@ class Worker:
     async def _persistently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Repeat a database call until the database answers; what waits meanwhile is bounded."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((psycopg.OperationalError, psycopg.InterfaceError)),
+            retry=retry_if_exception(is_passing),
             wait=wait_random_exponential(multiplier=0.2, max=_BACKOFF_CAP_S),
             before_sleep=self._note_retry,
         )
@@ -581,6 +627,7 @@ class Worker:
 
     def _drop(self, topic: str, number: int) -> None:
         self._releases[topic, number] += 1
+        self._quarantine.drop(topic, number)
         inbox = self._inboxes.pop((topic, number), None)
         if inbox is not None:
             self._pending_rows -= sum(queued.rows for queued in inbox.pending)
@@ -591,9 +638,11 @@ class Worker:
             self._letter_positions.pop(number, None)
 
 
-def _buried(delivery: Delivery, provenance: Provenance, ledger: Ledger) -> Buried:
-    fault: HeaderError | None = None
-    if provenance.tallies:
+def _buried(
+    delivery: Delivery, provenance: Provenance, refusal: Refusal | None, ledger: Ledger
+) -> Buried:
+    fault = HeaderError(refusal.reason) if refusal else None
+    if provenance.tallies and fault is None:
         try:
             letter = _letter(delivery)
         except HeaderError as error:

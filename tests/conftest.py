@@ -9,4 +9,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("citywatch", "existing services instead of the embedded stack")
     group.addoption("--mqtt", metavar="HOST:PORT", help="MQTT v5 broker")
     group.addoption("--kafka", metavar="HOST:PORT", help="Kafka broker")
+    group.addoption(
+        "--apache-kafka",
+        action="store_true",
+        help="start Apache Kafka for the session, not the embedded broker (make kafka-jars)",
+    )
     group.addoption("--dsn", metavar="DSN", help="TimescaleDB or PostgreSQL")

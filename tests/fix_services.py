@@ -4,6 +4,7 @@ The stack starts when the first test asks for it and stops with the session. Tes
 their namespace, which names their topics, groups and schema.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +15,31 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from citywatch.embedded import Addresses, EmbeddedError, EmbeddedStack
+from citywatch.embedded.apache_kafka import JARS, ApacheKafka
+from citywatch.embedded.kafka import Tansu
+from citywatch.embedded.postgres import Postgres
+from ingest.kafka import IdempotenceError, RecordSender
 from ingest.topics import database_schema
 from storage.migrate import migrate
 from storage.roles import GROUPS, group_role
 
 # A test that leaves a transaction open must fail its own teardown, not hang it.
 _DROP_OPTIONS = "-c lock_timeout=10s"
+_JARS = Path(__file__).parents[1] / JARS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--kafka") and config.getoption("--apache-kafka"):
+        raise pytest.UsageError("--kafka names a broker that runs, --apache-kafka starts one")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     stack = EmbeddedStack(Path("never-started"))
+    broker = make_kafka(config, stack.data_dir)
     mqtt, kafka, dsn = (config.getoption(name) for name in ("--mqtt", "--kafka", "--dsn"))
     return [
         f"mqtt: {_given(mqtt) or _version(lambda: stack.mqtt.version)}",
-        f"kafka: {_given(kafka) or _version(lambda: stack.kafka.version)}",
+        f"kafka: {_given(kafka) or _version(lambda: broker.version)}",
         "database: "
         + (
             _database(dsn)
@@ -47,11 +59,46 @@ def services(
         yield _override(Addresses("", 0, "", "", ""), mqtt, kafka, dsn)
         return
     stack = EmbeddedStack(tmp_path_factory.mktemp("stack"), fast=True)
+    stack.kafka = make_kafka(pytestconfig, stack.data_dir)
     try:
         yield _override(stack.start(), mqtt, kafka, dsn)
         stack.check()
     finally:
         stack.remove()
+
+
+@pytest.fixture(scope="session")
+def idempotence(services: Addresses) -> bool:
+    """Say whether the Kafka broker takes idempotent producers; the setting must say the same."""
+
+    async def is_taken() -> bool:
+        sender = RecordSender(services.kafka_bootstrap, idempotence=True)
+        try:
+            await sender.start()
+        except IdempotenceError:
+            return False
+        await sender.stop()
+        return True
+
+    return asyncio.run(is_taken())
+
+
+def make_kafka(config: pytest.Config, folder: Path) -> ApacheKafka | Tansu:
+    """Return a Kafka broker of the kind that the session runs on, not started."""
+    if config.getoption("--apache-kafka"):
+        return ApacheKafka(folder / "apache-kafka", 0, jars=_JARS, fast=True)
+    return Tansu(folder / "kafka", 0)
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
+    """Return a database server of the test's own, started, which it may stop and kill."""
+    server = Postgres(tmp_path / "own-postgres", 0, fast=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture

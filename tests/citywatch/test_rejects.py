@@ -486,8 +486,10 @@ def until(holds: Callable[[], bool], what: str, child: ChildProcess) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.kafka
 def test_over_kafka_and_a_worker_of_its_own(
     services: Addresses,
+    idempotence: bool,
     namespace: str,
     schema: str,
     tmp_path: Path,
@@ -498,7 +500,7 @@ def test_over_kafka_and_a_worker_of_its_own(
     for name, value in {
         "NAMESPACE": namespace,
         "KAFKA__BOOTSTRAP": services.kafka_bootstrap,
-        "KAFKA__IDEMPOTENCE": "false",
+        "KAFKA__IDEMPOTENCE": str(idempotence).lower(),
         "KAFKA__LOG_ID": services.log_id,
         "DATABASE__DSN": services.dsn,
     }.items():
@@ -510,7 +512,7 @@ def test_over_kafka_and_a_worker_of_its_own(
         assembler = Assembler(replace(STRICT, namespace=namespace))
         for payload in messages:
             assembler.add(Arrival(topic, payload, START_NS))
-        sender = RecordSender(services.kafka_bootstrap, idempotence=False)
+        sender = RecordSender(services.kafka_bootstrap, idempotence=idempotence)
         await sender.start()
         try:
             await sender.send(assembler.take())

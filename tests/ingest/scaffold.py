@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 import ingest.bridge
 from citywatch.embedded import Addresses
+from citywatch.embedded.apache_kafka import ApacheKafka
 from citywatch.embedded.kafka import Tansu
 from citywatch.embedded.mqtt import MqttService, find_mosquitto, make_mqtt
 from ingest.arrival import Arrival
@@ -191,7 +192,9 @@ def mqtt_config(port: int, namespace: str, **changes: Any) -> MqttConfig:
     )
 
 
-def bridge_config(mqtt: MqttConfig, bootstrap: str, namespace: str) -> BridgeConfig:
+def bridge_config(
+    mqtt: MqttConfig, bootstrap: str, namespace: str, *, idempotence: bool = False
+) -> BridgeConfig:
     """Return a bridge of the test's own."""
     return BridgeConfig(
         assembly=AssemblyConfig(
@@ -205,8 +208,7 @@ def bridge_config(mqtt: MqttConfig, bootstrap: str, namespace: str) -> BridgeCon
         replication_factor=1,
         flush_interval_s=0.02,
         max_batch_rows=5_000,
-        # The embedded broker does not know of it.
-        idempotence=False,
+        idempotence=idempotence,
     )
 
 
@@ -267,9 +269,9 @@ async def running(config: BridgeConfig, patch: Any) -> AsyncIterator[Running]:
 class Brokers:
     """An MQTT and a Kafka broker that a test may stop; no database."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kafka: ApacheKafka | Tansu) -> None:
         self.mqtt: MqttService = make_mqtt(directory / "mqtt", 0, "auto")
-        self.kafka = Tansu(directory / "kafka", 0)
+        self.kafka = kafka
 
     @property
     def addresses(self) -> Addresses:

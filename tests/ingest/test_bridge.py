@@ -37,7 +37,7 @@ from tests.ingest.scaffold import (
     running,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.kafka]
 ROOT = Path(__file__).parents[2]
 
 # Judged by the clock: what is old is refused. Whole milliseconds, a minute ago.
@@ -54,9 +54,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "_RECONNECT_MIN_S", 0.05)
 
 
-def config_of(services: Addresses, namespace: str, **changes: Any) -> ingest.bridge.BridgeConfig:
-    subscription = mqtt_config(services.mqtt_port, namespace, host=services.mqtt_host, **changes)
-    return bridge_config(subscription, services.kafka_bootstrap, namespace)
+def config_of(
+    services: Addresses, namespace: str, *, idempotence: bool
+) -> ingest.bridge.BridgeConfig:
+    subscription = mqtt_config(services.mqtt_port, namespace, host=services.mqtt_host)
+    return bridge_config(subscription, services.kafka_bootstrap, namespace, idempotence=idempotence)
 
 
 def test_a_bridge_that_has_nothing_waiting_says_how_far_everything_has_come(
@@ -110,7 +112,7 @@ def test_a_bridge_vouches_after_two_quiet_intervals_and_not_more_often() -> None
 
 
 def test_messages_arrive_exactly_as_published(
-    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch, idempotence: bool
 ) -> None:
     root = f"city/{namespace}"
     face = b"CANARY-FACE"
@@ -144,7 +146,7 @@ def test_messages_arrive_exactly_as_published(
     async def scenario() -> Log:
         async with (
             kafka_log(services.kafka_bootstrap, namespace) as log,
-            running(config_of(services, namespace), monkeypatch),
+            running(config_of(services, namespace, idempotence=idempotence), monkeypatch),
         ):
             await asyncio.to_thread(publish, services.mqtt_port, messages)
             await log.until(lambda: log.messages() >= len(messages))
@@ -173,14 +175,14 @@ def test_messages_arrive_exactly_as_published(
 
 
 def test_thousands_arrive_once_each(
-    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch, idempotence: bool
 ) -> None:
     sent = flows(namespace, [NOW_NS - n * 1_000_000 for n in range(3_000)], sensors=40)
 
     async def scenario() -> Log:
         async with (
             kafka_log(services.kafka_bootstrap, namespace) as log,
-            running(config_of(services, namespace), monkeypatch) as bridge,
+            running(config_of(services, namespace, idempotence=idempotence), monkeypatch) as bridge,
         ):
             await asyncio.to_thread(publish, services.mqtt_port, [message for message, _ in sent])
             await log.until(lambda: log.messages() >= len(sent))
@@ -196,14 +198,16 @@ def test_thousands_arrive_once_each(
 class Child:
     """`citywatch bridge` as its own process."""
 
-    def __init__(self, services: Addresses, namespace: str, folder: Path) -> None:
+    def __init__(
+        self, services: Addresses, namespace: str, folder: Path, *, idempotence: bool
+    ) -> None:
         env = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")} | {
             "PYTHONPATH": str(ROOT),
             "CITYWATCH_NAMESPACE": namespace,
             "CITYWATCH_MQTT__HOST": services.mqtt_host,
             "CITYWATCH_MQTT__PORT": str(services.mqtt_port),
             "CITYWATCH_KAFKA__BOOTSTRAP": services.kafka_bootstrap,
-            "CITYWATCH_KAFKA__IDEMPOTENCE": "false",
+            "CITYWATCH_KAFKA__IDEMPOTENCE": str(idempotence).lower(),
             "CITYWATCH_KAFKA__PARTITIONS": str(PARTITIONS),
             "CITYWATCH_BRIDGE__CLIENT_ID": f"child-{namespace}",
             "CITYWATCH_BRIDGE__RECEIVE_MAXIMUM": "400",
@@ -239,7 +243,7 @@ async def subscribed(log: Log, port: int) -> None:
 
 @needs_mosquitto
 def test_nothing_is_lost_when_the_bridge_is_killed_under_load(
-    own_brokers: Brokers, namespace: str, tmp_path: Path
+    own_brokers: Brokers, namespace: str, tmp_path: Path, idempotence: bool
 ) -> None:
     services = own_brokers.addresses
     sent = flows(namespace, [NOW_NS - n * 1_000_000 for n in range(1, 6_001)], sensors=50)
@@ -249,7 +253,7 @@ def test_nothing_is_lost_when_the_bridge_is_killed_under_load(
     async def scenario() -> Log:
         async with (
             kafka_log(services.kafka_bootstrap, namespace) as log,
-            Child(services, namespace, tmp_path) as child,
+            Child(services, namespace, tmp_path, idempotence=idempotence) as child,
         ):
             await subscribed(log, services.mqtt_port)
             with Publisher(services.mqtt_port) as publisher:
@@ -287,7 +291,7 @@ def test_nothing_is_lost_when_the_bridge_is_killed_under_load(
 
 @needs_mosquitto
 def test_a_bridge_told_to_stop_finishes_what_it_took(
-    services: Addresses, namespace: str, tmp_path: Path
+    services: Addresses, namespace: str, tmp_path: Path, idempotence: bool
 ) -> None:
     sent = flows(namespace, [NOW_NS - n * 1_000_000 for n in range(1, 1_002)])
     *first, last = sent
@@ -295,7 +299,7 @@ def test_a_bridge_told_to_stop_finishes_what_it_took(
     async def scenario() -> Log:
         async with (
             kafka_log(services.kafka_bootstrap, namespace) as log,
-            Child(services, namespace, tmp_path) as child,
+            Child(services, namespace, tmp_path, idempotence=idempotence) as child,
         ):
             await subscribed(log, services.mqtt_port)
             await asyncio.to_thread(publish, services.mqtt_port, [message for message, _ in first])
@@ -314,12 +318,17 @@ def test_a_bridge_told_to_stop_finishes_what_it_took(
 
 
 def test_kafka_away_nothing_is_acknowledged_what_waits_is_bounded_and_nothing_is_lost(
-    own_brokers: Brokers, namespace: str, monkeypatch: pytest.MonkeyPatch
+    own_brokers: Brokers, namespace: str, monkeypatch: pytest.MonkeyPatch, idempotence: bool
 ) -> None:
     before = flows(namespace, [NOW_NS - n * 1_000 for n in range(1, 51)])
     during = flows(namespace, [NOW_NS - n * 1_000 for n in range(51, 1_051)])
     subscription = mqtt_config(own_brokers.mqtt.port, namespace, receive_maximum=60)
-    config = bridge_config(subscription, own_brokers.addresses.kafka_bootstrap, namespace)
+    config = bridge_config(
+        subscription,
+        own_brokers.addresses.kafka_bootstrap,
+        namespace,
+        idempotence=idempotence,
+    )
     wanted = {reading for _, reading in before + during}
 
     async def scenario() -> None:
@@ -350,12 +359,17 @@ def test_kafka_away_nothing_is_acknowledged_what_waits_is_bounded_and_nothing_is
 
 @needs_mosquitto
 def test_a_restart_of_the_mqtt_broker_loses_nothing(
-    own_brokers: Brokers, namespace: str, monkeypatch: pytest.MonkeyPatch
+    own_brokers: Brokers, namespace: str, monkeypatch: pytest.MonkeyPatch, idempotence: bool
 ) -> None:
     sent = flows(namespace, [NOW_NS - n * 1_000 for n in range(1, 601)])
     parts = [[message for message, _ in sent[start : start + 200]] for start in (0, 200, 400)]
     subscription = mqtt_config(own_brokers.mqtt.port, namespace, receive_maximum=50)
-    config = bridge_config(subscription, own_brokers.addresses.kafka_bootstrap, namespace)
+    config = bridge_config(
+        subscription,
+        own_brokers.addresses.kafka_bootstrap,
+        namespace,
+        idempotence=idempotence,
+    )
     wanted = {reading for _, reading in sent}
 
     async def scenario() -> None:
@@ -407,10 +421,12 @@ def test_a_bridge_waiting_for_kafka_can_be_stopped(
 
 
 def test_a_bridge_that_hears_nothing_any_more_ends(
-    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch, idempotence: bool
 ) -> None:
     async def scenario() -> None:
-        async with running(config_of(services, namespace), monkeypatch) as bridge:
+        async with running(
+            config_of(services, namespace, idempotence=idempotence), monkeypatch
+        ) as bridge:
 
             def dead(_limit: int) -> None:
                 raise mqtt.SubscriberError("the MQTT thread has ended")
@@ -424,7 +440,7 @@ def test_a_bridge_that_hears_nothing_any_more_ends(
 
 
 def test_large_rejects_do_not_pile_up(
-    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch, idempotence: bool
 ) -> None:
     monkeypatch.setattr(ingest.bridge, "_MAX_FLUSH_BYTES", 1_000)
     monkeypatch.setattr(ingest.bridge, "_SLICE", 1)
@@ -442,7 +458,7 @@ def test_large_rejects_do_not_pile_up(
     async def scenario() -> Log:
         async with (
             kafka_log(services.kafka_bootstrap, namespace) as log,
-            running(config_of(services, namespace), monkeypatch),
+            running(config_of(services, namespace, idempotence=idempotence), monkeypatch),
         ):
             await asyncio.to_thread(publish, services.mqtt_port, messages)
             await log.until(lambda: log.messages() >= len(messages))

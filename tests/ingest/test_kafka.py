@@ -32,6 +32,10 @@ from ingest.topics import dead_letters_topic, readings_topic
 from tests.ingest.scaffold import HOST, PARTITIONS, PATIENCE_S, kafka_log
 
 
+def on_kafka(test: Any) -> Any:
+    return pytest.mark.integration(pytest.mark.kafka(test))
+
+
 def record(value: bytes, partition: int = 0, topic: str = "t") -> KafkaRecord:
     return KafkaRecord(topic, partition, value, [("name", b"header")])
 
@@ -55,7 +59,7 @@ def tansu(tmp_path: Path) -> Iterator[str]:
     broker.stop()
 
 
-@pytest.mark.integration
+@on_kafka
 def test_topics_are_made_once_also_by_several_bridges(services: Addresses, namespace: str) -> None:
     async def scenario() -> list[int]:
         bootstrap = services.kafka_bootstrap
@@ -67,7 +71,7 @@ def test_topics_are_made_once_also_by_several_bridges(services: Addresses, names
     assert asyncio.run(scenario()) == [3, 3]
 
 
-@pytest.mark.integration
+@on_kafka
 @pytest.mark.parametrize("wanted", [2, 5])
 def test_a_topic_with_another_number_of_partitions_is_an_error(
     services: Addresses, namespace: str, wanted: int
@@ -109,9 +113,9 @@ def test_a_cluster_that_is_away_is_a_kafka_error_and_leaves_nothing_open() -> No
     asyncio.run(scenario())
 
 
-@pytest.mark.integration
+@on_kafka
 def test_records_arrive_as_they_are_on_the_partition_they_name(
-    services: Addresses, namespace: str
+    services: Addresses, namespace: str, idempotence: bool
 ) -> None:
     topic = readings_topic(namespace)
     sent = [record(b"%d" % n, n % PARTITIONS, topic) for n in range(20)]
@@ -120,7 +124,7 @@ def test_records_arrive_as_they_are_on_the_partition_they_name(
 
     async def scenario() -> list[KafkaRecord]:
         async with kafka_log(services.kafka_bootstrap, namespace) as log:
-            sender = RecordSender(services.kafka_bootstrap, idempotence=False)
+            sender = RecordSender(services.kafka_bootstrap, idempotence=idempotence)
             await sender.start()
             await sender.send(sent)
             await sender.stop()

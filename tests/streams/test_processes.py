@@ -1,254 +1,24 @@
 """Real processes, killed and replaced: every published reading is stored exactly once."""
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from citywatch.embedded import Addresses, EmbeddedStack
-from citywatch.embedded.process import ChildProcess
+from citywatch.embedded import Addresses
+from citywatch.embedded.postgres import Postgres
 from ingest.kafka import RecordSender, ensure_topics
-from ingest.quantities import QUANTITIES
 from ingest.records import KafkaRecord
 from ingest.topics import database_schema
-from simulators.city import City
-from simulators.front_door import Address, FrontDoor
-from simulators.payloads import Composer, Message, Mischief
-from simulators.publish import Published, run_city
+from simulators.payloads import Message
 from storage.migrate import migrate
-from tests.simulators.entities import plain
 from tests.storage.database import Database
 from tests.streams.citylog import NAMESPACE, city_log
+from tests.streams.town import PARTITIONS, Town
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-DEADLINE_S = 60.0
-PARTITIONS = 4
-RATE = 500.0
-Reading = tuple[str, str, datetime, float]
-
-
-class Recorder(Composer):
-    """Writes the messages of a city and keeps a copy of all that are published."""
-
-    copies: list[Message]
-
-    def messages(self, *block: Any) -> list[Message]:
-        written = super().messages(*block)
-        self.copies += written
-        return written
-
-
-class Town:
-    """Bridge and workers as processes, a publisher as a thread, and the database to look into."""
-
-    def __init__(
-        self,
-        addresses: Addresses,
-        namespace: str,
-        database: Database,
-        folder: Path,
-        **settings: str,
-    ) -> None:
-        self.addresses = addresses
-        self.namespace = namespace
-        self.database = database
-        self._folder = folder
-        self._children: dict[str, ChildProcess] = {}
-        self._stop = threading.Event()
-        self._publisher = ThreadPoolExecutor(1)
-        self._publishing: Future[Published] | None = None
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("CITYWATCH_")
-        }
-        self._environment = inherited | {
-            "CITYWATCH_NAMESPACE": namespace,
-            "CITYWATCH_MQTT__HOST": addresses.mqtt_host,
-            "CITYWATCH_MQTT__PORT": str(addresses.mqtt_port),
-            "CITYWATCH_KAFKA__BOOTSTRAP": addresses.kafka_bootstrap,
-            "CITYWATCH_KAFKA__IDEMPOTENCE": "false",
-            "CITYWATCH_KAFKA__PARTITIONS": str(PARTITIONS),
-            "CITYWATCH_KAFKA__LOG_ID": addresses.log_id,
-            "CITYWATCH_DATABASE__DSN": addresses.dsn,
-            "CITYWATCH_BRIDGE__CLIENT_ID": f"bridge-{namespace}",
-            "CITYWATCH_WORKER__STATE_INTERVAL_S": "2",
-            "CITYWATCH_WORKER__METRICS_PORT": "0",
-            **settings,
-        }
-
-    def start(self, name: str) -> ChildProcess:
-        command = name.split("-", maxsplit=1)[0]
-        argv = [sys.executable, "-m", "citywatch", command]
-        child = ChildProcess(name, argv, self._environment, self._folder / f"{name}.log")
-        self._children[name] = child
-        child.start()
-        return child
-
-    def kill(self, name: str) -> None:
-        child = self._children.pop(name)
-        child.check()
-        child.kill()
-        child.stop()
-
-    def end(self, name: str) -> None:
-        """End a process in good order."""
-        child = self._children.pop(name)
-        child.check()
-        child.stop()
-        assert child.exit_code == 0, child.log_tail()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._publisher.shutdown()
-        for child in self._children.values():
-            child.stop()
-
-    def until(self, holds: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + DEADLINE_S
-        while not holds():
-            self.look()
-            if self._publishing and self._publishing.done():
-                self._publishing.result()
-            if time.monotonic() > end:
-                tails = [f"{name}:\n{one.log_tail()}" for name, one in self._children.items()]
-                pytest.fail("\n".join([f"not within {DEADLINE_S} s: {what}", *tails]))
-            time.sleep(0.1)
-
-    def look(self) -> None:
-        for child in self._children.values():
-            child.check()
-
-    def until_open(self) -> None:
-        """Wait until a message goes all the way; it is malformed, so it stores no reading."""
-        door = FrontDoor(Address(self.addresses.mqtt_host, self.addresses.mqtt_port), self._stop)
-        door.open()
-
-        def knock() -> bool:
-            door.send(f"city/{self.namespace}/traffic/harbour/probe", b"{")
-            door.serve(0.2)
-            return bool(self.database.one("SELECT count(*) FROM dead_letter"))
-
-        try:
-            self.until(knock, "the bridge and the worker are up")
-            door.drain(5.0)
-        finally:
-            door.close()
-
-    def publish(self) -> None:
-        """Publish until `publish_no_more`."""
-        self._publishing = self._publisher.submit(
-            run_city,
-            host=self.addresses.mqtt_host,
-            port=self.addresses.mqtt_port,
-            namespace=self.namespace,
-            city=City(60, 5),
-            rate=RATE,
-            duration_s=DEADLINE_S,
-            seed=5,
-            fault_count=4,
-            labels_file=None,
-            stop=self._stop,
-            mischief=Mischief(bad_share=0.01, duplicate_share=0.02, privacy_probe=True),
-        )
-
-    def publish_no_more(self) -> Published:
-        """End it and return what was published."""
-        self._stop.set()
-        assert self._publishing is not None
-        return self._publishing.result(DEADLINE_S)
-
-    def stored(self) -> int:
-        return int(self.database.one("SELECT coalesce(sum(stored), 0) FROM ledger"))
-
-    def until_stored(self, more: int) -> None:
-        goal = self.stored() + more
-        self.until(lambda: self.stored() >= goal, f"{goal} readings are stored")
-
-    def until_workers(self, count: int) -> None:
-        """Wait until so many workers hold partitions: each has a connection then."""
-        query = """
-            SELECT count(*) FROM pg_stat_activity WHERE application_name = 'citywatch worker'
-        """
-        self.until(lambda: self.database.one(query) == count, f"{count} workers have partitions")
-
-    def audit(self) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "citywatch", "audit", "--json"],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=DEADLINE_S,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    def check(self, published: Published, sent: list[Message]) -> None:
-        """Wait for the last reading, end everything in good order, compare."""
-        assert (published.refused, published.unacknowledged) == (0, 0)
-        total = published.readings + published.duplicate_readings
-        arrived = "SELECT coalesce(sum(readings), 0) FROM ledger"
-        self.until(lambda: self.database.one(arrived) >= total, "everything has arrived")
-        for name in list(self._children):
-            self.end(name)
-        readings = readings_of(sent)
-        assert len(readings) == published.readings > 2000
-        stored = self.database.all(
-            "SELECT sensor, quantity, time, value FROM reading_scored ORDER BY 1, 2, 3"
-        )
-        assert stored == sorted(readings)
-        audit = self.audit()
-        assert audit["balanced"]
-        assert sum(line["stored"] for line in audit["lines"]) == published.readings
-        duplicates = sum(line["duplicates"] for line in audit["lines"])
-        # QoS 1 may deliver what was published once more than once.
-        assert duplicates >= published.duplicate_readings
-        assert sum(line["late_conflicts"] for line in audit["lines"]) == 0
-        letters = self.database.one(
-            "SELECT count(*) FROM dead_letter WHERE mqtt_topic NOT LIKE '%%/probe'"
-        )
-        assert letters >= published.bad > 0
-
-
-def readings_of(sent: list[Message]) -> set[Reading]:
-    """Read the sound payloads without the code that the bridge reads them with."""
-    found: set[Reading] = set()
-    for message in sent:
-        if not message.bad:
-            entity = plain(message.payload)
-            at = datetime.fromisoformat(entity["dateObserved"])
-            sensor = message.topic.rpartition("/")[2]
-            found |= {
-                (sensor, name, at, float(entity[name])) for name in entity if name in QUANTITIES
-            }
-    return found
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    monkeypatch.setattr("simulators.publish.Composer", Recorder)
-    monkeypatch.setattr(Recorder, "copies", [], raising=False)
-    return Recorder.copies
-
-
-@pytest.fixture
-def town(services: Addresses, namespace: str, schema: str, tmp_path: Path) -> Iterator[Town]:
-    with Database(services.dsn, schema) as database:
-        town = Town(services, namespace, database, tmp_path)
-        try:
-            yield town
-        finally:
-            town.close()
+pytestmark = [pytest.mark.integration, pytest.mark.kafka, pytest.mark.slow]
 
 
 def test_a_worker_that_is_killed_and_started_again(town: Town, sent: list[Message]) -> None:
@@ -263,36 +33,39 @@ def test_a_worker_that_is_killed_and_started_again(town: Town, sent: list[Messag
     town.check(town.publish_no_more(), sent)
 
 
-def test_two_workers_of_which_one_is_killed_one_joins_and_one_leaves(
-    town: Town, sent: list[Message]
-) -> None:
+def test_workers_join_leave_and_are_killed_under_load(town: Town, sent: list[Message]) -> None:
     town.start("bridge")
     town.start("worker-1")
-    town.start("worker-2")
     town.until_open()
-    town.until_workers(2)
     town.publish()
-    town.until_stored(1000)
-    town.kill("worker-1")
+    town.start("worker-2")
     town.start("worker-3")
-    town.until_workers(2)
+    town.until_workers(3)
     town.until_stored(1000)
-    town.end("worker-2")
+    town.end("worker-1")
+    town.kill("worker-2")
+    town.start("worker-4")
+    town.start("worker-5")
+    town.until_workers(3)
+    town.until_read_on()
     town.until_stored(1000)
     town.check(town.publish_no_more(), sent)
 
 
 def test_a_worker_obeys_sigterm_while_the_database_is_away(
-    own_stack: EmbeddedStack, tmp_path: Path
+    services: Addresses,
+    own_postgres: Postgres,
+    idempotence: bool,
+    tmp_path: Path,
 ) -> None:
     log = city_log(31, partitions=PARTITIONS, messages=20)
-    addresses = own_stack.addresses
+    addresses = replace(services, dsn=own_postgres.dsn)
     schema = database_schema(NAMESPACE)
     migrate(addresses.dsn, schema)
 
     async def send() -> None:
         await ensure_topics(addresses.kafka_bootstrap, NAMESPACE, PARTITIONS, 1)
-        sender = RecordSender(addresses.kafka_bootstrap, idempotence=False)
+        sender = RecordSender(addresses.kafka_bootstrap, idempotence=idempotence)
         await sender.start()
         try:
             await sender.send(
@@ -305,18 +78,18 @@ def test_a_worker_obeys_sigterm_while_the_database_is_away(
             await sender.stop()
 
     with Database(addresses.dsn, schema) as database:
-        town = Town(addresses, NAMESPACE, database, tmp_path)
+        town = Town(addresses, NAMESPACE, database, tmp_path, idempotence=idempotence)
         try:
             worker = town.start("worker")
             taken = "SELECT count(*) FROM stream_position"
             town.until(lambda: database.one(taken) == 2 * PARTITIONS, "all partitions are taken")
-            own_stack.postgres.kill()
+            own_postgres.kill()
             asyncio.run(send())
             town.until(lambda: "does not answer" in worker.log_tail(), "the worker has noticed")
             started = time.monotonic()
             town.end("worker")
             assert time.monotonic() - started < 9
-            own_stack.postgres.restart()
+            own_postgres.restart()
             # Nothing was half written; test_outage has the next worker catch up.
             assert not any(database.all("SELECT FROM stream_position WHERE next_offset <> 0"))
             assert database.one("SELECT count(*) FROM reading") == 0

@@ -31,7 +31,7 @@ from streams.worker import WorkerConfig
 from tests.storage.database import Database
 from tests.streams.citylog import batch_message
 from tests.streams.sessions import until
-from tests.streams.test_processes import Recorder, Town
+from tests.streams.town import Town
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -98,13 +98,6 @@ class WatchedTown(Town):
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    monkeypatch.setattr("simulators.publish.Composer", Recorder)
-    monkeypatch.setattr(Recorder, "copies", [], raising=False)
-    return Recorder.copies
-
-
-@pytest.fixture
 def town(own_stack: EmbeddedStack, tmp_path: Path) -> Iterator[WatchedTown]:
     schema = database_schema(NAMESPACE)
     migrate(own_stack.addresses.dsn, schema)
@@ -115,7 +108,9 @@ def town(own_stack: EmbeddedStack, tmp_path: Path) -> Iterator[WatchedTown]:
         "CITYWATCH_WORKER__METRICS_PORT": str(port),
     }
     with Database(own_stack.addresses.dsn, schema) as database:
-        town = WatchedTown(own_stack.addresses, NAMESPACE, database, tmp_path, **settings)
+        town = WatchedTown(
+            own_stack.addresses, NAMESPACE, database, tmp_path, idempotence=False, **settings
+        )
         town.port = port
         try:
             yield town
