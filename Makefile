@@ -4,8 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+KAFKA_JARS := .citywatch/kafka-jars
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-ingest bench-streams bench-database chaos fuzz kafka kafka-jars lock clean
+.PHONY: help demo test test-kafka check format bench bench-ingest bench-streams bench-database chaos fuzz kafka kafka-jars lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +26,9 @@ demo: $(STAMP) ## Run the whole system on the embedded stack until Ctrl-C
 
 test: $(STAMP) ## Run all tests, with real brokers and a real database
 	$(BIN)/pytest $(ARGS)
+
+test-kafka: $(STAMP) $(KAFKA_JARS) ## Run the integration tests on Apache Kafka instead (Java 17)
+	$(BIN)/pytest --apache-kafka -m integration $(ARGS)
 
 check: $(STAMP) ## Lint, types, import contracts
 	$(BIN)/ruff check .
@@ -59,7 +64,6 @@ fuzz: $(STAMP) ## Fuzz the decoders, guided by coverage (ten minutes; Python 3.1
 	$(BIN)/python tests/fuzz/decoders.py -max_total_time=600 -max_len=4096 -dict=tests/fuzz/json.dict \
 	  -artifact_prefix=$(FUZZ_DIR)/ $(ARGS) $(FUZZ_DIR) tests/fuzz/seeds
 
-KAFKA_JARS := .citywatch/kafka-jars
 $(KAFKA_JARS): deploy/kafka/pom.xml deploy/kafka/jars.sha256
 	@command -v mvn > /dev/null || { echo "No Maven: apt-get install maven" >&2; exit 1; }
 	@rm -rf $@ $@.new

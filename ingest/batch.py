@@ -4,9 +4,10 @@ One Kafka message is one Arrow IPC stream with one record batch. pyarrow is used
 rest of the project sees numpy arrays.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,11 @@ _SCHEMA: Final = pa.schema(
     ],
     metadata={"citywatch": str(SCHEMA_VERSION)},
 )
+# Places in the tables of Arrow's format (Message.fbs of its repository): the header of a message,
+# what a dictionary batch holds, and how the buffers of a record batch are compressed.
+_HEADER: Final = 2
+_DATA: Final = 1
+_COMPRESSION: Final = 3
 
 
 class BatchError(ValueError):
@@ -88,9 +94,12 @@ def decode(data: bytes) -> ReadingBatch:
     Raises
     ------
     BatchError
-        If `data` is not an Arrow stream of this schema with sound codes.
+        If `data` is not an Arrow stream of this schema with sound codes, or compressed: 20 kB
+        could be 600 MB then. Kafka compresses what a bridge writes, and bounds it before.
     """
     try:
+        if any(map(_is_compressed, pa.ipc.MessageReader.open_stream(data))):
+            raise BatchError("its buffers are compressed")
         with pa.ipc.open_stream(data) as reader:
             if not reader.schema.equals(_SCHEMA):
                 raise BatchError(f"unexpected schema: {reader.schema}")
@@ -98,7 +107,7 @@ def decode(data: bytes) -> ReadingBatch:
             if next(reader, None) is not None:
                 raise BatchError("more than one record batch")
         record.validate(full=True)
-    except (pa.ArrowException, OSError, StopIteration) as error:
+    except (pa.ArrowException, OSError, StopIteration, struct.error) as error:
         raise BatchError(f"not an Arrow stream of readings: {error}") from error
     if any(column.null_count for column in record.columns):
         raise BatchError("a column holds nulls")
@@ -112,3 +121,34 @@ def decode(data: bytes) -> ReadingBatch:
         value=value.to_numpy(zero_copy_only=True),
         quality=quality.to_numpy(zero_copy_only=True),
     )
+
+
+def _is_compressed(message: Any) -> bool:
+    """Say whether an Arrow message must be unpacked; pyarrow would do it without asking."""
+    metadata = message.metadata.to_pybytes()
+    (root,) = struct.unpack_from("<I", metadata)
+    table = _table(metadata, root, _HEADER)
+    if message.type == "dictionary":
+        table = _table(metadata, table, _DATA)
+    elif message.type != "record batch":
+        return False
+    return _entry(metadata, table, _COMPRESSION) != 0
+
+
+def _table(metadata: bytes, table: int, index: int) -> int:
+    """Return where the table stands that an entry of another refers to."""
+    entry = _entry(metadata, table, index)
+    (offset,) = struct.unpack_from("<I", metadata, entry)
+    return entry + int(offset)
+
+
+def _entry(metadata: bytes, table: int, index: int) -> int:
+    """Return where an entry of a flatbuffer's table stands; 0 where it is left out."""
+    (back,) = struct.unpack_from("<i", metadata, table)
+    directory = table - back
+    (size,) = struct.unpack_from("<H", metadata, directory)
+    place = 4 + 2 * index
+    if place >= size:
+        return 0
+    (offset,) = struct.unpack_from("<H", metadata, directory + place)
+    return table + int(offset) if offset else 0

@@ -50,6 +50,25 @@ def is_same(one: ReadingBatch, other: ReadingBatch) -> bool:
     )
 
 
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_what_is_compressed_is_not_unpacked(codec: str) -> None:
+    """Twenty kilobytes were 600 MB."""
+    series = pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array(["a/b/c/d"]))
+    columns = [series, pa.array([1]), pa.array([0.5]), pa.array([1], pa.uint8())]
+    record = pa.record_batch(columns, schema=batch_module._SCHEMA)
+    for compression, fault in ((None, ""), (codec, "compressed")):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(sink, record.schema, options=options) as writer:
+            writer.write_batch(record)
+        data = sink.getvalue().to_pybytes()
+        if compression:
+            with pytest.raises(BatchError, match=fault):
+                decode(data)
+        else:
+            assert decode(data).keys == ["a/b/c/d"]
+
+
 @given(batches())
 @settings(deadline=None)
 def test_a_batch_comes_back_to_the_bit(batch: ReadingBatch) -> None:

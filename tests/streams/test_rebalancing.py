@@ -9,6 +9,20 @@ from tests.streams.town import Town
 pytestmark = [pytest.mark.integration, pytest.mark.kafka, pytest.mark.slow]
 
 
+@pytest.fixture
+def busy(town: Town, sent: list[Message]) -> Town:
+    """Return a town with two workers under load; what it publishes is written down."""
+    assert sent == []
+    town.start("bridge")
+    town.start("worker-1")
+    town.start("worker-2")
+    town.until_open()
+    town.until_workers(2)
+    town.publish()
+    town.until_stored(1000)
+    return town
+
+
 def freeze_between_flushes(town: Town, name: str) -> None:
     """Freeze a worker whose transaction is over; one that is caught inside goes on."""
 
@@ -55,39 +69,25 @@ def until_it_works_again(town: Town, name: str) -> None:
 
 
 def test_a_worker_frozen_between_flushes_wakes_up_as_a_stranger(
-    town: Town, sent: list[Message]
+    busy: Town, sent: list[Message]
 ) -> None:
-    town.start("bridge")
-    town.start("worker-1")
-    town.start("worker-2")
-    town.until_open()
-    town.until_workers(2)
-    town.publish()
-    town.until_stored(1000)
-    freeze_between_flushes(town, "worker-1")
-    town.until_read_on("worker-1")
-    town.thaw("worker-1")
-    until_it_works_again(town, "worker-1")
+    freeze_between_flushes(busy, "worker-1")
+    busy.until_read_on("worker-1")
+    busy.thaw("worker-1")
+    until_it_works_again(busy, "worker-1")
     # Without anything in its hands it may as well have joined again.
-    assert all("FencedError" in log for log in town.endings)
-    town.check(town.publish_no_more(), sent)
+    assert all("FencedError" in log for log in busy.endings)
+    busy.check(busy.publish_no_more(), sent)
 
 
 def test_a_worker_frozen_inside_a_flush_holds_its_rows_for_seconds_and_writes_none(
-    town: Town, sent: list[Message]
+    busy: Town, sent: list[Message]
 ) -> None:
-    town.start("bridge")
-    town.start("worker-1")
-    town.start("worker-2")
-    town.until_open()
-    town.until_workers(2)
-    town.publish()
-    town.until_stored(1000)
-    name, backend = freeze_inside_a_flush(town)
+    name, backend = freeze_inside_a_flush(busy)
     gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
-    town.until(lambda: town.database.one(gone, backend), "the database ends its transaction")
-    town.until_read_on(name)
-    town.thaw(name)
-    until_it_works_again(town, name)
-    assert any("FencedError" in log for log in town.endings)
-    town.check(town.publish_no_more(), sent)
+    busy.until(lambda: busy.database.one(gone, backend), "the database ends its transaction")
+    busy.until_read_on(name)
+    busy.thaw(name)
+    until_it_works_again(busy, name)
+    assert any("FencedError" in log for log in busy.endings)
+    busy.check(busy.publish_no_more(), sent)
