@@ -48,6 +48,8 @@ class Partition:
         Database id of each series; `UNREGISTERED` until it has one.
     sensor : (series,) int32
         Number of each series' sensor within the partition.
+    slot_of, domain_of : (texts,) int32
+        Slot of every text of a key that was seen, and index of its domain in `domains`.
     watermark : Watermark
         Up to which event time readings have come; belongs to the offset `seen`.
 
@@ -65,8 +67,10 @@ class Partition:
         self.sensor = np.empty(0, np.int32)
         self.watermark = Watermark()
         self._sensors: dict[str, int] = {}
-        self._slots: dict[str, int] = {}
-        self._sources: dict[str, str] = {}
+        self.slot_of = np.empty(0, np.int32)
+        self.domain_of = np.empty(0, np.int32)
+        self._numbers: dict[str, int] = {}
+        self._domains: dict[str, int] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
         if resumption.state is None:
             self.suite = Suite(config)
@@ -90,12 +94,20 @@ class Partition:
         ValueError
             If an entry is not a series key or names an unknown quantity; nothing is made then.
         """
-        known = self._slots
+        numbers = self.numbers(texts)
+        return self.slot_of[numbers]
+
+    def numbers(self, texts: Sequence[str]) -> NDArray[np.int32]:
+        """Return the number of each dictionary entry, an index into `slot_of` and `domain_of`.
+
+        A sensor that moves has several texts and one slot. Raises what `slots` raises.
+        """
+        known = self._numbers
         try:
             # Nearly always nothing is new: one pass that Python does not interpret.
             return np.fromiter(map(known.__getitem__, texts), np.int32, len(texts))
         except KeyError:
-            new = [SeriesKey.parse(text) for text in texts if text not in known]
+            new = [SeriesKey.parse(text) for text in dict.fromkeys(texts) if text not in known]
         for key in new:
             if key.quantity not in QUANTITIES:
                 raise ValueError(f"unknown quantity: {key.quantity!r}")
@@ -104,9 +116,10 @@ class Partition:
         self._add(new)
         return np.fromiter((known[text] for text in texts), np.int32, len(texts))
 
-    def sources(self, texts: Sequence[str]) -> list[str]:
-        """Return the domain of each dictionary entry; all of them have slots."""
-        return list(map(self._sources.__getitem__, texts))
+    @property
+    def domains(self) -> list[str]:
+        """Domains of the texts that were seen, in the order of `domain_of`."""
+        return list(self._domains)
 
     def unregistered(self) -> NDArray[np.int64]:
         """Return the slots that have no database id yet."""
@@ -137,6 +150,8 @@ class Partition:
         A sensor that moved to another zone keeps its series under the new text.
         """
         added = []
+        slots: list[int] = []
+        domains: list[int] = []
         for key in keys:
             identity = (key.sensor, key.quantity)
             slot = self._by_identity.get(identity)
@@ -146,11 +161,13 @@ class Partition:
                 added.append(key)
             else:
                 self.keys[slot] = key
-            text = str(key)
-            self._slots[text] = slot
-            self._sources[text] = key.domain
+            self._numbers[str(key)] = len(self._numbers)
+            slots.append(slot)
+            domains.append(self._domains.setdefault(key.domain, len(self._domains)))
         fresh_ids = np.full(len(added), UNREGISTERED, np.int32)
         self.series_id = np.concatenate([self.series_id, fresh_ids])
+        self.slot_of = np.concatenate([self.slot_of, np.array(slots, np.int32)])
+        self.domain_of = np.concatenate([self.domain_of, np.array(domains, np.int32)])
         numbers = [self._sensors.setdefault(key.sensor, len(self._sensors)) for key in added]
         self.sensor = np.concatenate([self.sensor, np.array(numbers, np.int32)])
         return added

@@ -189,11 +189,12 @@ def score(
         partition.seen = message.offset + 1
         try:
             batch = _batch(message)
-            slot = partition.slots(batch.keys)[batch.series]
+            numbers = partition.numbers(batch.keys)
         except (BatchError, ValueError) as error:
             if not is_replay:
                 letters += _unreadable_batch(message, ledger, error)
             continue
+        slot = partition.slot_of[numbers][batch.series]
         before_ns, turn = _moved(partition, message, batch, slot)
         stretch.batches.append(batch)
         stretch.slots.append(slot)
@@ -202,8 +203,8 @@ def score(
             stretch.replayed += len(batch)
             stretch.tallies.append(np.zeros(len(batch), np.int32))
         else:
-            sources = partition.sources(batch.keys)
-            stretch.tallies.append(_tally(message, sources, ledger)[batch.series])
+            domain = partition.domain_of[numbers]
+            stretch.tallies.append(_tally(message, partition.domains, domain, ledger)[batch.series])
         if turn.hole_ns is not None or turn.check_ns is not None:
             silences = None
             judged = _judged(partition, stretch)
@@ -346,15 +347,20 @@ def _unreadable(bridge: str, tally: Tally, records: int, place: str, value: byte
     return Buried(bridge, tally.source, letter)
 
 
-def _tally(message: Message, sources: Sequence[str], ledger: Ledger) -> NDArray[np.int32]:
-    """Return the ledger index of each dictionary entry: by its source, in the message's minute."""
+def _tally(
+    message: Message, domains: Sequence[str], domain: NDArray[np.int32], ledger: Ledger
+) -> NDArray[np.int32]:
+    """Return the ledger index of each dictionary entry: by its domain, in the message's minute."""
     bridge = message.provenance.bridge
     index = {tally.source: ledger.add(bridge, tally) for tally in message.provenance.tallies}
     minute = max((tally.minute_s for tally in message.provenance.tallies), default=0)
-    for source in dict.fromkeys(sources):
+    place = np.zeros(len(domains), np.int32)
+    for code in np.flatnonzero(np.bincount(domain, minlength=len(domains))).tolist():
+        source = domains[code]
         if source not in index:  # uncounted by the bridge: the audit will show it
             index[source] = ledger.add(bridge, Tally(source, minute))
-    return np.fromiter(map(index.__getitem__, sources), np.int32, len(sources))
+        place[code] = index[source]
+    return place[domain]
 
 
 def _behind(scored: Scored, start: int) -> Scored:
