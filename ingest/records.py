@@ -168,6 +168,6 @@ def _time(text: bytes) -> int:
 
 def _bounded(data: bytes, length: int) -> str:
     text = data.decode()
-    if not 0 < len(text) <= length:
+    if len(text) > length:
         raise ValueError(f"a name of {len(text)} characters, at most {length} are read")
     return text

@@ -43,7 +43,7 @@ _MAX_RECORDS: Final = 2**40
 _MAX_PLACES: Final = 500_000
 # Of the worker's time that saving state may take: the next save waits for as long as the last one
 # has earned it. The promise is 5 %; what a save costs varies.
-_SAVE_SHARE: Final = 0.03
+_SAVE_SHARE: Final = 0.02
 # What a message weighs besides its payload: its headers, and what Faust keeps of it.
 _MESSAGE_BYTES: Final = 4_096
 
