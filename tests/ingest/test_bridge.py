@@ -62,9 +62,9 @@ def config_of(
 
 
 def test_a_bridge_that_has_nothing_waiting_says_how_far_everything_has_come(
-    services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch
+    services: Addresses, namespace: str, idempotence: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(config_of(services, namespace), vouch_interval_s=0.1)
+    config = replace(config_of(services, namespace, idempotence=idempotence), vouch_interval_s=0.1)
     begun_ns = time.time_ns()
 
     async def scenario() -> Log:

@@ -54,7 +54,8 @@ class WatchedTown(Town):
         self.worker = Supervised(self.start("worker"))
         self.until_open()
 
-    def look(self) -> None:
+    def look(self, *restarted: str) -> None:
+        assert not restarted
         said = self.worker.look(time.monotonic()) if self.worker else None
         if said:
             self.said.append(said)
@@ -254,7 +255,8 @@ def test_a_consumer_that_fetches_nothing(services: Addresses, namespace: str) ->
     )
 
     async def send(sender: RecordSender) -> None:
-        headers, value = batch_message([("traffic/harbour/t/intensity", time.time_ns(), 1.0)])
+        reading = ("traffic/harbour/t/intensity", time.time_ns() // 1000 * 1000, 1.0)
+        headers, value = batch_message([reading], namespace=namespace)
         await sender.send([KafkaRecord(*place, value, headers)])
 
     async def scenario() -> None:

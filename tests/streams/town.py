@@ -160,19 +160,23 @@ class Town:
         """
         end = time.monotonic() + DEADLINE_S
         while not holds():
-            for name, child in self._children.items():
-                if name not in restarted:
-                    child.check()
-                elif not child.running:
-                    self.endings.append(child.log_path.read_text(errors="replace"))
-                    assert child.exit_code == 1, child.log_tail()
-                    child.start()
+            self.look(*restarted)
             if self._publishing and self._publishing.done():
                 self._publishing.result()
             if time.monotonic() > end:
                 tails = [f"{name}:\n{one.log_tail()}" for name, one in self._children.items()]
                 pytest.fail("\n".join([f"not within {DEADLINE_S} s: {what}", *tails]))
             time.sleep(0.1)
+
+    def look(self, *restarted: str) -> None:
+        """Look after the processes."""
+        for name, child in self._children.items():
+            if name not in restarted:
+                child.check()
+            elif not child.running:
+                self.endings.append(child.log_path.read_text(errors="replace"))
+                assert child.exit_code == 1, child.log_tail()
+                child.start()
 
     def until_open(self) -> None:
         """Wait until a message goes all the way; it is malformed, so it stores no reading."""
