@@ -151,6 +151,9 @@ class Flush:
         What was rejected or refused.
     states : sequence of SavedState
     gaps : sequence of Gap
+    is_last : bool
+        With states: whether this may be the worker's last word for long, so that what `latest`
+        still lacks goes along with them.
     """
 
     steps: Sequence[Step]
@@ -161,3 +164,4 @@ class Flush:
     letters: Sequence[Buried] = ()
     states: Sequence[SavedState] = field(default=())
     gaps: Sequence[Gap] = ()
+    is_last: bool = True

@@ -344,8 +344,8 @@ class Sink:
         # Before it is known whether they get there: an answer to a commit can be lost.
         for rows in (flush.fresh, flush.suspects):
             latest.touch(rows)
-        # With a state at any time: it may be the last flush for long.
-        copies = latest.is_due(math.inf if flush.states else time.monotonic())
+        is_last = flush.is_last and bool(flush.states)
+        copies = latest.is_due(math.inf if is_last else time.monotonic())
         async with connection.transaction(), connection.cursor() as cursor:
             counts = np.zeros((1, 3), np.int64)
             if await self._advance(cursor, flush.steps):

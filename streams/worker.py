@@ -316,7 +316,7 @@ class Worker:
             self.totals.flush_s += took_s
             self.meter.flushed(flush, outcome, took_s)
         for number in self._to_save(everything=save):
-            await self._save(number)
+            await self._save(number, is_last=save)
         self._quarantine.pass_()
         await self._settle()
 
@@ -358,12 +358,13 @@ class Worker:
             return [min(behind, key=lambda number: behind[number].saved_at)]
         return []
 
-    async def _save(self, number: int) -> None:
+    async def _save(self, number: int, *, is_last: bool) -> None:
         """Save the state of a partition, and let the next save wait for its share of the time."""
         started = time.monotonic()
         saved = self._state(number)
         # By itself: a large state must not prolong the transaction that rows wait for.
-        flush = Flush((), Rows.concatenate([]), Rows.concatenate([]), states=[saved])
+        none = Rows.concatenate([])
+        flush = Flush((), none, none, states=[saved], is_last=is_last)
         await self._persistently(lambda: self._sink.write(flush))
         self._partitions[number].saved = saved.next_offset
         ended = time.monotonic()
