@@ -223,6 +223,10 @@ class Suite:
             returns=returns(spoken, series),
         )
 
+    def newest_ns(self, series: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return the time of the newest reading of each of the series, UTC nanoseconds."""
+        return self._table.last_ns(series)
+
     def silences(self, watermark_ns: int) -> Silences:
         """Find the series that have been quiet for too long when the watermark stands there.
 

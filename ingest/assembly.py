@@ -161,6 +161,13 @@ class Assembler:
         self.rows = 0
         return records
 
+    def clock_was_set(self) -> None:
+        """Take note that this host's clock was set anew: it vouches for nothing until it has heard.
+
+        By how long messages take from then on, `vouch` knows how far the clock is off.
+        """
+        self._clocks.forget_delays()
+
     def vouch(self, now_ns: int) -> list[KafkaRecord]:
         """Return a record without readings for every partition, which says how far all has come.
 

@@ -20,6 +20,8 @@ _REPORT_INTERVAL_S: Final = 30.0
 # Messages taken at a time; decoding them blocks the loop for about 5 ms.
 _SLICE: Final = 500
 _STOP_GRACE_S: Final = 5.0
+# What two clocks of one host may differ in between two flushes; time servers slew by far less.
+_CLOCK_STEP_S: Final = 1.0
 # Payloads of one flush, so that large rejects do not pile up while rows are few.
 _MAX_FLUSH_BYTES: Final = 64 << 20
 
@@ -71,6 +73,15 @@ class _Voucher:
     interval_s: float | None
     _since: float | None = None
     _told: float = 0.0
+    _wall_ahead_s: float | None = None
+
+    def was_set(self, now: float, wall_s: float) -> bool:
+        """Say whether the wall clock was set since the last call, by how it ran beside `now`."""
+        before, self._wall_ahead_s = self._wall_ahead_s, wall_s - now
+        was_set = before is not None and abs(self._wall_ahead_s - before) > _CLOCK_STEP_S
+        if was_set:
+            self._since = None
+        return was_set
 
     def is_due(self, now: float, *, quiet: bool) -> bool:
         """Take note of how the bridge is at `now` (s); say whether to vouch."""
@@ -109,6 +120,8 @@ async def run(config: BridgeConfig, stop: asyncio.Event) -> None:
     try:
         while not stop.is_set():
             full = await _flush(config, subscriber, assembler, sender, stop)
+            if voucher.was_set(time.monotonic(), time.time()):
+                assembler.clock_was_set()
             if voucher.is_due(time.monotonic(), quiet=not full and subscriber.is_quiet):
                 await _send(sender, assembler.vouch(time.time_ns()), stop)
             if not full:

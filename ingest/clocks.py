@@ -57,6 +57,12 @@ class ClockWatch:
         if self._since >= _RECENT_STEP:
             self._look_at_all()
 
+    def forget_delays(self) -> None:
+        """Forget how long messages took: the clock they were measured by was set anew."""
+        self._recent.clear()
+        self._since = 0
+        self._all_off = False
+
     def typical_delay_ns(self) -> int | None:
         """Return how long the newest messages took, by most clocks; None before there is any."""
         latest = list(self._recent)[-_LATEST:]

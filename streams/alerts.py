@@ -1,7 +1,6 @@
 """What the verdicts mean for alerts: which open, close, become stale, and what people are told."""
 
 import math
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -9,25 +8,18 @@ from uuid import UUID, uuid5
 import numpy as np
 
 from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, SILENCE, Silences
-from ingest.ledger import SensorCard
 from ingest.quantities import QUANTITIES
-from ingest.topics import SeriesKey
 from storage.flush import Change, Moved, Opened, Resolved
 from storage.pages import MISSING, Category, Page, Severity
 from streams.partition import Partition
-from streams.scoring import Scored
+from streams.scoring import Scored, Who
 
 _ALERTS: Final = UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11")  # namespace of alert ids
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SEVERITY: Final[dict[Category, Severity]] = {"city": "major", "sensor-health": "minor"}
 
 
-def changes(
-    partition: Partition,
-    scored: Scored,
-    namespace: str,
-    places: Mapping[str, SensorCard],
-) -> list[Change]:
+def changes(partition: Partition, scored: Scored, namespace: str) -> list[Change]:
     """Return what becomes of alerts, in the order of the readings that say so.
 
     Parameters
@@ -36,8 +28,6 @@ def changes(
         Every series registered.
     scored : Scored
     namespace : str
-    places : mapping of sensor to SensorCard
-        Where sensors stand, as far as it is known.
     """
     found: list[tuple[int, Change]] = []
     back = scored.verdicts.returns
@@ -50,8 +40,7 @@ def changes(
     moves = scored.verdicts.transitions
     for index in range(len(moves.row)):
         slot, row = int(moves.series[index]), int(moves.row[index])
-        key = partition.keys[slot]
-        page = _page(key, scored, index, namespace, places.get(key.sensor))
+        page = _page(scored.who[slot], scored, index, namespace)
         series_id = int(partition.series_id[slot])
         if moves.opened[index]:
             band = _finite(scored.verdicts.band[row])
@@ -61,7 +50,7 @@ def changes(
     # Stable: an alert is no longer stale before its reading is judged.
     ordered = [change for _, change in sorted(found, key=_row)]
     if scored.silences is not None:
-        ordered += _fallen_silent(partition, scored, scored.silences, namespace, places)
+        ordered += _fallen_silent(partition, scored, scored.silences, namespace)
     return ordered
 
 
@@ -70,11 +59,7 @@ def _row(pair: tuple[int, Change]) -> int:
 
 
 def _fallen_silent(
-    partition: Partition,
-    scored: Scored,
-    silences: Silences,
-    namespace: str,
-    places: Mapping[str, SensorCard],
+    partition: Partition, scored: Scored, silences: Silences, namespace: str
 ) -> list[Change]:
     """Return the alerts that silences open and make stale.
 
@@ -85,7 +70,7 @@ def _fallen_silent(
     told: set[str] = set()
     for index in range(len(silences)):
         slot = int(silences.series[index])
-        key, series_id = partition.keys[slot], int(partition.series_id[slot])
+        who, series_id = scored.who[slot], int(partition.series_id[slot])
         if silences.stale[index]:
             category: Category = CATEGORY_NAMES[silences.category[index]]
             at = _moment(scored.silent_ns)
@@ -99,17 +84,16 @@ def _fallen_silent(
             since=_moment(opened_ns),
             seen=0.0 if last is None else last,
             quality=MISSING if last is None else None,
-            **_identity(key, HEALTH, opened_ns, namespace, places.get(key.sensor)),
+            **_identity(who, HEALTH, opened_ns, namespace),
         )
-        found.append(Opened(series_id, None, page, is_told=key.sensor not in told))
-        told.add(key.sensor)
+        found.append(Opened(series_id, None, page, is_told=who.key.sensor not in told))
+        told.add(who.key.sensor)
     return found
 
 
-def _identity(
-    key: SeriesKey, category: int, opened_ns: int, namespace: str, card: SensorCard | None
-) -> dict[str, Any]:
+def _identity(who: Who, category: int, opened_ns: int, namespace: str) -> dict[str, Any]:
     """Return the fields of a page that say which alert it speaks of."""
+    key, card = who
     name: Category = CATEGORY_NAMES[category]
     identity = f"{namespace}|{key.sensor}|{key.quantity}|{name}|{opened_ns}"
     return {
@@ -128,9 +112,7 @@ def _identity(
     }
 
 
-def _page(
-    key: SeriesKey, scored: Scored, index: int, namespace: str, card: SensorCard | None
-) -> Page:
+def _page(who: Who, scored: Scored, index: int, namespace: str) -> Page:
     """Return the page of one transition."""
     verdicts = scored.verdicts
     moves = verdicts.transitions
@@ -153,7 +135,7 @@ def _page(
         upper=upper,
         score=_finite(verdicts.score[row]),
         quality=int(verdicts.quality[row]),
-        **_identity(key, int(moves.category[index]), opened_ns, namespace, card),
+        **_identity(who, int(moves.category[index]), opened_ns, namespace),
     )
 
 

@@ -6,9 +6,12 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
-from detectors import Limits, StateError, Suite, SuiteConfig
+from detectors import NEVER, Limits, StateError, Suite, SuiteConfig
+from ingest.batch import ReadingBatch
+from ingest.ledger import SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey, is_level
 from storage.sink import Resumption
@@ -18,12 +21,15 @@ STATE_VERSION: Final = 2
 # Version 1 had no watermark.
 _READ_VERSIONS: Final = (1, STATE_VERSION)
 UNREGISTERED: Final = -1
+# Sensors of one partition of which it is remembered where they stand.
+_MAX_CARDS: Final = 500_000
 
 
 class _Saved(msgspec.Struct, array_like=True):
     keys: list[str]
     suite: bytes
     watermark: WatermarkState = msgspec.field(default_factory=WatermarkState)
+    cards: list[SensorCard] = []
 
 
 class Partition:
@@ -50,6 +56,8 @@ class Partition:
         Number of each series' sensor within the partition.
     slot_of, domain_of : (texts,) int32
         Slot of every text of a key that was seen, and index of its domain in `domains`.
+    cards : dict of str to SensorCard
+        What was told of sensors, by their names.
     watermark : Watermark
         Up to which event time readings have come; belongs to the offset `seen`.
 
@@ -69,6 +77,9 @@ class Partition:
         self._sensors: dict[str, int] = {}
         self.slot_of = np.empty(0, np.int32)
         self.domain_of = np.empty(0, np.int32)
+        self.cards: dict[str, SensorCard] = {}
+        self._text_of = np.empty(0, np.int32)
+        self._texts: list[SeriesKey] = []
         self._numbers: dict[str, int] = {}
         self._domains: dict[str, int] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
@@ -116,6 +127,50 @@ class Partition:
         self._add(new)
         return np.fromiter((known[text] for text in texts), np.int32, len(texts))
 
+    def is_told(self, numbers: NDArray[np.int32], cards: Sequence[SensorCard]) -> bool:
+        """Say whether a message says nothing new of who the series seen so far are.
+
+        Parameters
+        ----------
+        numbers : (n,) int32
+            Of its texts.
+        cards : sequence of SensorCard
+            That it brings.
+        """
+        return bool((self._text_of[self.slot_of[numbers]] == numbers).all()) and all(
+            card.sensor not in self._sensors or self.cards.get(card.sensor) == card
+            for card in cards
+        )
+
+    def tell(
+        self, numbers: NDArray[np.int32], cards: Sequence[SensorCard], batch: ReadingBatch
+    ) -> None:
+        """Note what a message says of who its series are, where it says it of a newer reading.
+
+        Everything before the message must have been judged, unless it `is_told`.
+        """
+        slots = self.slot_of[numbers]
+        others = slots[self._text_of[slots] != numbers]
+        if len(others):
+            newest_ns = np.full(len(numbers), NEVER)
+            np.maximum.at(newest_ns, batch.series, batch.time_ns)
+            for slot in np.unique(others).tolist():
+                entries = np.flatnonzero(slots == slot)
+                last = entries[newest_ns[entries].argmax()]
+                if newest_ns[last] > self.suite.newest_ns(np.array([slot]))[0]:
+                    self._text_of[slot] = numbers[last]
+                    self.keys[slot] = self._texts[numbers[last]]
+        for card in cards:
+            known = self.cards.get(card.sensor)
+            if known is None and len(self.cards) >= _MAX_CARDS:
+                continue
+            if known is not None and card.longitude is None:
+                # One that does not say where it stands has not moved.
+                card = structs.replace(  # noqa: PLW2901 - the same card, completed
+                    card, longitude=known.longitude, latitude=known.latitude
+                )
+            self.cards[card.sensor] = card
+
     @property
     def domains(self) -> list[str]:
         """Domains of the texts that were seen, in the order of `domain_of`."""
@@ -128,7 +183,8 @@ class Partition:
     def snapshot(self) -> bytes:
         """Return the state as bytes; it belongs to the offset `seen`."""
         keys = [str(key) for key in self.keys]
-        return msgspec.msgpack.encode(_Saved(keys, self.suite.save(), self.watermark.state))
+        cards = list(self.cards.values())
+        return msgspec.msgpack.encode(_Saved(keys, self.suite.save(), self.watermark.state, cards))
 
     def _add(self, keys: Sequence[SeriesKey]) -> None:
         added = self._enter(keys)
@@ -145,13 +201,14 @@ class Partition:
             )
 
     def _enter(self, keys: Sequence[SeriesKey]) -> list[SeriesKey]:
-        """Give every key a slot; return those that got a new one.
+        """Give every text a number, and every series a slot; return the keys of new series.
 
-        A sensor that moved to another zone keeps its series under the new text.
+        A sensor that moved to another zone keeps its series; `tell` says where it is.
         """
         added = []
         slots: list[int] = []
         domains: list[int] = []
+        origins: list[int] = []
         for key in keys:
             identity = (key.sensor, key.quantity)
             slot = self._by_identity.get(identity)
@@ -159,15 +216,16 @@ class Partition:
                 slot = self._by_identity[identity] = len(self.keys)
                 self.keys.append(key)
                 added.append(key)
-            else:
-                self.keys[slot] = key
-            self._numbers[str(key)] = len(self._numbers)
+                origins.append(len(self._texts))
+            self._numbers[str(key)] = len(self._texts)
+            self._texts.append(key)
             slots.append(slot)
             domains.append(self._domains.setdefault(key.domain, len(self._domains)))
         fresh_ids = np.full(len(added), UNREGISTERED, np.int32)
         self.series_id = np.concatenate([self.series_id, fresh_ids])
         self.slot_of = np.concatenate([self.slot_of, np.array(slots, np.int32)])
         self.domain_of = np.concatenate([self.domain_of, np.array(domains, np.int32)])
+        self._text_of = np.concatenate([self._text_of, np.array(origins, np.int32)])
         numbers = [self._sensors.setdefault(key.sensor, len(self._sensors)) for key in added]
         self.sensor = np.concatenate([self.sensor, np.array(numbers, np.int32)])
         return added
@@ -188,6 +246,7 @@ class Partition:
         if len(self.suite) != len(self.keys):
             raise StateError(f"saved state holds {len(self.suite)} series, {len(self.keys)} keys")
         self.watermark = Watermark(saved.watermark)
+        self.cards = {card.sensor: card for card in saved.cards}
         self.suite.expect(np.array([_period_s(key.quantity) for key in self.keys]))
 
 

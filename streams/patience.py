@@ -129,7 +129,9 @@ class Quarantine:
         self._in_a_row += before is None
         if self._in_a_row > _MAX_IN_A_ROW or (before is not None and before.is_nameless):
             raise error
-        self._refused[origin] = Refusal(before.reason if before else _words(error), bool(before))
+        self._refused[origin] = Refusal(
+            before.reason if before else f"the database refuses it: {words(error)}", bool(before)
+        )
         return origin
 
     def drop(self, topic: str, partition: int) -> None:
@@ -139,7 +141,10 @@ class Quarantine:
         self._refused = {one: why for one, why in self._refused.items() if one[:2] != place}
 
 
-def _words(error: BaseException) -> str:
-    """Return what an error says in its first line, without the values it would quote after it."""
+def words(error: BaseException) -> str:
+    """Return what an error says in its first line, without the values it would quote after it.
+
+    Those are what sensors and people wrote; they belong neither into a log nor into a reason.
+    """
     told = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return f"the database refuses it: {told or (str(error).splitlines() or [''])[0]}"
+    return told or (str(error).splitlines() or [""])[0]

@@ -1,7 +1,7 @@
 """Messages of a partition to scored rows: pure, but for the partition's state."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -17,8 +17,9 @@ from detectors import (
 )
 from ingest import reject
 from ingest.batch import BatchError, ReadingBatch, decode
-from ingest.ledger import COUNTS, Tally
+from ingest.ledger import COUNTS, SensorCard, Tally
 from ingest.records import DeadLetter, Provenance
+from ingest.topics import SeriesKey
 from storage.flush import Buried, Tallied
 from storage.rows import Rows
 from streams.partition import Partition
@@ -105,12 +106,27 @@ class Ledger:
             self._late[index] += count
 
 
+class Who(NamedTuple):
+    """What was known of a series when it was judged.
+
+    Parameters
+    ----------
+    key : SeriesKey
+    card : SensorCard or None
+    """
+
+    key: SeriesKey
+    card: SensorCard | None
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Readings of one partition with their verdicts; replayed ones are gone already.
 
     Parameters
     ----------
+    who : mapping of int to Who
+        By slot, of those series that an alert may speak of.
     silences : Silences or None
         What fell silent behind these readings, and what became stale.
     silent_ns : int
@@ -123,6 +139,7 @@ class Scored:
         Row by row; `verdicts.transitions.row` indexes these columns.
     """
 
+    who: Mapping[int, Who]
     silences: Silences | None
     silent_ns: int
     slot: NDArray[np.int32]
@@ -194,6 +211,12 @@ def score(
             if not is_replay:
                 letters += _unreadable_batch(message, ledger, error)
             continue
+        cards = message.provenance.cards
+        if not partition.is_told(numbers, cards):
+            # What an alert says is what was known at its reading, however a flush is cut.
+            scored += _new(partition, stretch, _judged(partition, stretch), None, 0)
+            stretch = _Stretch()
+        partition.tell(numbers, cards, batch)
         slot = partition.slot_of[numbers][batch.series]
         before_ns, turn = _moved(partition, message, batch, slot)
         stretch.batches.append(batch)
@@ -206,21 +229,28 @@ def score(
             domain = partition.domain_of[numbers]
             stretch.tallies.append(_tally(message, partition.domains, domain, ledger)[batch.series])
         if turn.hole_ns is not None or turn.check_ns is not None:
-            silences = None
-            judged = _judged(partition, stretch)
-            if turn.hole_ns is not None:
-                partition.suite.excuse(turn.hole_ns)
-            elif turn.check_ns is not None:
-                found = partition.suite.silences(turn.check_ns)
-                silences = None if is_replay or not len(found) else found
-            scored += _new(stretch, judged, silences, turn.check_ns or 0)
+            scored += _checked(partition, stretch, turn, is_replay=is_replay)
             stretch = _Stretch()
-    scored += _new(stretch, _judged(partition, stretch), None, 0)
+    scored += _new(partition, stretch, _judged(partition, stretch), None, 0)
     for part in scored:
         late = part.tally[part.verdicts.late]
         if len(late):
             ledger.add_late(late)
     return scored, letters
+
+
+def _checked(
+    partition: Partition, stretch: _Stretch, turn: Turn, *, is_replay: bool
+) -> list[Scored]:
+    """Judge a stretch, and look for those that have fallen silent behind it."""
+    judged = _judged(partition, stretch)
+    silences = None
+    if turn.hole_ns is not None:
+        partition.suite.excuse(turn.hole_ns)
+    elif turn.check_ns is not None:
+        found = partition.suite.silences(turn.check_ns)
+        silences = None if is_replay or not len(found) else found
+    return _new(partition, stretch, judged, silences, turn.check_ns or 0)
 
 
 def _moved(
@@ -258,6 +288,7 @@ def _whole(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
 
 
 def _new(
+    partition: Partition,
     stretch: _Stretch,
     judged: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], Verdicts],
     silences: Silences | None,
@@ -269,8 +300,17 @@ def _new(
     if start == len(tally) and silences is None:
         return []
     slot, time_ns, value, verdicts = judged
-    whole = Scored(silences, silent_ns, slot, time_ns, value, tally, verdicts)
+    named = set(verdicts.transitions.series.tolist())
+    if silences is not None:
+        named.update(silences.series.tolist())
+    who = {one: _who(partition, one) for one in named}
+    whole = Scored(who, silences, silent_ns, slot, time_ns, value, tally, verdicts)
     return [_behind(whole, start) if start else whole]
+
+
+def _who(partition: Partition, slot: int) -> Who:
+    key = partition.keys[slot]
+    return Who(key, partition.cards.get(key.sensor))
 
 
 def _batch(message: Message) -> ReadingBatch:
@@ -369,6 +409,7 @@ def _behind(scored: Scored, start: int) -> Scored:
     moves, back = verdicts.transitions, verdicts.returns
     kept, kept_back = moves.row >= start, back.row >= start
     return Scored(
+        scored.who,
         scored.silences,
         scored.silent_ns,
         scored.slot[start:],

@@ -19,7 +19,7 @@ import numpy as np
 import psycopg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from detectors import NEVER, SuiteConfig
+from detectors import NEVER, StateError, SuiteConfig
 from ingest.ledger import SensorCard
 from ingest.records import MAX_TIME_NS, DeadLetter, HeaderError, Provenance
 from ingest.topics import dead_letters_topic, readings_topic
@@ -29,7 +29,7 @@ from storage.sink import Outcome, Resumption, Sink
 from streams.alerts import changes
 from streams.meter import Meter
 from streams.partition import STATE_VERSION, Partition
-from streams.patience import REFUSALS, Origin, Quarantine, Refusal, is_passing
+from streams.patience import REFUSALS, Origin, Quarantine, Refusal, is_passing, words
 from streams.progress import Activity
 from streams.scoring import NOBODY, Ledger, Message, Scored, score, unreadable_letter
 
@@ -39,11 +39,12 @@ _BACKOFF_CAP_S: Final = 10.0
 # session timeout of 6 s and than what supervisors wait before they kill (10 s).
 _GRACE_S: Final = 4.0
 _MAX_RECORDS: Final = 2**40
-# Sensors whose place is remembered for pages.
-_MAX_PLACES: Final = 500_000
 # Of the worker's time that saving state may take: the next save waits for as long as the last one
 # has earned it. The promise is 5 %; what a save costs varies.
 _SAVE_SHARE: Final = 0.02
+# A reading's share of a message, at the most: its row, and a key of its own. What is heavier counts
+# as so many rows, so that the bounds on rows are bounds on memory.
+_ROW_BYTES: Final = 128
 # What a message weighs besides its payload: its headers, and what Faust keeps of it.
 _MESSAGE_BYTES: Final = 4_096
 
@@ -107,7 +108,7 @@ class Delivery(NamedTuple):
 
 
 class _Queued(NamedTuple):
-    """A message, where it comes from, and about how many readings it holds."""
+    """A message, where it comes from, and how many readings it counts as."""
 
     delivery: Delivery
     provenance: Provenance
@@ -183,11 +184,11 @@ class Worker:
         self._inboxes: dict[TopicPartition, _Inbox] = {}
         self._partitions: dict[int, Partition] = {}
         self._letter_positions: dict[int, int] = {}
-        self._places: dict[str, SensorCard] = {}
         self._unannounced: dict[str, SensorCard] = {}
         self._gaps: list[Gap] = []
         self._quarantine = Quarantine()
         self._pending_rows = 0
+        self._turn = 0
         self._held_bytes = 0
         self._releases: Counter[TopicPartition] = Counter()
         self._capacity = asyncio.Condition()
@@ -209,7 +210,9 @@ class Worker:
         except HeaderError as error:
             _LOG.error("%s/%d@%d: %s", *delivery[:3], error)
             provenance = NOBODY
-        rows = 1 + sum(tally.readings for tally in provenance.tallies)
+        readings = sum(tally.readings for tally in provenance.tallies)
+        # A dead letter has no readings, and up to 512 KiB.
+        rows = 1 + max(readings, len(delivery.value) // _ROW_BYTES)
         place = (delivery.topic, delivery.partition)
         releases = self._releases[place]
         async with self._capacity:
@@ -323,9 +326,9 @@ class Worker:
     def _blame(self, error: Exception) -> None:
         origin = self._quarantine.blame(error)
         if origin is None:
-            _LOG.warning("a flush is refused; its messages go one by one: %s", error)
+            _LOG.warning("a flush is refused; its messages go one by one: %s", words(error))
         else:
-            _LOG.error("%s/%d@%d becomes a dead letter: %s", *origin, error)
+            _LOG.error("%s/%d@%d becomes a dead letter: %s", *origin, words(error))
         self._due.set()
 
     def _behind(self) -> list[int]:
@@ -365,7 +368,13 @@ class Worker:
         # By itself: a large state must not prolong the transaction that rows wait for.
         none = Rows.concatenate([])
         flush = Flush((), none, none, states=[saved], is_last=is_last)
-        await self._persistently(lambda: self._sink.write(flush))
+        try:
+            await self._persistently(lambda: self._sink.write(flush))
+        except REFUSALS as error:
+            # No message is to blame: what the flush had is committed.
+            raise StateError(
+                f"the database refuses a state of {len(saved.state)} bytes: {words(error)}"
+            ) from error
         self._partitions[number].saved = saved.next_offset
         ended = time.monotonic()
         self._inboxes[self._readings, number].saved_at = ended
@@ -418,8 +427,11 @@ class Worker:
         steps: list[Step] = []
         scored: list[tuple[Partition, Scored]] = []
         budget = self._config.max_flush_rows
-        # A copy: partitions may be assigned while the database is asked.
-        for (topic, number), inbox in list(self._inboxes.items()):
+        # A copy: partitions may be assigned while the database is asked. Each is first in its turn:
+        # where all are full, the last ones get nothing.
+        places = list(self._inboxes.items())
+        self._turn = (self._turn + 1) % max(len(places), 1)
+        for (topic, number), inbox in places[self._turn :] + places[: self._turn]:
             taken, rows = self._draw(inbox, budget)
             budget -= rows
             if topic == self._letters:
@@ -446,7 +458,7 @@ class Worker:
             changes=[
                 change
                 for partition, part in scored
-                for change in changes(partition, part, self._config.namespace, self._places)
+                for change in changes(partition, part, self._config.namespace)
             ],
             letters=letters,
             # A refused message is never shown to the detectors: with its dead letter goes a state
@@ -558,14 +570,11 @@ class Worker:
         ]
         if not keys and not cards:
             return
-        ids, known = await self._persistently(lambda: self._sink.register(keys, cards))
+        ids, _ = await self._persistently(lambda: self._sink.register(keys, cards))
         start = 0
         for partition, new in zip(partitions, slots, strict=True):
             partition.series_id[new] = ids[start : start + len(new)]
             start += len(new)
-        if len(self._places) + len(known) > _MAX_PLACES:
-            self._places.clear()
-        self._places.update((card.sensor, card) for card in known)
         self._unannounced.clear()
 
     def _note(self, flush: Flush, outcome: Outcome) -> None:
@@ -622,7 +631,7 @@ class Worker:
         _LOG.warning(
             "the database does not answer (attempt %d): %s",
             state.attempt_number,
-            state.outcome.exception() if state.outcome else "",
+            words(error) if (error := state.outcome and state.outcome.exception()) else "",
         )
         self.meter.retrying(state.upcoming_sleep)
 

@@ -111,6 +111,17 @@ def test_a_bridge_vouches_after_two_quiet_intervals_and_not_more_often() -> None
     assert not any(never.is_due(second, quiet=True) for second in range(100))
 
 
+def test_a_bridge_whose_clock_was_set_hears_before_it_vouches_again() -> None:
+    voucher = ingest.bridge._Voucher(10.0)
+    assert not voucher.was_set(100.0, 5_000.0)
+    assert not voucher.was_set(160.0, 5_060.4)  # slewed
+    assert not any(voucher.is_due(160.0 + second, quiet=True) for second in range(19))
+    assert voucher.was_set(179.0, 5_079.4 + 86_400)
+    assert not voucher.was_set(180.0, 5_080.4 + 86_400)
+    due = [second for second in range(30) if voucher.is_due(180.0 + second, quiet=True)]
+    assert due == [20]
+
+
 def test_messages_arrive_exactly_as_published(
     services: Addresses, namespace: str, monkeypatch: pytest.MonkeyPatch, idempotence: bool
 ) -> None:

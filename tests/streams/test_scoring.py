@@ -73,7 +73,7 @@ class Run:
             rows = scored.rows(self.partition)
             self.rows.append(rows)
             self.fresh.append(scored.verdicts.fresh)
-            self.changes += changes(self.partition, scored, NAMESPACE, {})
+            self.changes += changes(self.partition, scored, NAMESPACE)
             offered += np.bincount(rows.tally, minlength=len(offered))
         for line, count in zip(ledger.tallies, offered.tolist(), strict=False):
             tally = line.tally
@@ -320,10 +320,10 @@ def test_an_alert_is_named_by_what_it_is_about() -> None:
     readings = [(SPEED, START_NS + n * 10**9, -1.0) for n in range(2)]
     run.flush([message(0, readings)])
     ledger = Ledger()
-    (scored,), _ = score(other.partition, [message(0, readings)], ledger)
-    register(other.partition)
     card = SensorCard("loop-1", "traffic", "harbour", 9.9, 53.5)
-    (theirs,) = changes(other.partition, scored, "live", {"loop-1": card})
+    (scored,), _ = score(other.partition, [message(0, readings, cards=[card])], ledger)
+    register(other.partition)
+    (theirs,) = changes(other.partition, scored, "live")
     (ours,) = run.changes
     identity = f"{NAMESPACE}|loop-1|averageVehicleSpeed|sensor-health|{START_NS + 10**9}"
     assert ours.page.alert_id == uuid5(UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11"), identity)
@@ -449,7 +449,7 @@ def test_a_hole_in_the_log_makes_nobody_silent_who_speaks_again() -> None:
 def test_a_state_of_the_version_before_watermarks_is_read() -> None:
     run = Run()
     run.flush(LOG[:20])
-    keys, suite, _ = msgspec.msgpack.decode(run.partition.snapshot())
+    keys, suite, *_ = msgspec.msgpack.decode(run.partition.snapshot())
     older = msgspec.msgpack.encode([keys, suite])
     partition = Partition(Resumption(20, 20, 1, older), CONFIG)
     assert partition.watermark.now_ns < 0
@@ -457,3 +457,55 @@ def test_a_state_of_the_version_before_watermarks_is_read() -> None:
     assert partition.sensor.tolist() == run.partition.sensor.tolist()
     with pytest.raises(StateError, match="version 3, this worker reads versions up to 2"):
         Partition(Resumption(20, 20, 3, older), CONFIG)
+
+
+def restless(seed: int) -> list[Message]:
+    """Return a log of a bus that moves to and fro, whose clock drifts and that raises alerts."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for offset in range(60):
+        zone = ("centre", "harbour", "airport")[int(rng.integers(3))]
+        key = f"traffic/{zone}/bus-1/intensity"
+        other = "traffic/centre/loop-2/intensity"
+        at = START_NS + offset * 10**9
+        value = -5.0 if 6 < offset % 20 < 14 else 400.0 + float(rng.normal())
+        readings = [(key, at, value), (other, at, 400.0 + float(rng.normal()))]
+        if offset % 7 == 3:  # comes twice, under another zone
+            readings.append(("traffic/west/bus-1/intensity", at - 10**9, value))
+        cards = [
+            SensorCard("bus-1", "traffic", zone, 2.0 + offset, 41.0, float(offset // 3) or None)
+        ]
+        made.append(message(offset, readings, cards=cards if offset % 3 == 0 else []))
+    return made
+
+
+RESTLESS = restless(5)
+STILL = Run()
+STILL.flush(RESTLESS)
+
+
+def test_the_restless_log_tells_of_a_sensor_in_several_places() -> None:
+    pages = [one.page for one in STILL.changes]
+    assert len(pages) >= 4
+    assert len({page.zone for page in pages}) > 1
+    assert len({page.longitude for page in pages}) > 1
+    assert len({page.clock_offset_s for page in pages}) > 1
+    assert "west" not in {page.zone for page in pages}
+
+
+@given(st.sets(st.integers(1, len(RESTLESS) - 1)), st.integers(0, len(RESTLESS)))
+@settings(deadline=None, max_examples=40)
+def test_what_alerts_say_depends_neither_on_cuts_nor_on_a_restart(
+    cuts: set[int], restarted: int
+) -> None:
+    run = Run()
+    for start, stop in pairwise([0, *sorted(cuts), len(RESTLESS)]):
+        run.flush(RESTLESS[start:stop])
+    assert run.outcome() == STILL.outcome()
+    before = Run()
+    before.flush(RESTLESS[:restarted])
+    state = before.partition.snapshot()
+    after = Run(Resumption(restarted, restarted, STATE_VERSION, state))
+    after.flush(RESTLESS[restarted:])
+    assert before.changes + after.changes == STILL.changes
+    assert after.partition.snapshot() == STILL.partition.snapshot()

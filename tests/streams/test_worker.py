@@ -649,3 +649,32 @@ def test_a_flush_that_fails_drops_nothing(database: Database) -> None:
     found = database.contents()
     database.clear()
     assert found == undisturbed(kafka.log, database)
+
+
+def test_what_is_heavy_counts_by_its_weight(database: Database) -> None:
+    """A dead letter has no readings, but may have half a megabyte: memory is bounded by both."""
+    log = Log()
+    headers, _ = letter_message(0)
+    for _ in range(40):
+        log.add((LETTERS, 0), headers, bytes(512 << 10))
+    kafka = Kafka(log, database)
+
+    async def work() -> None:
+        async with Session(kafka, max_pending_rows=40_000, max_flush_rows=10_000) as session:
+            session.assign()
+            delivering = asyncio.create_task(session.deliver((LETTERS, 0), 40))
+            await until(lambda: session.worker._pending_rows >= 40_000)
+            await asyncio.sleep(0.1)
+            assert not delivering.done()
+            waiting = [one for inbox in session.worker._inboxes.values() for one in inbox.pending]
+            assert sum(one.size for one in waiting) < 8 << 20
+            await session.worker.flush()
+            # A flush takes no more than its share of them, either.
+            assert 2 <= kafka.committed[LETTERS, 0] <= 4
+            while not delivering.done() or session.worker._pending_rows:
+                await session.worker.flush()
+                await asyncio.sleep(0)
+
+    run(work)
+    assert kafka.committed == {(LETTERS, 0): 40}
+    assert database.one("SELECT count(*) FROM dead_letter") == 40
