@@ -60,12 +60,17 @@ def freeze_inside_a_flush(town: Town) -> tuple[str, int]:
     return name, backend
 
 
-def until_it_works_again(town: Town, name: str) -> None:
-    """Take the other worker away; the one that was frozen must do all of its work."""
+def until_fenced(town: Town, name: str) -> None:
+    """Wait until it has ended, was started again, and does the work of all others."""
+    town.until(
+        lambda: bool(town.endings) and town.backend(name) is not None,
+        f"{name} has ended and has partitions again",
+        name,
+    )
+    assert all("FencedError" in log for log in town.endings)
     (other,) = {*town.workers()} - {name}
-    town.until_read_on(name)
     town.end(other)
-    town.until_read_on(name)
+    town.until_read_on()
 
 
 def test_a_worker_frozen_between_flushes_wakes_up_as_a_stranger(
@@ -74,9 +79,7 @@ def test_a_worker_frozen_between_flushes_wakes_up_as_a_stranger(
     freeze_between_flushes(busy, "worker-1")
     busy.until_read_on("worker-1")
     busy.thaw("worker-1")
-    until_it_works_again(busy, "worker-1")
-    # Without anything in its hands it may as well have joined again.
-    assert all("FencedError" in log for log in busy.endings)
+    until_fenced(busy, "worker-1")
     busy.check(busy.publish_no_more(), sent)
 
 
@@ -88,6 +91,5 @@ def test_a_worker_frozen_inside_a_flush_holds_its_rows_for_seconds_and_writes_no
     busy.until(lambda: busy.database.one(gone, backend), "the database ends its transaction")
     busy.until_read_on(name)
     busy.thaw(name)
-    until_it_works_again(busy, name)
-    assert any("FencedError" in log for log in busy.endings)
+    until_fenced(busy, name)
     busy.check(busy.publish_no_more(), sent)
