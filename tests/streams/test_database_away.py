@@ -105,10 +105,12 @@ def test_connections_that_are_cut_again_and_again(
             # Now within a flush, now between two.
             await asyncio.sleep(0.004 * (number % 5))
             cuts += len(own_database.all(CUT))
-        assert cuts > 8
+        # Some it has lost already when they are to be cut.
+        assert cuts >= 5
 
     live_through(own_database, cut)
-    assert said("does not answer") > 4
+    # A connection that is cut between two flushes is noticed by the next one.
+    assert said("does not answer") >= 3
 
 
 def test_a_deadlock_of_which_the_worker_is_the_victim(
