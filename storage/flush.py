@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from ingest.ledger import Tally
+from ingest.ledger import SensorCard, Tally
 from ingest.records import DeadLetter
 from storage.pages import Category, Page
 from storage.rows import Rows
@@ -151,6 +151,8 @@ class Flush:
         What was rejected or refused.
     states : sequence of SavedState
     gaps : sequence of Gap
+    cards : sequence of SensorCard
+        Sensors that are new or changed, each once.
     is_last : bool
         With states: whether this may be the worker's last word for long, so that what `latest`
         still lacks goes along with them.
@@ -164,4 +166,5 @@ class Flush:
     letters: Sequence[Buried] = ()
     states: Sequence[SavedState] = field(default=())
     gaps: Sequence[Gap] = ()
+    cards: Sequence[SensorCard] = ()
     is_last: bool = True

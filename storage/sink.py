@@ -96,7 +96,6 @@ _SAVE_STATE: Final = """
     SET log_id = excluded.log_id, next_offset = excluded.next_offset,
         version = excluded.version, state = excluded.state, saved_at = now()
 """
-# A clock that is told to be right is right; whoever was not told of it leaves it as it is.
 _SENSORS: Final = """
     INSERT INTO sensor AS s (name, domain, zone, longitude, latitude, clock_offset_s,
                              clock_offset_at)
@@ -108,11 +107,14 @@ _SENSORS: Final = """
     SET domain = excluded.domain, zone = excluded.zone,
         longitude = coalesce(excluded.longitude, s.longitude),
         latitude = coalesce(excluded.latitude, s.latitude),
-        clock_offset_s = CASE WHEN %(told)s THEN excluded.clock_offset_s
-                              ELSE s.clock_offset_s END,
-        clock_offset_at = CASE WHEN %(told)s
-                                AND excluded.clock_offset_s IS DISTINCT FROM s.clock_offset_s
+        -- A clock that is not told to be off is right.
+        clock_offset_s = excluded.clock_offset_s,
+        clock_offset_at = CASE WHEN excluded.clock_offset_s IS DISTINCT FROM s.clock_offset_s
                                THEN now() ELSE s.clock_offset_at END
+"""
+_ADD_SENSORS: Final = """
+    INSERT INTO sensor (name, domain, zone) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])
+    ON CONFLICT (name) DO NOTHING
 """
 _CARD_COLUMNS: Final = ("sensor", "domain", "zone", "longitude", "latitude", "clock_offset_s")
 _SERIES: Final = """
@@ -123,7 +125,7 @@ _SERIES: Final = """
     ON CONFLICT (sensor_id, quantity) DO UPDATE SET unit = excluded.unit
 """
 _LOOK_UP: Final = """
-    SELECT q.series_id, s.name, s.domain, s.zone, s.longitude, s.latitude, s.clock_offset_s
+    SELECT q.series_id
     FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS n (name, quantity, position)
     LEFT JOIN (sensor s JOIN series q USING (sensor_id))
       ON s.name = n.name AND q.quantity = n.quantity
@@ -285,23 +287,20 @@ class Sink:
             return Resumption(position[0], 0, None, None)
         return Resumption(position[0], *state)
 
-    async def register(
-        self, keys: Sequence[SeriesKey], cards: Sequence[SensorCard]
-    ) -> tuple[NDArray[np.int32], list[SensorCard]]:
+    async def register(self, keys: Sequence[SeriesKey]) -> NDArray[np.int32]:
         """Make sensors and series that are not there, and look all of them up.
+
+        What is there it leaves alone: it is not fenced by a position, and where sensors stand is
+        the word of whoever owns their partition, told with a flush.
 
         Parameters
         ----------
         keys : sequence of SeriesKey, length n
-        cards : sequence of SensorCard
-            Where sensors stand; one whose sensor has no card yet is made without a place.
 
         Returns
         -------
-        ids : (n,) int32
+        (n,) int32
             Database ids of `keys`, in order.
-        known : list of SensorCard
-            What is known of the sensors of `keys` and `cards`.
 
         Raises
         ------
@@ -310,21 +309,13 @@ class Sink:
         """
         connection = await self._connected()
         async with connection.transaction(), connection.cursor() as cursor:
-            await _put_sensors(cursor, cards)
             found = await _look_up(cursor, keys)
-            missing = [key for key, row in zip(keys, found, strict=True) if row[0] is None]
+            missing = [key for key, number in zip(keys, found, strict=True) if number is None]
             if missing:
-                told = {card.sensor for card in cards}
-                untold = {key.sensor: key for key in missing if key.sensor not in told}
-                await _put_sensors(
-                    cursor,
-                    [SensorCard(k.sensor, k.domain, k.zone) for k in untold.values()],
-                    told=False,
-                )
+                await _add_sensors(cursor, missing)
                 await _put_series(cursor, missing)
                 found = await _look_up(cursor, keys)
-        ids = np.array([row[0] for row in found], np.int32)
-        return ids, [SensorCard(*row[1:]) for row in found] + list(cards)
+        return np.array(found, np.int32)
 
     async def write(self, flush: Flush) -> Outcome:
         """Write a flush, wholly or not at all.
@@ -349,6 +340,7 @@ class Sink:
         async with connection.transaction(), connection.cursor() as cursor:
             counts = np.zeros((1, 3), np.int64)
             if await self._advance(cursor, flush.steps):
+                await _put_sensors(cursor, flush.cards)
                 counts = await _store(cursor, flush)
                 await _alerts(cursor, flush.changes, outbox_channel(self._schema))
                 await _ledger(cursor, flush, counts)
@@ -436,14 +428,19 @@ async def _one(cursor: AsyncCursor[Any], query: Any, values: Sequence[Any]) -> A
     return await cursor.fetchone()
 
 
-async def _put_sensors(
-    cursor: AsyncCursor[Any], cards: Sequence[SensorCard], *, told: bool = True
-) -> None:
+async def _put_sensors(cursor: AsyncCursor[Any], cards: Sequence[SensorCard]) -> None:
     if cards:
         # Sorted, so that two workers never wait for each other's rows crosswise.
         rows = sorted(cards, key=lambda card: card.sensor)
-        columns = {name: [getattr(card, name) for card in rows] for name in _CARD_COLUMNS}
-        await cursor.execute(_SENSORS, {**columns, "told": told})
+        await cursor.execute(
+            _SENSORS, {name: [getattr(card, name) for card in rows] for name in _CARD_COLUMNS}
+        )
+
+
+async def _add_sensors(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> None:
+    named = sorted({key.sensor: key for key in keys}.values(), key=lambda key: key.sensor)
+    columns = zip(*((key.sensor, key.domain, key.zone) for key in named), strict=True)
+    await cursor.execute(_ADD_SENSORS, [list(column) for column in columns])
 
 
 async def _put_series(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> None:
@@ -454,12 +451,12 @@ async def _put_series(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> No
     await cursor.execute(_SERIES, (sensors, quantities, units))
 
 
-async def _look_up(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> list[Any]:
+async def _look_up(cursor: AsyncCursor[Any], keys: Sequence[SeriesKey]) -> list[int | None]:
     if not keys:
         return []
     names = ([key.sensor for key in keys], [key.quantity for key in keys])
     await cursor.execute(_LOOK_UP, names)
-    return await cursor.fetchall()
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def _store(cursor: AsyncCursor[Any], flush: Flush) -> NDArray[np.int64]:

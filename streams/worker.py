@@ -184,7 +184,6 @@ class Worker:
         self._inboxes: dict[TopicPartition, _Inbox] = {}
         self._partitions: dict[int, Partition] = {}
         self._letter_positions: dict[int, int] = {}
-        self._unannounced: dict[str, SensorCard] = {}
         self._gaps: list[Gap] = []
         self._quarantine = Quarantine()
         self._pending_rows = 0
@@ -410,8 +409,6 @@ class Worker:
         """
         self._partitions.clear()
         self._letter_positions.clear()
-        # Each stands in a message that is drawn again.
-        self._unannounced.clear()
         for inbox in self._inboxes.values():
             self._pending_rows += sum(queued.rows for queued in inbox.held)
             inbox.pending.extendleft(reversed(inbox.held))
@@ -426,6 +423,7 @@ class Worker:
         letters: list[Buried] = []
         steps: list[Step] = []
         scored: list[tuple[Partition, Scored]] = []
+        cards: dict[str, SensorCard] = {}
         budget = self._config.max_flush_rows
         # A copy: partitions may be assigned while the database is asked. Each is first in its turn:
         # where all are full, the last ones get nothing.
@@ -444,6 +442,7 @@ class Worker:
             parts, unreadable = score(partition, messages, ledger)
             letters.extend(unreadable)
             scored.extend((partition, part) for part in parts)
+            cards.update(_cards(partition, messages))
             if partition.seen > partition.stored:
                 steps.append(Step(topic, number, partition.stored, partition.seen))
         await self._register(list(dict.fromkeys(partition for partition, _ in scored)))
@@ -467,6 +466,7 @@ class Worker:
             if self._quarantine.buries
             else (),
             gaps=tuple(self._gaps),
+            cards=list(cards.values()),
         )
 
     def _draw(self, inbox: _Inbox, budget: int) -> tuple[list[_Taken], int]:
@@ -481,8 +481,6 @@ class Worker:
             is_nameless = refusal is not None and refusal.is_nameless
             provenance = NOBODY if is_nameless else queued.provenance
             taken.append(_Taken(queued.delivery, provenance, refusal))
-            if refusal is None:
-                self._unannounced.update((card.sensor, card) for card in provenance.cards)
         self._pending_rows -= drawn
         if inbox.pending:
             self._due.set()
@@ -560,22 +558,20 @@ class Worker:
         return [Step(self._letters, number, position, end)] if end > position else []
 
     async def _register(self, partitions: list[Partition]) -> None:
-        """Give new series their database ids, and tell the database of new cards."""
-        cards = list(self._unannounced.values())
+        """Give new series their database ids."""
         slots = [partition.unregistered() for partition in partitions]
         keys = [
             partition.keys[slot]
             for partition, new in zip(partitions, slots, strict=True)
             for slot in new.tolist()
         ]
-        if not keys and not cards:
+        if not keys:
             return
-        ids, _ = await self._persistently(lambda: self._sink.register(keys, cards))
+        ids = await self._persistently(lambda: self._sink.register(keys))
         start = 0
         for partition, new in zip(partitions, slots, strict=True):
             partition.series_id[new] = ids[start : start + len(new)]
             start += len(new)
-        self._unannounced.clear()
 
     def _note(self, flush: Flush, outcome: Outcome) -> None:
         """Note what is committed."""
@@ -646,6 +642,17 @@ class Worker:
             self._partitions.pop(number, None)
         else:
             self._letter_positions.pop(number, None)
+
+
+def _cards(partition: Partition, messages: list[Message]) -> dict[str, SensorCard]:
+    """Return what is known of the sensors that new messages have told of."""
+    return {
+        card.sensor: partition.cards[card.sensor]
+        for message in messages
+        if message.offset >= partition.stored
+        for card in message.provenance.cards
+        if card.sensor in partition.cards
+    }
 
 
 def _buried(

@@ -185,7 +185,7 @@ def test_the_worker_of_the_live_city_stores_and_no_other_service_does(server: Se
         sink = Sink(server.dsn(user), "live", "log-1")
         try:
             await sink.resume(TOPIC, 0)
-            await sink.register([SeriesKey("traffic", "harbour", "sensor-1", "intensity")], [])
+            await sink.register([SeriesKey("traffic", "harbour", "sensor-1", "intensity")])
             await sink.write(everything())
         finally:
             await sink.close()

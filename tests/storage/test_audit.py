@@ -62,7 +62,7 @@ def write(database: Database, *flushes: Any) -> None:
         sink = Sink(database.dsn, database.schema, "log-1")
         try:
             await sink.resume(TOPIC, 0)
-            await sink.register(KEYS, [])
+            await sink.register(KEYS)
             for one in flushes:
                 await sink.write(one)
         finally:

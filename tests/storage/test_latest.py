@@ -37,7 +37,7 @@ def with_sinks(database: Database, monkeypatch: pytest.MonkeyPatch) -> Use:
                 for sink in sinks:
                     exits.push_async_callback(sink.close)
                     await sink.resume(TOPIC, 0)
-                await sinks[0].register(KEYS, [])
+                await sinks[0].register(KEYS)
                 return await work(*sinks)
 
         return asyncio.run(run())

@@ -91,7 +91,7 @@ def write(city: City, schema: str) -> None:
         sink = Sink(city.reach(schema, "writer"), schema, "log-1")
         try:
             position = await sink.resume(TOPIC, 0)
-            await sink.register(KEYS, [])
+            await sink.register(KEYS)
             await sink.write(everything(position.stored + 1, position.stored))
         finally:
             await sink.close()

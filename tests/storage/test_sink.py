@@ -56,7 +56,7 @@ def with_sinks(database: Database) -> Use:
                 for sink in sinks:
                     exits.push_async_callback(sink.close)
                     await sink.resume(TOPIC, 0)
-                await sinks[0].register(KEYS, [])
+                await sinks[0].register(KEYS)
                 return await work(*sinks)
 
         return asyncio.run(run())
@@ -379,16 +379,12 @@ def test_registering_at_once_gives_everybody_the_same_ids(
         for n in range(40)
         for quantity in ("no2", "o3")
     ]
-    cards = [SensorCard(f"air-{n}", "environment", "park", 1.0 + n / 100, 2.0) for n in range(40)]
 
     async def work(*sinks: Sink) -> list[list[int]]:
         found = await asyncio.gather(
-            *(
-                sink.register(keys[:: 1 if n % 2 else -1], cards[:: -1 if n % 3 else 1])
-                for n, sink in enumerate(sinks)
-            )
+            *(sink.register(keys[:: 1 if n % 2 else -1]) for n, sink in enumerate(sinks))
         )
-        return [ids.tolist() if n % 2 else ids.tolist()[::-1] for n, (ids, _) in enumerate(found)]
+        return [ids.tolist() if n % 2 else ids.tolist()[::-1] for n, ids in enumerate(found)]
 
     ids = with_sinks(work, LOG, LOG, LOG, LOG)
     assert ids == [ids[0]] * 4
@@ -401,26 +397,32 @@ def test_registering_at_once_gives_everybody_the_same_ids(
     assert named == [(key.sensor, key.quantity, "ug/m3") for key in keys]
 
 
-def test_a_card_without_a_place_leaves_the_known_one(with_sinks: Use) -> None:
-    async def work(sink: Sink) -> list[SensorCard]:
-        await sink.register([], [SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5)])
-        await sink.register([], [SensorCard("sensor-1", "traffic", "airport")])
-        _, known = await sink.register(KEYS[:1], [])
-        return known
+SENSOR = "SELECT name, domain, zone, longitude, latitude, clock_offset_s FROM sensor ORDER BY name"
 
-    assert with_sinks(work) == [SensorCard("sensor-1", "traffic", "airport", 9.5, 53.5)]
+
+def told(number: int, *cards: SensorCard) -> Flush:
+    """Return a flush that tells of sensors and nothing else."""
+    return flush((number, number + 1), cards=cards, tallies=[])
+
+
+def test_a_card_without_a_place_leaves_the_known_one(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(told(0, SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5)))
+        await sink.write(told(1, SensorCard("sensor-1", "traffic", "airport")))
+
+    with_sinks(work)
+    assert database.all(SENSOR)[0] == ("sensor-1", "traffic", "airport", 9.5, 53.5, None)
 
 
 def test_a_clock_is_as_off_as_was_told_last(database: Database, with_sinks: Use) -> None:
     query = "SELECT clock_offset_s, clock_offset_at FROM sensor WHERE name = 'sensor-1'"
     found = []
 
-    async def work(sink: Sink) -> list[SensorCard]:
-        for offset in (None, 37.0, 37.0, -5.0, None):
+    async def work(sink: Sink) -> None:
+        for number, offset in enumerate((None, 37.0, 37.0, -5.0, None)):
             card = SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5, offset)
-            await sink.register([], [card])
+            await sink.write(told(number, card))
             found.extend(database.all(query))
-        return []
 
     with_sinks(work)
     offsets, times = zip(*found, strict=True)
@@ -430,16 +432,24 @@ def test_a_clock_is_as_off_as_was_told_last(database: Database, with_sinks: Use)
     assert times[1] == times[2] < times[3] < times[4]
 
 
-def test_a_new_quantity_says_nothing_of_a_clock(with_sinks: Use) -> None:
-    card = SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5, 37.0)
+def test_a_new_quantity_says_nothing_of_its_sensor(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(told(0, SensorCard("sensor-1", "traffic", "harbour", 9.5, 53.5, 37.0)))
+        await sink.register([SeriesKey("traffic", "airport", "sensor-1", "occupancy")])
 
-    async def work(sink: Sink) -> list[SensorCard]:
-        await sink.register([], [card])
-        other = SeriesKey("traffic", "harbour", "sensor-1", "occupancy")
-        _, known = await sink.register([other], [])
-        return known
+    with_sinks(work)
+    assert database.all(SENSOR)[0] == ("sensor-1", "traffic", "harbour", 9.5, 53.5, 37.0)
 
-    assert with_sinks(work) == [card]
+
+def test_a_worker_that_is_fenced_moves_no_sensor(database: Database, with_sinks: Use) -> None:
+    async def work(owner: Sink, zombie: Sink) -> None:
+        await owner.write(told(0, SensorCard("sensor-1", "traffic", "harbour", 3.0, 1.0)))
+        await owner.write(told(1, SensorCard("sensor-1", "traffic", "airport", 4.0, 1.0)))
+        with pytest.raises(FencedError):
+            await zombie.write(told(0, SensorCard("sensor-1", "traffic", "centre", 2.0, 1.0)))
+
+    with_sinks(work, LOG, LOG)
+    assert database.all(SENSOR)[0] == ("sensor-1", "traffic", "airport", 4.0, 1.0, None)
 
 
 # Alerts

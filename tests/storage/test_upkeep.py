@@ -61,7 +61,7 @@ def write(database: Database, *flushes: Flush) -> list[Outcome]:
         sink = Sink(database.dsn, database.schema, "log-1")
         try:
             await sink.resume(TOPIC, 0)
-            await sink.register(KEYS, [])
+            await sink.register(KEYS)
             return [await sink.write(one) for one in flushes]
         finally:
             await sink.close()
