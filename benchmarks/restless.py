@@ -32,6 +32,11 @@ _DARK_S: Final = 65.0, 150.0
 _SECONDS_PER_FAULT: Final = 4.0
 # Each takes a sensor of its own, and few of them can show jitter.
 _MAX_FAULTS: Final = 60
+# Of so many sensors one moves from zone to zone, and one has a clock that gains.
+_MOVES_EVERY: Final = 50
+_MOVE_NS: Final = 7 * 10**9
+_ZONES: Final = "harbour", "airport", "old-town"
+_DRIFT_S_PER_S: Final = 0.2
 _DRAIN_S: Final = 45.0
 # Topic of the last message: behind everything else in the bridge's session, over the same
 # connection. It is no JSON and becomes a dead letter.
@@ -57,15 +62,20 @@ class RestlessComposer(Composer):
         self._block = 0
         self._dark_until_ns = np.zeros(len(city.sensors), np.int64)
         self._dark_at_ns: int | None = None
+        self._begun_ns: int | None = None
         self._file = file.open("wb")
 
     def messages(self, who: Indices, time_ns: NDArray[np.int64], values: Floats) -> list[Message]:
         """Return what is sent now: most of the block, and what was held back long enough."""
         self._block += 1
         lit = self._lit(who, time_ns)
+        time_ns = self._drifted(who, time_ns)
         due = [message for when, message in self._late if when <= self._block]
         self._late = [pair for pair in self._late if pair[0] > self._block]
-        written = super().messages(who[lit], time_ns[lit], values[lit])
+        written = [
+            self._moved(message, int(time_ns.max(initial=0)))
+            for message in super().messages(who[lit], time_ns[lit], values[lit])
+        ]
         for message, draw in zip(written, self._fate.random(len(written)), strict=True):
             if draw < _LATE_SHARE:
                 when = self._block + int(self._fate.integers(*_LATE_BLOCKS))
@@ -90,6 +100,24 @@ class RestlessComposer(Composer):
             self._dark_until_ns[chosen] = now_ns + (lasts_s * 1e9).astype(np.int64)
         lit: NDArray[np.bool_] = self._dark_until_ns[who] <= time_ns
         return lit
+
+    def _drifted(self, who: Indices, time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Let the clocks of some sensors gain."""
+        if self._begun_ns is None:
+            self._begun_ns = int(time_ns.min(initial=np.iinfo(np.int64).max))
+        gained = ((time_ns - self._begun_ns) * _DRIFT_S_PER_S).astype(np.int64)
+        drifted: NDArray[np.int64] = time_ns + np.where(who % _MOVES_EVERY == 1, gained, 0)
+        return drifted
+
+    def _moved(self, message: Message, now_ns: int) -> Message:
+        """Let some sensors be in another zone every few seconds."""
+        if message.bad:
+            return message
+        city, namespace, domain, _, sensor = message.topic.split("/")
+        if int(sensor.rpartition("-")[2]) % _MOVES_EVERY:
+            return message
+        zone = _ZONES[now_ns // _MOVE_NS % len(_ZONES)]
+        return message._replace(topic=f"{city}/{namespace}/{domain}/{zone}/{sensor}")
 
     def close(self) -> None:
         """Write down the last."""

@@ -76,7 +76,7 @@ def test_some_sensors_go_dark_for_longer_than_a_minute_and_come_back(tmp_path: P
     for second in range(300):
         time_ns = np.full(SENSORS, (1_790_000_000 + second) * SECOND_NS)
         for message in composer.messages(who, time_ns, city.observe(who, time_ns)):
-            heard.setdefault(message.topic, []).append(second)
+            heard.setdefault(message.topic.rpartition("/")[2], []).append(second)
     composer.close()
     pauses = {
         topic: max(np.diff([*sorted(seconds), 300]).tolist()) for topic, seconds in heard.items()
@@ -84,3 +84,25 @@ def test_some_sensors_go_dark_for_longer_than_a_minute_and_come_back(tmp_path: P
     dark = [topic for topic, pause in pauses.items() if pause > 60]
     assert 40 < len(dark) < 130
     assert len(heard) == SENSORS
+
+
+def test_some_sensors_move_and_some_clocks_gain(tmp_path: Path) -> None:
+    city = City(SENSORS, 3)
+    composer = RestlessComposer(city, "live", 3, tmp_path / "published")
+    who = np.arange(SENSORS)
+    zones: dict[str, set[str]] = {}
+    gained: dict[str, float] = {}
+    for second in range(60):
+        now_s = 1_790_000_000 + second
+        time_ns = np.full(SENSORS, now_s * SECOND_NS)
+        for message in composer.messages(who, time_ns, city.observe(who, time_ns)):
+            _, _, _, zone, sensor = message.topic.split("/")
+            zones.setdefault(sensor, set()).add(zone)
+            if not message.bad:
+                observed = datetime.fromisoformat(plain(message.payload)["dateObserved"])
+                ahead = observed.timestamp() - now_s
+                gained[sensor] = max(ahead, gained.get(sensor, 0.0))
+    composer.close()
+    assert sum(len(found) > 2 for found in zones.values()) >= 5
+    ahead = [sensor for sensor, most in gained.items() if most > 5]
+    assert len(ahead) == SENSORS // 50
