@@ -106,7 +106,7 @@ class Watchdog:
         faulthandler.dump_traceback(all_threads=True)
         if self._loop is not None:
             with suppress(RuntimeError):  # tasks come and go meanwhile
-                for task in asyncio.all_tasks(self._loop):
+                for task in sorted(asyncio.all_tasks(self._loop), key=asyncio.Task.get_name):
                     sys.stderr.write(f"\nTask {task.get_name()}:\n{_await_chain(task)}")
             sys.stderr.flush()
 

@@ -167,6 +167,14 @@ def test_the_database_is_up_when_it_has_answered() -> None:
     assert progress.snapshot().database_up
 
 
+def test_the_pause_before_the_next_try_is_not_held_against_it() -> None:
+    progress = fresh()
+    progress.beat(66.0)
+    progress.database_away(1.0, 5.0)
+    assert stall(progress.snapshot(), 66.0, 60.0, 0.0) is None
+    assert stall(progress.snapshot(), 66.1, 60.0, 0.0)
+
+
 def test_a_partition_that_has_gone_is_forgotten() -> None:
     progress = fresh()
     progress.log_end(PLACE, 0, 9, 1.0)
