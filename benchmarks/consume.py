@@ -1,7 +1,8 @@
 """A plain aiokafka consumer of a topic; with `--score` it also does all that a worker does of it.
 
 A process of its own, so that it can be timed alone. Prints one JSON object. Without `--score` the
-messages are kept, and scored when the time of consuming is taken: decode to scores, without Kafka.
+messages are kept, and scored when the time of consuming is taken: decode to scores, without Kafka;
+as many at a time as a flush takes, and then one by one.
 """
 
 import argparse
@@ -30,10 +31,13 @@ class Scorer:
     Parameters
     ----------
     namespace : str
+    at_once : int
+        Messages scored in one go.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, at_once: int = _FLUSH_MESSAGES) -> None:
         self._namespace = namespace
+        self._at_once = at_once
         self._partitions: dict[int, Partition] = {}
         self._waiting: dict[int, list[Message]] = {}
         self._hashes: dict[int, Any] = {}
@@ -44,7 +48,7 @@ class Scorer:
         provenance = Provenance.read(dict(record.headers), self._namespace)
         waiting = self._waiting.setdefault(record.partition, [])
         waiting.append(Message(record.offset, provenance, record.value))
-        if len(waiting) == _FLUSH_MESSAGES:
+        if len(waiting) == self._at_once:
             self._flush(record.partition)
 
     def end(self) -> str:
@@ -107,12 +111,23 @@ async def consume(options: argparse.Namespace) -> dict[str, Any]:
         await consumer.stop()
     if options.score:
         return facts | scorer.facts() | {"digest": digest}
+    one_by_one = Scorer(options.namespace, at_once=1)
+    return (
+        facts
+        | _timed(scorer, kept, "scores_s")
+        | {
+            f"one_{name}" if name == "digest" else name: fact
+            for name, fact in _timed(one_by_one, kept, "one_scores_s").items()
+        }
+    )
+
+
+def _timed(scorer: Scorer, kept: list[Any], name: str) -> dict[str, Any]:
     begin = time.perf_counter()
     for record in kept:
         scorer.take(record)
     digest = scorer.end()
-    scores_s = time.perf_counter() - begin
-    return facts | scorer.facts() | {"digest": digest, "scores_s": scores_s}
+    return scorer.facts() | {"digest": digest, name: time.perf_counter() - begin}
 
 
 def main() -> None:

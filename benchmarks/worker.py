@@ -106,6 +106,7 @@ async def scores(stack: Stack, options: argparse.Namespace) -> Facts:
     await asyncio.to_thread(pin, stack.pids, None)
     rows = messages * _ROWS
     digests = {facts["digest"] for rounds in found.values() for facts in rounds}
+    digests |= {facts["one_digest"] for facts in found["plain"]}
     complete = all(
         facts["rows"] == facts["fresh"] == facts["counted"] == rows
         for rounds in found.values()
@@ -113,6 +114,7 @@ async def scores(stack: Stack, options: argparse.Namespace) -> Facts:
     )
     rates = {
         "decode_to_scores": median(rows / facts["scores_s"] for facts in found["plain"]),
+        "one_message_at_a_time": median(rows / facts["one_scores_s"] for facts in found["plain"]),
         "plain_aiokafka": median(rows / facts["wall_s"] for facts in found["plain"]),
         "consumed_and_scored": median(rows / facts["wall_s"] for facts in found["scoring"]),
     }

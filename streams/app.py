@@ -24,7 +24,7 @@ from streams.log_ends import LogEnds
 from streams.meter import Meter
 from streams.progress import Activity
 from streams.transport import Transport, position_and_end
-from streams.worker import Delivery, Worker, WorkerConfig
+from streams.worker import Delivery, GapError, Worker, WorkerConfig
 
 _LOG = logging.getLogger(__name__)
 # Messages Faust may hold per agent before it stops fetching; a message is up to 5,000 readings.
@@ -32,8 +32,14 @@ _STREAM_BUFFER: Final = 64
 _REPORT_INTERVAL_S: Final = 30.0
 _RETRY_S: Final = 2.0
 _BEAT_S: Final = 1.0
+# What Kafka gets to note an offset before the worker ends.
+_GRACE_S: Final = 5.0
 # How often Kafka is asked where the log ends.
 _LOG_ENDS_S: Final = 5.0
+
+
+class LogError(Exception):
+    """The log ends before what was read of it: it was made anew, or cut short."""
 
 
 class StreamsApp:
@@ -104,7 +110,11 @@ class StreamsApp:
             watched = {flushing, stopping, crashed, looking}
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             worker_stop.set()
-            await flushing
+            try:
+                await flushing
+            except GapError as gap:
+                await self._go_back(gap)
+                raise
             if looking.done():
                 looking.result()
             if crashed.done():
@@ -116,6 +126,19 @@ class StreamsApp:
             await self._app.stop()
             await self._sink.close()
             self._tell()
+
+    async def _go_back(self, gap: GapError) -> None:
+        """Let the next worker read from where this one found the gap.
+
+        Kafka's offset is behind it where the database was restored to an older state.
+        """
+        place = TP(gap.topic, gap.partition)
+        _LOG.warning("%s/%d: the next worker reads from %d on", *place, gap.expected)
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await self._app.consumer._commit({place: gap.expected})  # noqa: SLF001
+        except (KafkaError, OSError) as error:  # a timeout is one
+            _LOG.warning("kafka does not take it: %r", error)
 
     async def _have_topics(self, stop: asyncio.Event) -> bool:
         """Make the topics as soon as Kafka answers; False where told to stop before."""
@@ -221,8 +244,15 @@ class StreamsApp:
             await asyncio.sleep(_BEAT_S)
 
     async def _look_at_log(self) -> None:
-        """Note where the log ends, so that a consumer that fetches nothing is found out."""
+        """Note where the log ends, so that a consumer that fetches nothing is found out.
+
+        Raises
+        ------
+        LogError
+            Where it ends before what the database has read of it.
+        """
         progress = self.meter.progress
+        short: set[tuple[str, int]] = set()
         async with LogEnds(self._bootstrap) as log:
             while True:
                 places = progress.places()
@@ -232,8 +262,18 @@ class StreamsApp:
                     _LOG.debug("kafka does not say where the log ends: %r", error)
                     progress.kafka_away(time.monotonic())
                     ends = {}
+                was_short, short = short, set()
                 for place in places:
+                    stored = progress.stored(place)
                     position, told = position_and_end(self._app.consumer, *place)
+                    if told is not None and told < stored:
+                        # A new leader may learn a moment later what its followers have.
+                        if place in was_short:
+                            raise LogError(
+                                f"{place[0]}/{place[1]} ends at {told}, and was read to {stored}:"
+                                " a log made anew or cut short needs another log_id"
+                            )
+                        short.add(place)
                     known = [end for end in (ends.get(place), told) if end is not None]
                     end = max(known, default=None)
                     progress.log_end(place, position, end, time.monotonic())

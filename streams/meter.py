@@ -130,9 +130,10 @@ class Meter:
             if step.topic == self._readings:
                 self._unsaved_s.setdefault(step.partition, now_s)
 
-    def saved(self, state: SavedState, took_s: float) -> None:
-        """Note a saved state."""
-        self._save_s.observe(took_s)
+    def saved(self, state: SavedState, took_s: float | None = None) -> None:
+        """Note a saved state; what it took where it was saved by itself, not beside rows."""
+        if took_s is not None:
+            self._save_s.observe(took_s)
         self._unsaved_s.pop(state.partition, None)
         self._state_bytes[state.partition] = len(state.state)
 

@@ -123,6 +123,7 @@ class _Place:
 
     next_offset: int | None = None
     log_end: int | None = None
+    committed: int = 0
     behind_s: float | None = None
     # Offset and Kafka's time of what was taken and is not committed; as many as the worker holds.
     taken: deque[tuple[int, float]] = field(default_factory=deque)
@@ -238,8 +239,17 @@ class Progress:
         """Note how far a partition's rows are in the database."""
         with self._lock:
             known = self._places.get(place)
-            while known is not None and known.taken and known.taken[0][0] < next_offset:
+            if known is None:
+                return
+            known.committed = next_offset
+            while known.taken and known.taken[0][0] < next_offset:
                 known.taken.popleft()
+
+    def stored(self, place: TopicPartition) -> int:
+        """Return how far a partition's rows are in the database, as far as is known here."""
+        with self._lock:
+            known = self._places.get(place)
+            return known.committed if known else 0
 
     def snapshot(self) -> Snapshot:
         """Return the worker as it is; from any thread."""

@@ -53,7 +53,18 @@ _T = TypeVar("_T")
 
 
 class GapError(Exception):
-    """Messages are missing between what was seen and what came: start again from Kafka's offset."""
+    """Messages are missing between what was seen and what came: start again from what was seen.
+
+    Attributes
+    ----------
+    topic, partition : str, int
+    expected : int
+        The offset behind the last one seen.
+    """
+
+    def __init__(self, topic: str, partition: int, expected: int, offset: int) -> None:
+        super().__init__(f"{topic}/{partition}: expected offset {expected}, got {offset}")
+        self.topic, self.partition, self.expected = topic, partition, expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,7 +537,7 @@ class Worker:
         """Accept missing offsets only where the log itself no longer has them."""
         earliest = await self._earliest(topic, number)
         if offset > max(earliest, expected):
-            raise GapError(f"{topic}/{number}: expected offset {expected}, got {offset}")
+            raise GapError(topic, number, expected, offset)
         _LOG.error("%s/%d: offsets %d to %d expired unread", topic, number, expected, offset - 1)
 
     def _miss(self, topic: str, number: int, stored: int, expected: int, offset: int) -> None:
@@ -585,6 +596,7 @@ class Worker:
                     self.meter.watermark(step.partition, partition.watermark.now_ns)
         for saved in flush.states:
             self._partitions[saved.partition].saved = saved.next_offset
+            self.meter.saved(saved)
         self.totals.stored += outcome.stored
         self.totals.duplicates += outcome.duplicates
         self.totals.late_conflicts += outcome.late_conflicts
