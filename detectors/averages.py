@@ -131,8 +131,8 @@ def learn(
     """Add one reading of each series to its windows; return which were added."""
     added = sound(value, usable)
     span = spans_ns(time_ns, state.previous_ns, np.minimum(terms.hold_ns, HOUR_NS))
-    # A reading on the full hour closes that hour.
-    hour = (time_ns - 1) // HOUR_NS
+    # A reading on the full hour belongs to the hour before, and closes it.
+    hour = time_ns // HOUR_NS
     now_ns = np.minimum(span, time_ns - hour * HOUR_NS)
     over = np.flatnonzero(added & (hour > state.hour))
     if len(over):
@@ -211,6 +211,8 @@ def _shifted(
 ) -> NDArray[np.float64]:
     """Return the hours kept after `steps` more; hours in which nothing was said are 0."""
     hours = np.concatenate((present[np.newaxis], kept))
+    if (steps == 1).all():
+        return hours[:-1]
     source = np.arange(1, _HOURS_KEPT + 1)[:, np.newaxis] - steps
     moved = np.take_along_axis(hours, np.maximum(source, 0), axis=0)
     return np.where(source >= 0, moved, 0.0)

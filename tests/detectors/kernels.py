@@ -57,13 +57,13 @@ class Kernel:
 
 HOLD_NS = np.array([120, 1800, 3600, 7200, 1200, 900]) * S
 OFFSET_NS = np.array([0, 3600, -18000, 19800, 7200, 0]) * S
-SLOW = (60, 700, 900, 3600)
+SLOW = (60, 700, 1500, 3600)
 POLLUTANT = np.arange(SERIES) % len(POLLUTANTS)
 NAMES = [POLLUTANTS[one] for one in POLLUTANT]
 
 
 def concentrations(rng: Rng, count: int) -> NDArray[np.float64]:
-    return rng.lognormal(rng.choice([1.0, 3.5, 4.5, 6.0]), 0.8, count)
+    return rng.lognormal(rng.choice([1.0, 3.5, 4.5, 5.7, 6.5]), 0.8, count)
 
 
 def average_terms(terms: Columns) -> averages.Terms:
@@ -140,7 +140,7 @@ def far_readings(rng: Rng, count: int) -> NDArray[np.float64]:
     value = blocks(rng, count, [(10.0, 1.0), (10.0, 1.0), (10.0, 0.0), (80.0, 1.0)])
     value = np.round(value, int(rng.integers(0, 4)))
     off = rng.random(count) < 0.05
-    value[off] += rng.choice([-200.0, 90.0, 200.0], off.sum())
+    value[off] += rng.normal(0.0, rng.choice([8.0, 20.0, 200.0]), off.sum())
     return value
 
 

@@ -51,7 +51,7 @@ class Means:
 
     def windows(self, time_ns: int) -> list[tuple[float, float]]:
         """Return (mean, coverage) of hour, 8 hours, 24 hours and calendar day."""
-        hour = (time_ns - 1) // HOUR
+        hour = time_ns // HOUR
         left = 1.0 - (time_ns - hour * HOUR) / HOUR
         found = []
         for count in (1, 8, 24):
@@ -64,7 +64,7 @@ class Means:
         return [*found, (total / cover, cover / 86400)]
 
     def nowcast(self, time_ns: int) -> float:
-        hour = (time_ns - 1) // HOUR
+        hour = time_ns // HOUR
         hourly = {}
         for age in range(1, 13):
             total, cover = self.hours[hour - age]

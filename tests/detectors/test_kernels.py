@@ -31,7 +31,7 @@ def bits(state: tuple[np.ndarray, ...]) -> list[bytes]:
     return [column.tobytes() for column in state]
 
 
-@RELAXED
+@settings(RELAXED, max_examples=8)
 @given(seed=SEEDS)
 def test_agrees_with_its_naive_twin(kernel: Kernel, seed: int) -> None:
     told = stream(kernel, seed)

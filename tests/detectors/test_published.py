@@ -138,7 +138,7 @@ def nowcast(hourly: list[float | None]) -> float:
     state = averages.new_state(1)
     terms = averages.Terms(np.array([H]), np.array([0]))
     with np.errstate(all="ignore"):
-        for hour, value in enumerate([*hourly, 5.0], 1):
+        for hour, value in enumerate(hourly, 1):
             if value is not None:
                 one = np.array([hour * H]), np.array([value]), np.ones(1, np.bool_)
                 averages.learn(state, *one, terms)
@@ -150,7 +150,7 @@ def test_airnows_example_of_the_nowcast() -> None:
     assert nowcast(HOURLY) == pytest.approx(28.4, abs=0.05)
     assert aqi("pm25", AQI_2018, nowcast=nowcast(HOURLY)).measure[0] == 85
     # "At least two of the most recent three hours"; a constant is its own NowCast.
-    assert np.isnan(nowcast([*HOURLY[:-1], None]))
+    assert np.isnan(nowcast([*HOURLY[:10], None, None, 21.0]))
     assert nowcast([20.0] * 12) == pytest.approx(20.0)
     assert nowcast([0.0] * 12) == 0.0
 

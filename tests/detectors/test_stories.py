@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from detectors import incident, noise, noise_change, spike, tampering
+from tests.detectors.kernels import KERNELS
 
 S = 10**9
 
@@ -122,11 +123,36 @@ def test_a_camera_that_sees_nobody_is_told_the_sooner_the_busier_the_place(
     assert (spoke[0] if spoke else None) == after
 
 
+def test_however_busy_the_place_five_counts_are_waited_for() -> None:
+    time_ns = np.arange(1, 9) * (240 * S)
+    usual = np.array([500.0])
+    values = [3.0, *[0.0] * 7]
+    found = watch(tampering.step, tampering.new_state(1), values, usual, time_ns=time_ns)
+    assert [bool(one.speaks[0]) for one in found] == [False] * 5 + [True] * 3
+
+
 def test_one_person_ends_the_suspicion() -> None:
     values = [*[0.0] * 30, 1.0, *[0.0] * 10]
     found = watch(tampering.step, tampering.new_state(1), values, np.array([30.0]))
     assert found[29].speaks[0]
     assert not any(one.speaks[0] for one in found[30:])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_last_whole_periods_are_those_of_the_twin(seed: int) -> None:
+    kernel = next(one for one in KERNELS if one.name == "noise")
+    rng = np.random.default_rng(seed)
+    time_ns = np.cumsum(rng.integers(1, 700, 400)) * S
+    state = noise.new_state(1)
+    terms = noise.Terms(np.array([900 * S]), np.array([-3 * 3600 * S]), np.full((3, 1), 60.0))
+    twin = kernel.twin(900 * S, -3 * 3600 * S, [60.0] * 3)
+    values = rng.uniform(30.0, 90.0, 400)
+    for row, value in enumerate(values.tolist()):
+        watch(noise.step, state, [value], terms, time_ns=time_ns[[row]])
+        twin.read(int(time_ns[row]), value, True)
+        found = noise.indicators(state)
+        wanted = [twin.done(kind) for kind in range(3)]
+        assert [one[0] for one in found[:3]] == pytest.approx(wanted, rel=1e-9, nan_ok=True)
 
 
 def test_the_night_is_held_to_its_own_limit() -> None:
