@@ -51,7 +51,7 @@ class Limit(NamedTuple):
     per_year: int | None
 
 
-# Each was read in two places that transcribe the source named.
+# Read in transcriptions of the sources named, not in the documents themselves.
 STANDARDS: Final[dict[str, tuple[Limit, ...]]] = {
     # Directive 2008/50/EC, Annex XI B (limit values) and Annex VII B (ozone, a target value,
     # days a year averaged over three years). The same numbers are Table 2 of Annex I, section 1, of

@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 from detectors import (
     NEVER,
     air_quality,
+    autoregression,
     averages,
+    clock_skew,
     crowd,
+    drift,
     exceedance,
     incident,
     noise,
     noise_change,
+    season,
     service_level,
+    shift,
     spike,
     tampering,
 )
@@ -30,6 +35,7 @@ from detectors.air_quality_tables import (
 )
 from detectors.finding import Finding
 from tests.detectors import naive_kernels as naive
+from tests.detectors import naive_minutes
 
 SERIES = 6
 S = 10**9
@@ -53,11 +59,15 @@ class Kernel:
     )
     steps_s: tuple[int, ...] = (20, 60, 240)
     judges_first: bool = False  # whether one reading is enough
+    length: int = 1  # how many times as long a stream has to be to bring out its branches
+    calm_days: int = 1  # after which it judges
+    gap_share: float = 0.01
 
 
 HOLD_NS = np.array([120, 1800, 3600, 7200, 1200, 900]) * S
 OFFSET_NS = np.array([0, 3600, -18000, 19800, 7200, 0]) * S
 SLOW = (60, 700, 1500, 3600)
+HOLIDAYS = np.array(naive_minutes.HOLIDAYS)
 POLLUTANT = np.arange(SERIES) % len(POLLUTANTS)
 NAMES = [POLLUTANTS[one] for one in POLLUTANT]
 
@@ -166,6 +176,58 @@ def usual_counts(rng: Rng, time_ns: NDArray[np.int64], value: NDArray[np.float64
     usual += (time_ns // (3600 * S)) % 3
     usual[rng.random(len(value)) < 0.02] = np.nan
     return {"usual": usual}
+
+
+def busy_hours(rng: Rng, count: int) -> NDArray[np.float64]:
+    value = blocks(rng, count, [(20.0, 2.0), (20.0, 2.0), (22.0, 5.0), (20.0, 0.0)])
+    off = rng.random(count) < 0.04
+    value[off] += rng.choice([-200.0, 60.0, 300.0, 1e12], off.sum())
+    return value
+
+
+def wandering(rng: Rng, count: int) -> NDArray[np.float64]:
+    value = blocks(rng, count, [(20.0, 1.0), (20.0, 1.0), (20.0, 0.0), (60.0, 3.0)])
+    for row in range(1, count):
+        value[row] += 0.7 * (value[row - 1] - 20.0)
+    off = rng.random(count) < 0.02
+    value[off] += rng.normal(0.0, rng.choice([20.0, 500.0]), off.sum())
+    return value
+
+
+def steps(rng: Rng, count: int) -> NDArray[np.float64]:
+    """Long stretches, most of them as ever, some of them moved."""
+    value = np.empty(count)
+    start = 0
+    while start < count:
+        stop = start + int(rng.choice([3, 10, 60, 120]))
+        mean = rng.choice([5.0, 5.0, 5.0, 9.0, -20.0])
+        value[start:stop] = rng.normal(mean, 1.0, len(value[start:stop]))
+        start = stop
+    return value
+
+
+def usual_level(rng: Rng, time_ns: NDArray[np.int64], value: NDArray[np.float64]) -> Columns:
+    usual = np.round(np.sin(time_ns / (4000.0 * S)), 2)
+    usual[rng.random(len(value)) < 0.02] = rng.choice([np.nan, np.inf])
+    spread = np.full(len(value), rng.choice([0.01, 1.0, 20.0])) * (1.0 + (time_ns // S) % 3)
+    return {"usual": usual, "spread": spread}
+
+
+def walks(rng: Rng, count: int) -> NDArray[np.float64]:
+    slope = rng.choice([0.0, 0.0, 0.02, -0.02])
+    return 10.0 + np.maximum(np.arange(count) - count / 3, 0.0) * slope + rng.normal(0, 0.3, count)
+
+
+def near_by(rng: Rng, _time_ns: NDArray[np.int64], value: NDArray[np.float64]) -> Columns:
+    around = 10.0 + rng.normal(0.0, 0.3, (len(value), 5))
+    around[rng.random(around.shape) < 0.1] = rng.choice([np.nan, np.inf])
+    return {"neighbours": around}
+
+
+def lags(rng: Rng, count: int) -> NDArray[np.float64]:
+    way = 0.2 + rng.exponential(2.0, count)
+    slope = rng.choice([0.0, 0.0, 0.5, -0.05, 5.0])
+    return way * rng.choice([1.0, 0.01]) + np.arange(count) * slope
 
 
 KERNELS = (
@@ -278,6 +340,89 @@ KERNELS = (
         extras=usual_counts,
         judges_first=True,
     ),
+    Kernel(
+        "season",
+        season.new_state,
+        lambda state, time_ns, value, usable, terms, _: season.step(
+            state, time_ns, value, usable, season.Terms(**terms), HOLIDAYS
+        ),
+        naive_minutes.Season,
+        {
+            "utc_offset_ns": OFFSET_NS,
+            "least": np.array([0.01, 0.1, 3.0, 0.01, 0.3, 1e-6]),
+            "dispersion": np.array([0.0, 1.0, 0.0, 4.0, 0.0, 0.0]),
+        },
+        busy_hours,
+        calm=10.1,
+        steps_s=(1200, 2400, 5400),
+        length=4,
+        calm_days=5,
+        gap_share=0.002,
+    ),
+    Kernel(
+        "autoregression",
+        autoregression.new_state,
+        lambda state, time_ns, value, usable, terms, _: autoregression.step(
+            state, time_ns, value, usable, terms["least"]
+        ),
+        naive_minutes.Autoregression,
+        {"least": np.array([0.01, 0.1, 3.0, 0.01, 0.3, 1e-3])},
+        wandering,
+        calm=10.1,
+        length=2,
+    ),
+    Kernel(
+        "shift",
+        shift.new_state,
+        lambda state, time_ns, value, usable, _, extras: shift.step(
+            state, time_ns, value, usable, shift.Usual(extras["usual"], extras["spread"])
+        ),
+        naive_minutes.Shift,
+        {},
+        steps,
+        calm=10.1,
+        extras=usual_level,
+        steps_s=(300, 900, 1200),
+        length=3,
+        calm_days=2,
+    ),
+    Kernel(
+        "drift",
+        drift.new_state,
+        lambda state, time_ns, value, usable, terms, extras: drift.step(
+            state,
+            time_ns,
+            value,
+            usable,
+            np.ascontiguousarray(extras["neighbours"].T),
+            terms["tolerance"],
+        ),
+        naive_minutes.Drift,
+        {"tolerance": np.array([0.5, 0.5, 1.0, 0.2, 2.0, 1e-6])},
+        walks,
+        calm=10.1,
+        extras=near_by,
+        steps_s=(3000, 3600, 5000),
+        length=6,
+        calm_days=16,
+        gap_share=0.002,
+    ),
+    Kernel(
+        "clock skew",
+        clock_skew.new_state,
+        lambda state, time_ns, value, usable, terms, _: clock_skew.step(
+            state, time_ns, value, usable, clock_skew.Limits(**terms)
+        ),
+        naive_minutes.ClockSkew,
+        {
+            "ahead_s": np.array([0.5, 2.0, 2.0, 5.0, 1.0, 60.0]),
+            "behind_s": np.array([30.0, 60.0, 60.0, 900.0, 5.0, 60.0]),
+        },
+        lags,
+        calm=0.4,
+        steps_s=(60, 600, 3000),
+        judges_first=True,
+    ),
 )
 
 
@@ -301,6 +446,7 @@ class Stream:
 
 def stream(kernel: Kernel, seed: int, rows: int = 500) -> Stream:
     """Return an irregular stream: gaps, full hours, readings that are none."""
+    rows *= kernel.length
     rng = np.random.default_rng(seed)
     weights = rng.random(SERIES) ** 2 + 0.05
     series = rng.choice(SERIES, rows, p=weights / weights.sum())
@@ -312,7 +458,7 @@ def stream(kernel: Kernel, seed: int, rows: int = 500) -> Stream:
     for one in range(SERIES):
         mine = np.flatnonzero(series == one)
         wait_s = np.full(len(mine), pace_s) if exact else rng.exponential(pace_s, len(mine))
-        gaps = rng.random(len(mine)) < 0.01
+        gaps = rng.random(len(mine)) < kernel.gap_share
         wait_s[gaps] += rng.choice([700.0, 4000.0, 20_000.0, 300_000.0], gaps.sum())
         time_ns[mine] = begin + np.cumsum(np.maximum((wait_s * 1e9).astype(np.int64), 1))
         value[mine] = kernel.values(rng, len(mine))

@@ -41,7 +41,7 @@ def test_agrees_with_its_naive_twin(kernel: Kernel, seed: int) -> None:
         for one in range(SERIES)
     ]
     for row in range(len(told)):
-        extras = {name: column[row].item() for name, column in told.extras.items()}
+        extras = {name: column[row].tolist() for name, column in told.extras.items()}
         wanted = twins[told.series[row]].read(
             int(told.time_ns[row]), float(told.value[row]), bool(told.usable[row]), **extras
         )
@@ -170,14 +170,21 @@ def calm_stream(kernel: Kernel, count: int) -> Stream:
     series = np.tile(np.arange(SERIES), count)
     time_ns = np.repeat(np.arange(1, count + 1) * (60 * S), SERIES)
     value = np.full(len(series), kernel.calm)
-    extras = {"other_ns": time_ns, "other": value * 1.01, "speed": value * 0 + 50.0, "usual": value}
+    extras = {
+        "other_ns": time_ns,
+        "other": value * 1.01,
+        "speed": value * 0 + 50.0,
+        "usual": value,
+        "spread": value * 0 + 0.1,
+        "neighbours": np.tile(value, (3, 1)).T,
+    }
     used = kernel.extras(np.random.default_rng(0), time_ns, value)
     used_extras = {name: extras[name] for name in used}
     return Stream(series, time_ns, value, np.ones(len(series), np.bool_), used_extras)
 
 
-def test_a_day_of_the_same_calm_value_is_judged_and_says_nothing(kernel: Kernel) -> None:
-    found = run(kernel, kernel.new_state(SERIES), calm_stream(kernel, 1440))
+def test_days_of_the_same_calm_value_are_judged_and_say_nothing(kernel: Kernel) -> None:
+    found = run(kernel, kernel.new_state(SERIES), calm_stream(kernel, 1440 * kernel.calm_days))
     assert not found.speaks.any()
     assert found.judged[-SERIES:].any()
 
