@@ -1,0 +1,403 @@
+"""The minute stage of a partition: readings to minutes, minutes to findings, findings to alerts.
+
+Readings are taken as they come; nothing else happens until the partition's watermark asks for a
+check (`Turn.check_ns`). Then the minutes that are over are closed and shown to the kernels, minute
+by minute. Checks stand at fixed places of the log, so what comes out is a function of the log
+alone, however it was cut into flushes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import HEALTH, NEVER, StateError, episodes
+from detectors.finding import Finding
+from detectors.minutes import MINUTE_NS, Closed, Minutes
+from detectors.noise import energy
+from detectors.saved import from_bytes, to_bytes
+from ingest.topics import SeriesKey
+from streams.kernels import CityFacts, Kernel, Kind, Terms, Wave, kernels, utc_offset_ns
+
+# A minute is closed when the watermark is so far beyond its end.
+GRACE_NS: Final = 30 * 10**9
+# A sound level is averaged by its energy.
+_LEVEL: Final = "LAeq"
+_BACK: Final = "the sensor speaks again"
+_SILENT: Final = "no readings"
+_OVER: Final = "minutes without it"
+_UNWATCHED: Final = "no longer judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What becomes of one alert of the minute stage.
+
+    Parameters
+    ----------
+    slot : int
+        Of the series.
+    kind : Kind
+    state : {"opened", "resolved", "stale", "open"}
+        `open` is one that was stale.
+    at_ns : int
+        Event time: the end of the minute that did it, or the watermark.
+    opened_ns : int
+        End of the minute that opened it: its identity.
+    cause : str
+    level : int
+        As the kernel defines it; 0 where no minute did it.
+    seen, expected, lower, upper : float
+        In the unit of the kind; NaN where there is none.
+    """
+
+    slot: int
+    kind: Kind
+    state: Literal["opened", "resolved", "stale", "open"]
+    at_ns: int
+    opened_ns: int
+    cause: str
+    level: int = 0
+    seen: float = np.nan
+    expected: float = np.nan
+    lower: float = np.nan
+    upper: float = np.nan
+
+
+@dataclass(slots=True)
+class _Running:
+    """A kernel with the state of the series that it has a place for."""
+
+    kernel: Kernel
+    slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    state: Any = None
+    alerts: list[episodes.State] = field(default_factory=list)
+    terms: Terms = field(default_factory=dict)
+    watched: tuple[NDArray[np.bool_], ...] = ()
+    # By slot, the place among `slots`; -1 where there is none.
+    place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        self.state = self.kernel.new_state(0)
+        self.alerts = [episodes.new_state(0) for _ in self.kernel.kinds]
+
+    def grow(self, slots: NDArray[np.int64], series: int) -> None:
+        """Make places for new series; `series` is how many there are in the partition."""
+        self.state = _longer(self.state, self.kernel.new_state(len(slots)))
+        new = episodes.new_state(len(slots))
+        self.alerts = [_longer(one, new) for one in self.alerts]
+        self.slots = np.concatenate((self.slots, slots))
+        self.place_of = np.full(series, -1)
+        self.place_of[self.slots] = np.arange(len(self.slots))
+
+
+class MinuteStage:
+    """Minutes, kernels and open alerts of one partition.
+
+    Parameters
+    ----------
+    facts : CityFacts
+        Not part of the saved state.
+    """
+
+    def __init__(self, facts: CityFacts) -> None:
+        self._facts = facts
+        self._zone = facts.zone()
+        self._minutes = Minutes()
+        self._running = [_Running(kernel) for kernel in kernels(facts)]
+        self._keys: list[SeriesKey] = []
+        self._slot_of: dict[tuple[str, str], int] = {}
+        # Series that the kernels have a place for; the rest get theirs at the next check.
+        self._placed = 0
+        self._is_level = np.empty(0, np.bool_)
+
+    def __len__(self) -> int:
+        """Return the number of series."""
+        return len(self._keys)
+
+    def add(self, keys: Sequence[SeriesKey]) -> None:
+        """Append new series, numbered from `len(self)` on."""
+        for slot, key in enumerate(keys, len(self._keys)):
+            self._slot_of[key.sensor, key.quantity] = slot
+        self._keys += keys
+        self._minutes.add(len(keys))
+        levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
+        self._is_level = np.concatenate((self._is_level, levels))
+
+    def take(
+        self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
+    ) -> None:
+        """Add usable readings: fresh, not late, not bad, of each series in the order of time."""
+        level = self._is_level[slot]
+        if level.any():
+            value = value.copy()
+            value[level] = energy(value[level])
+        self._minutes.take(slot, time_ns, value)
+
+    def check(
+        self, check_ns: int, in_doubt: NDArray[np.bool_], silent: NDArray[np.bool_]
+    ) -> list[Move]:
+        """Close the minutes that are over, and return what becomes of alerts, in order.
+
+        Parameters
+        ----------
+        check_ns : int
+            Watermark by which is judged, UTC nanoseconds since 1970.
+        in_doubt, silent : (series,) bool
+            Of which series a sensor-health alert is open, and which are silent.
+        """
+        if self._placed < len(self._keys):
+            self._place()
+        moves = self._heard_again(check_ns, silent)
+        closed = self._minutes.close(check_ns - GRACE_NS)
+        starts = np.flatnonzero(np.diff(closed.start_ns, prepend=NEVER))
+        with np.errstate(all="ignore"):
+            for start, stop in pairwise([*starts.tolist(), len(closed.series)]):
+                wave = Closed._make(column[start:stop] for column in closed)
+                moves += self._judge(wave, in_doubt)
+        return moves + self._unwatched(check_ns) + self._fallen_silent(check_ns, silent)
+
+    def save(self) -> bytes:
+        """Return the state of all series, exactly."""
+        columns: dict[str, NDArray[Any]] = {
+            "minutes": np.frombuffer(self._minutes.save(), np.uint8),
+            "placed": np.array([self._placed], np.int64),
+        }
+        for running in self._running:
+            name = running.kernel.name
+            columns[f"{name}.slots"] = running.slots
+            for column, values in running.state._asdict().items():
+                columns[f"{name}.state.{column}"] = values
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+                for column, values in episode._asdict().items():
+                    columns[f"{name}.{kind.name}.{column}"] = values
+        return to_bytes(columns)
+
+    def load(self, data: bytes) -> None:
+        """Go on where the saved stage stood; the series must have been added.
+
+        A kernel that the saved state does not know, or knows with other columns, begins anew.
+
+        Raises
+        ------
+        StateError
+            If the bytes are damaged, not a state, or of other series.
+        """
+        columns = from_bytes(data)
+        try:
+            self._minutes = Minutes.load(columns["minutes"].tobytes())
+            placed = int(columns["placed"][0])
+        except LookupError as error:
+            raise StateError(f"not a saved minute stage: {error}") from error
+        if len(self._minutes) != len(self._keys) or not 0 <= placed <= len(self._keys):
+            raise StateError(
+                f"saved minutes of {len(self._minutes)} series, {len(self._keys)} keys"
+            )
+        self._place(placed)
+        for running in self._running:
+            name = running.kernel.name
+            slots = columns.get(f"{name}.slots", np.empty(0, np.int64))
+            _restore(running.state, f"{name}.state", running.slots, slots, columns)
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+                _restore(episode, f"{name}.{kind.name}", running.slots, slots, columns)
+
+    def _place(self, until: int | None = None) -> None:
+        """Give series up to `until` their places with the kernels."""
+        until = len(self._keys) if until is None else until
+        new = range(self._placed, until)
+        for running in self._running:
+            kernel = running.kernel
+            slots = [slot for slot in new if self._keys[slot].quantity in kernel.quantities]
+            running.grow(np.array(slots, np.int64), len(self._keys))
+            keys = [self._keys[slot] for slot in running.slots.tolist()]
+            running.terms = kernel.terms(keys, self._facts, self._slot_of)
+            running.watched = kernel.watched(running.terms)
+        self._placed = until
+
+    def _judge(self, closed: Closed, in_doubt: NDArray[np.bool_]) -> list[Move]:
+        """Show one minute of some series to the kernels."""
+        slots = closed.series
+        level = self._is_level[slots]
+        mean = np.where(level, 10.0 * np.log10(closed.mean), closed.mean)
+        end_ns = int(closed.start_ns[0]) + MINUTE_NS
+        doubtful = in_doubt.copy()
+        means = np.full(len(self._keys), np.nan)
+        means[slots] = np.where(doubtful[slots], np.nan, mean)
+        offset_ns = utc_offset_ns(end_ns - MINUTE_NS, self._zone)
+        moves: list[Move] = []
+        for running in self._running:
+            place = running.place_of[slots]
+            rows = np.flatnonzero(place >= 0)
+            if not len(rows):
+                continue
+            place = place[rows]
+            is_health = running.kernel.kinds[0].category == HEALTH
+            wave = Wave(
+                time_ns=np.full(len(rows), end_ns),
+                value=mean[rows],
+                usable=~(in_doubt if is_health else doubtful)[slots[rows]],
+                utc_offset_ns=offset_ns,
+                means=means,
+            )
+            moves += self._ask(running, place, wave)
+            if is_health:
+                for episode in running.alerts:
+                    doubtful[running.slots[episode.opened_ns != NEVER]] = True
+                means[doubtful] = np.nan
+        return moves
+
+    def _ask(self, running: _Running, place: NDArray[np.int64], wave: Wave) -> list[Move]:
+        """Ask one kernel about one minute of the series in these places."""
+        kernel = running.kernel
+        # All of them, in order: the columns themselves can be worked on.
+        is_whole = len(place) == len(running.slots)
+        state = running.state if is_whole else _part(running.state, place)
+        terms = running.terms
+        if not is_whole:
+            terms = {name: column[..., place] for name, column in terms.items()}
+        findings = kernel.step(state, wave, terms)
+        if not is_whole:
+            _put(running.state, place, state)
+        moves: list[Move] = []
+        for kind, finding, whole in zip(kernel.kinds, findings, running.alerts, strict=True):
+            episode = whole if is_whole else _part(whole, place)
+            flips = episodes.step(episode, wave.time_ns, finding.judged, finding.speaks, kind.rule)
+            if not is_whole:
+                _put(whole, place, episode)
+            if flips is not None:
+                moves += _flipped(kind, running.slots[place], wave, finding, flips)
+        return moves
+
+    def _heard_again(self, check_ns: int, silent: NDArray[np.bool_]) -> list[Move]:
+        return [
+            move
+            for running in self._running
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True)
+            if episode.stale.any()
+            for move in _moved(running, kind, episode, ~silent, check_ns, is_stale=False)
+        ]
+
+    def _fallen_silent(self, check_ns: int, silent: NDArray[np.bool_]) -> list[Move]:
+        return [
+            move
+            for running in self._running
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True)
+            if (episode.opened_ns != NEVER).any()
+            for move in _moved(running, kind, episode, silent, check_ns, is_stale=True)
+        ]
+
+    def _unwatched(self, check_ns: int) -> list[Move]:
+        """End the alerts of series that can no longer be judged: what is set has changed."""
+        moves = []
+        for running in self._running:
+            kinds = zip(running.kernel.kinds, running.alerts, running.watched, strict=True)
+            for kind, episode, watched in kinds:
+                place = np.flatnonzero((episode.opened_ns != NEVER) & ~watched)
+                moves += [
+                    Move(
+                        int(running.slots[one]),
+                        kind,
+                        "resolved",
+                        check_ns,
+                        int(episode.opened_ns[one]),
+                        _UNWATCHED,
+                    )
+                    for one in place.tolist()
+                ]
+                episodes.end(episode, place, check_ns, kind.rule)
+        return moves
+
+
+def _flipped(
+    kind: Kind,
+    slots: NDArray[np.int64],
+    wave: Wave,
+    finding: Finding,
+    flips: episodes.Flips,
+) -> list[Move]:
+    return [
+        Move(
+            slot=int(slots[row]),
+            kind=kind,
+            state="opened" if opened else "resolved",
+            at_ns=int(wave.time_ns[row]),
+            opened_ns=opened_ns,
+            cause=kind.name if opened else _OVER,
+            level=int(finding.level[row]),
+            seen=float(finding.measure[row]),
+            expected=float(finding.expected[row]),
+            lower=float(finding.lower[row]),
+            upper=float(finding.upper[row]),
+        )
+        for row, opened, opened_ns in zip(
+            flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True
+        )
+    ]
+
+
+def _moved(
+    running: _Running,
+    kind: Kind,
+    episode: episodes.State,
+    due: NDArray[np.bool_],
+    check_ns: int,
+    *,
+    is_stale: bool,
+) -> list[Move]:
+    """Let open alerts become stale, or be open again, where that is due."""
+    others = (episode.opened_ns != NEVER) & (episode.stale != is_stale)
+    place = np.flatnonzero(others & due[running.slots])
+    episode.stale[place] = is_stale
+    return [
+        Move(
+            int(running.slots[one]),
+            kind,
+            "stale" if is_stale else "open",
+            check_ns,
+            int(episode.opened_ns[one]),
+            _SILENT if is_stale else _BACK,
+        )
+        for one in place.tolist()
+    ]
+
+
+def _longer(state: Any, more: Any) -> Any:
+    """Return columns with others behind them."""
+    return type(state)._make(
+        np.concatenate((one, other), axis=-1) for one, other in zip(state, more, strict=True)
+    )
+
+
+def _part(state: Any, place: NDArray[np.int64]) -> Any:
+    """Return a copy of the columns of some series."""
+    return type(state)._make(column[..., place] for column in state)
+
+
+def _put(state: Any, place: NDArray[np.int64], part: Any) -> None:
+    for column, values in zip(state, part, strict=True):
+        column[..., place] = values
+
+
+def _restore(
+    state: Any,
+    name: str,
+    slots: NDArray[np.int64],
+    saved_slots: NDArray[np.int64],
+    columns: dict[str, NDArray[Any]],
+) -> None:
+    """Put saved columns back, of the series that are in both; slots are sorted."""
+    saved = {
+        column: values
+        for column in state._fields
+        if (values := columns.get(f"{name}.{column}")) is not None
+    }
+    for column, present in state._asdict().items():
+        shape = (*present.shape[:-1], len(saved_slots))
+        if column not in saved or saved[column].shape != shape:
+            return
+    _, place, origin = np.intersect1d(slots, saved_slots, assume_unique=True, return_indices=True)
+    for column, present in state._asdict().items():
+        present[..., place] = saved[column][..., origin]
