@@ -8,6 +8,7 @@ commas. Passwords come from the environment or from files named by `*_file`; the
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -36,6 +37,7 @@ _LEAST_KEPT_DAYS = 6
 _LIMITS = Literal["EU 2008/50/EC", "EU 2024/2881", "WHO 2021"]
 # All of them are asked for at every new series of a partition.
 _MAX_GROUPS = 1000
+_MAX_HOLIDAYS = 1000
 # What pydantic puts before the message of a validator.
 _OWN_MESSAGE = "Value error, "
 
@@ -205,6 +207,10 @@ class CitySettings(_Section):
     time_zone: str = "UTC"
     air_quality_index: Literal["EU", "US"] = "EU"
     limits: _LIMITS = "EU 2008/50/EC"
+    # Local days that are as Sundays.
+    holidays: Annotated[
+        tuple[date, ...], BeforeValidator(_listed), Field(max_length=_MAX_HOLIDAYS)
+    ] = ()
     # Limits of noise are national; without them noise is not judged.
     noise_day_db: Decibels | None = None
     noise_evening_db: Decibels | None = None
@@ -223,7 +229,7 @@ class CitySettings(_Section):
 class GroupSettings(_Section):
     """Sensors that belong together: their readings go to one partition."""
 
-    kind: Literal["road", "place"]
+    kind: Literal["road", "place", "neighbours"]
     # Of a road its stations, in the direction of traffic.
     sensors: Annotated[Ids, Field(min_length=1)]
     # Of a road: how fast one drives when it is empty, or, where it has no signals, the length of a

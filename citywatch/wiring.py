@@ -11,7 +11,7 @@ from ingest.topics import LIVE, mqtt_filter
 from paging.pager import PagerConfig
 from storage.expiry import Keep
 from storage.upkeep import Upkeep
-from streams.kernels import CityFacts, Group
+from streams.facts import CityFacts, Group
 from streams.worker import WorkerConfig
 
 _DAY_NS = 86_400 * 10**9
@@ -132,13 +132,16 @@ def city_facts(settings: Settings) -> CityFacts:
         groups={
             name: Group(
                 sensors=group.sensors,
-                is_road=group.kind == "road",
+                kind=group.kind,
                 free_flow_kmh=group.free_flow_kmh,
                 seen_length_m=group.seen_length_m,
                 area_m2=group.area_m2,
             )
             for name, group in settings.groups.items()
         },
+        holidays=city.holidays,
+        # In a replay messages arrive long after they were measured.
+        judges_clocks=settings.namespace == LIVE,
     )
 
 

@@ -232,6 +232,11 @@ class Suite:
         doubtful: NDArray[np.bool_] = self._table.whole().health_opened_ns != NEVER
         return doubtful
 
+    def in_alert(self) -> NDArray[np.bool_]:
+        """Return of which series a city alert is open."""
+        alarming: NDArray[np.bool_] = self._table.whole().city_opened_ns != NEVER
+        return alarming
+
     def are_silent(self) -> NDArray[np.bool_]:
         """Return which series were found silent and have not spoken since."""
         silent: NDArray[np.bool_] = self._table.whole().silent_ns != NEVER

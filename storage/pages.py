@@ -42,6 +42,12 @@ _VERBS: Final = {
     "service-level": "tells of traffic that has broken down, at",
     "incident": "tells of an obstacle before the next station, at",
     "crowd": "tells of a crowd that is too dense, of",
+    "season": "is unusual for the hour, at",
+    "shift": "has changed its level, to",
+    "forecast": "does not follow from what was before, at",
+    "tampering": "sees nobody where there are always people, but",
+    "drift": "drifts away from its neighbours, by",
+    "clock-skew": "comes from a clock that runs off, with a lag of",
 }
 # What a camera tells of itself: 1 while it lasts.
 _CONDITIONS: Final = {

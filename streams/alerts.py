@@ -122,7 +122,7 @@ def _by_minutes(partition: Partition, who: Who, move: Move, namespace: str) -> C
     )
     if is_over:
         return Resolved(series_id, move.cause, page)
-    return Opened(series_id, _half_width(page), page)
+    return Opened(series_id, _half_width(page), page, is_told=move.is_told)
 
 
 def _half_width(page: Page) -> float | None:

@@ -7,23 +7,27 @@ alone, however it was cut into flushes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import HEALTH, NEVER, StateError, episodes
+from detectors import CITY, HEALTH, NEVER, StateError, episodes
 from detectors.finding import Finding
+from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
 from detectors.noise import energy
 from detectors.saved import from_bytes, to_bytes
 from ingest.topics import SeriesKey
-from streams.kernels import CityFacts, Kernel, Kind, Terms, Wave, kernels, utc_offset_ns
+from streams.facts import CityFacts
+from streams.judging import Kernel, Kind, Terms, Wave
+from streams.kernels import kernels
 
 # A minute is closed when the watermark is so far beyond its end.
 GRACE_NS: Final = 30 * 10**9
+_NO_LAG: Final = int(np.iinfo(np.int64).max)
 # A sound level is averaged by its energy.
 _LEVEL: Final = "LAeq"
 _BACK: Final = "the sensor speaks again"
@@ -48,6 +52,8 @@ class Move:
     opened_ns : int
         End of the minute that opened it: its identity.
     cause : str
+    is_told : bool
+        Whether people are told of it when it opens.
     level : int
         As the kernel defines it; 0 where no minute did it.
     seen, expected, lower, upper : float
@@ -60,11 +66,29 @@ class Move:
     at_ns: int
     opened_ns: int
     cause: str
+    is_told: bool = True
     level: int = 0
     seen: float = np.nan
     expected: float = np.nan
     lower: float = np.nan
     upper: float = np.nan
+
+
+class Standing(NamedTuple):
+    """What the suite says of all series of a partition.
+
+    Parameters
+    ----------
+    in_doubt : (series,) bool
+        A sensor-health alert is open.
+    in_alert : (series,) bool
+        A city alert is open.
+    silent : (series,) bool
+    """
+
+    in_doubt: NDArray[np.bool_]
+    in_alert: NDArray[np.bool_]
+    silent: NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -93,6 +117,17 @@ class _Running:
         self.place_of = np.full(series, -1)
         self.place_of[self.slots] = np.arange(len(self.slots))
 
+    def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Return of which places this very kernel has found the sensor at fault."""
+        if self.kernel.is_of_sensors:
+            return None
+        found = None
+        for kind, episode in zip(self.kernel.kinds, self.alerts, strict=True):
+            if kind.category == HEALTH:
+                is_open = episode.opened_ns[place] != NEVER
+                found = is_open if found is None else found | is_open
+        return found
+
 
 class MinuteStage:
     """Minutes, kernels and open alerts of one partition.
@@ -113,6 +148,12 @@ class MinuteStage:
         # Series that the kernels have a place for; the rest get theirs at the next check.
         self._placed = 0
         self._is_level = np.empty(0, np.bool_)
+        # By slot, the first series of its sensor, which speaks for its clock.
+        self._first = np.empty(0, np.int64)
+        self._first_of: dict[str, int] = {}
+        # By that series, the smallest lag since the last one was judged, in nanoseconds.
+        self._lag_ns = np.empty(0, np.int64)
+        self._clock_minute = NEVER // MINUTE_NS
 
     def __len__(self) -> int:
         """Return the number of series."""
@@ -122,10 +163,14 @@ class MinuteStage:
         """Append new series, numbered from `len(self)` on."""
         for slot, key in enumerate(keys, len(self._keys)):
             self._slot_of[key.sensor, key.quantity] = slot
+            self._first_of.setdefault(key.sensor, slot)
         self._keys += keys
         self._minutes.add(len(keys))
         levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
         self._is_level = np.concatenate((self._is_level, levels))
+        first = np.array([self._first_of[key.sensor] for key in keys], np.int64)
+        self._first = np.concatenate((self._first, first))
+        self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
 
     def take(
         self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
@@ -137,34 +182,41 @@ class MinuteStage:
             value[level] = energy(value[level])
         self._minutes.take(slot, time_ns, value)
 
-    def check(
-        self, check_ns: int, in_doubt: NDArray[np.bool_], silent: NDArray[np.bool_]
-    ) -> list[Move]:
+    def hear(self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], arrived_ns: int) -> None:
+        """Take note of how long a message's readings took, by the sensors' own clocks."""
+        if self._facts.judges_clocks:
+            np.minimum.at(self._lag_ns, self._first[slot], arrived_ns - time_ns)
+
+    def check(self, check_ns: int, standing: Standing) -> list[Move]:
         """Close the minutes that are over, and return what becomes of alerts, in order.
 
         Parameters
         ----------
         check_ns : int
             Watermark by which is judged, UTC nanoseconds since 1970.
-        in_doubt, silent : (series,) bool
-            Of which series a sensor-health alert is open, and which are silent.
+        standing : Standing
+            What the suite says of the series.
         """
         if self._placed < len(self._keys):
             self._place()
-        moves = self._heard_again(check_ns, silent)
+        moves = self._moved(check_ns, ~standing.silent, is_stale=False)
         closed = self._minutes.close(check_ns - GRACE_NS)
         starts = np.flatnonzero(np.diff(closed.start_ns, prepend=NEVER))
         with np.errstate(all="ignore"):
+            moves += self._judge_clocks(check_ns, standing)
             for start, stop in pairwise([*starts.tolist(), len(closed.series)]):
                 wave = Closed._make(column[start:stop] for column in closed)
-                moves += self._judge(wave, in_doubt)
-        return moves + self._unwatched(check_ns) + self._fallen_silent(check_ns, silent)
+                moves += self._judge(wave, standing)
+        moves += self._unwatched(check_ns)
+        return moves + self._moved(check_ns, standing.silent, is_stale=True)
 
     def save(self) -> bytes:
         """Return the state of all series, exactly."""
         columns: dict[str, NDArray[Any]] = {
             "minutes": np.frombuffer(self._minutes.save(), np.uint8),
             "placed": np.array([self._placed], np.int64),
+            "lag_ns": self._lag_ns,
+            "clock_minute": np.array([self._clock_minute], np.int64),
         }
         for running in self._running:
             name = running.kernel.name
@@ -190,7 +242,9 @@ class MinuteStage:
         try:
             self._minutes = Minutes.load(columns["minutes"].tobytes())
             placed = int(columns["placed"][0])
-        except LookupError as error:
+            self._lag_ns[:] = columns["lag_ns"]
+            self._clock_minute = int(columns["clock_minute"][0])
+        except (LookupError, ValueError) as error:
             raise StateError(f"not a saved minute stage: {error}") from error
         if len(self._minutes) != len(self._keys) or not 0 <= placed <= len(self._keys):
             raise StateError(
@@ -210,46 +264,83 @@ class MinuteStage:
         new = range(self._placed, until)
         for running in self._running:
             kernel = running.kernel
-            slots = [slot for slot in new if self._keys[slot].quantity in kernel.quantities]
+            if kernel.of_clocks:
+                slots = [slot for slot in new if self._first[slot] == slot]
+            else:
+                slots = [slot for slot in new if self._keys[slot].quantity in kernel.quantities]
             running.grow(np.array(slots, np.int64), len(self._keys))
             keys = [self._keys[slot] for slot in running.slots.tolist()]
             running.terms = kernel.terms(keys, self._facts, self._slot_of)
             running.watched = kernel.watched(running.terms)
         self._placed = until
 
-    def _judge(self, closed: Closed, in_doubt: NDArray[np.bool_]) -> list[Move]:
+    def _judge(self, closed: Closed, standing: Standing) -> list[Move]:
         """Show one minute of some series to the kernels."""
         slots = closed.series
         level = self._is_level[slots]
         mean = np.where(level, 10.0 * np.log10(closed.mean), closed.mean)
         end_ns = int(closed.start_ns[0]) + MINUTE_NS
-        doubtful = in_doubt.copy()
+        offset_ns = int(offsets_ns(self._zone, closed.start_ns[:1])[0])
+        doubtful = standing.in_doubt
         means = np.full(len(self._keys), np.nan)
         means[slots] = np.where(doubtful[slots], np.nan, mean)
-        offset_ns = utc_offset_ns(end_ns - MINUTE_NS, self._zone)
         moves: list[Move] = []
+        is_about_city = False
         for running in self._running:
+            if running.kernel.of_clocks:
+                continue
+            if not is_about_city and not running.kernel.is_of_sensors:
+                # From here on what the kernels before have found of sensors counts as well.
+                is_about_city = True
+                doubtful = self._doubtful(standing)
+                means[doubtful] = np.nan
             place = running.place_of[slots]
             rows = np.flatnonzero(place >= 0)
-            if not len(rows):
-                continue
-            place = place[rows]
-            is_health = running.kernel.kinds[0].category == HEALTH
-            wave = Wave(
-                time_ns=np.full(len(rows), end_ns),
-                value=mean[rows],
-                usable=~(in_doubt if is_health else doubtful)[slots[rows]],
-                utc_offset_ns=offset_ns,
-                means=means,
-            )
-            moves += self._ask(running, place, wave)
-            if is_health:
-                for episode in running.alerts:
-                    doubtful[running.slots[episode.opened_ns != NEVER]] = True
-                means[doubtful] = np.nan
+            if len(rows):
+                wave = Wave(
+                    time_ns=np.full(len(rows), end_ns),
+                    value=mean[rows],
+                    usable=~doubtful[slots[rows]],
+                    utc_offset_ns=np.full(len(rows), offset_ns),
+                    means=means,
+                )
+                moves += self._ask(running, place[rows], wave, standing)
         return moves
 
-    def _ask(self, running: _Running, place: NDArray[np.int64], wave: Wave) -> list[Move]:
+    def _judge_clocks(self, check_ns: int, standing: Standing) -> list[Move]:
+        """Show the lags since the last minute to the kernel that judges clocks."""
+        minute = check_ns // MINUTE_NS
+        if minute <= self._clock_minute:
+            return []
+        self._clock_minute = minute
+        slots = np.flatnonzero(self._lag_ns != _NO_LAG)
+        moves: list[Move] = []
+        for running in self._running:
+            if running.kernel.of_clocks and len(slots):
+                wave = Wave(
+                    time_ns=np.full(len(slots), minute * MINUTE_NS),
+                    value=self._lag_ns[slots] / 1e9,
+                    # A clock that the bridge calls wrong is an alert already.
+                    usable=~standing.in_doubt[slots],
+                    utc_offset_ns=np.zeros(len(slots), np.int64),
+                    means=np.empty(0),
+                )
+                moves += self._ask(running, running.place_of[slots], wave, standing)
+        self._lag_ns[:] = _NO_LAG
+        return moves
+
+    def _doubtful(self, standing: Standing) -> NDArray[np.bool_]:
+        """Return of which series nothing is said of the city."""
+        doubtful = standing.in_doubt.copy()
+        for running in self._running:
+            if running.kernel.is_of_sensors and not running.kernel.of_clocks:
+                for episode in running.alerts:
+                    doubtful[running.slots[episode.opened_ns != NEVER]] = True
+        return doubtful
+
+    def _ask(
+        self, running: _Running, place: NDArray[np.int64], wave: Wave, standing: Standing
+    ) -> list[Move]:
         """Ask one kernel about one minute of the series in these places."""
         kernel = running.kernel
         # All of them, in order: the columns themselves can be worked on.
@@ -261,33 +352,60 @@ class MinuteStage:
         findings = kernel.step(state, wave, terms)
         if not is_whole:
             _put(running.state, place, state)
+        blocked = running.blocked(place)
         moves: list[Move] = []
         for kind, finding, whole in zip(kernel.kinds, findings, running.alerts, strict=True):
+            judged = finding.judged
+            if blocked is not None and kind.category == CITY:
+                judged = judged & ~blocked
             episode = whole if is_whole else _part(whole, place)
-            flips = episodes.step(episode, wave.time_ns, finding.judged, finding.speaks, kind.rule)
+            flips = episodes.step(episode, wave.time_ns, judged, finding.speaks & judged, kind.rule)
             if not is_whole:
                 _put(whole, place, episode)
             if flips is not None:
                 moves += _flipped(kind, running.slots[place], wave, finding, flips)
+        return [self._told(move, standing) for move in moves]
+
+    def _told(self, move: Move, standing: Standing) -> Move:
+        """Return a move that says whether people are told."""
+        if move.state != "opened" or move.kind.told == "always":
+            return move
+        is_told = move.kind.told == "alone" and not (
+            standing.in_alert[move.slot] or self._has_other(move)
+        )
+        return replace(move, is_told=is_told)
+
+    def _has_other(self, move: Move) -> bool:
+        """Say whether another alert of minutes is open of the city that this series says."""
+        for running in self._running:
+            place = int(running.place_of[move.slot]) if not running.kernel.of_clocks else -1
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+                is_other = kind is not move.kind and kind.category == CITY
+                if place >= 0 and is_other and episode.opened_ns[place] != NEVER:
+                    return True
+        return False
+
+    def _moved(self, check_ns: int, due: NDArray[np.bool_], *, is_stale: bool) -> list[Move]:
+        """Let open alerts become stale, or be open again, where that is due."""
+        moves = []
+        for running in self._running:
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+                others = (episode.opened_ns != NEVER) & (episode.stale != is_stale)
+                place = np.flatnonzero(others)
+                place = place[due[running.slots[place]]]
+                episode.stale[place] = is_stale
+                moves += [
+                    Move(
+                        int(running.slots[one]),
+                        kind,
+                        "stale" if is_stale else "open",
+                        check_ns,
+                        int(episode.opened_ns[one]),
+                        _SILENT if is_stale else _BACK,
+                    )
+                    for one in place.tolist()
+                ]
         return moves
-
-    def _heard_again(self, check_ns: int, silent: NDArray[np.bool_]) -> list[Move]:
-        return [
-            move
-            for running in self._running
-            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True)
-            if episode.stale.any()
-            for move in _moved(running, kind, episode, ~silent, check_ns, is_stale=False)
-        ]
-
-    def _fallen_silent(self, check_ns: int, silent: NDArray[np.bool_]) -> list[Move]:
-        return [
-            move
-            for running in self._running
-            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True)
-            if (episode.opened_ns != NEVER).any()
-            for move in _moved(running, kind, episode, silent, check_ns, is_stale=True)
-        ]
 
     def _unwatched(self, check_ns: int) -> list[Move]:
         """End the alerts of series that can no longer be judged: what is set has changed."""
@@ -335,32 +453,6 @@ def _flipped(
         for row, opened, opened_ns in zip(
             flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True
         )
-    ]
-
-
-def _moved(
-    running: _Running,
-    kind: Kind,
-    episode: episodes.State,
-    due: NDArray[np.bool_],
-    check_ns: int,
-    *,
-    is_stale: bool,
-) -> list[Move]:
-    """Let open alerts become stale, or be open again, where that is due."""
-    others = (episode.opened_ns != NEVER) & (episode.stale != is_stale)
-    place = np.flatnonzero(others & due[running.slots])
-    episode.stale[place] = is_stale
-    return [
-        Move(
-            int(running.slots[one]),
-            kind,
-            "stale" if is_stale else "open",
-            check_ns,
-            int(episode.opened_ns[one]),
-            _SILENT if is_stale else _BACK,
-        )
-        for one in place.tolist()
     ]
 
 

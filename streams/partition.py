@@ -15,7 +15,7 @@ from ingest.ledger import SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey, is_level
 from storage.sink import Resumption
-from streams.kernels import CityFacts
+from streams.facts import CityFacts
 from streams.minutes import MinuteStage
 from streams.watermark import Watermark, WatermarkState
 

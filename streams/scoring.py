@@ -22,7 +22,7 @@ from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Tallied
 from storage.rows import Rows
-from streams.minutes import Move
+from streams.minutes import Move, Standing
 from streams.partition import Partition
 from streams.watermark import Turn
 
@@ -259,7 +259,8 @@ def _checked(
     moves: list[Move] = []
     if turn.check_ns is not None:
         suite = partition.suite
-        moves = partition.minutes.check(turn.check_ns, suite.in_doubt(), suite.are_silent())
+        standing = Standing(suite.in_doubt(), suite.in_alert(), suite.are_silent())
+        moves = partition.minutes.check(turn.check_ns, standing)
         if is_replay:
             moves = []
     return _new(partition, stretch, judged, silences, turn.check_ns or 0, moves)
@@ -271,6 +272,8 @@ def _moved(
     """Move the partition's watermark; return where it stood before the message."""
     before_ns = partition.watermark.now_ns
     provenance = message.provenance
+    if provenance.arrived_ns is not None:
+        partition.minutes.hear(slot, batch.time_ns, provenance.arrived_ns)
     turn = partition.watermark.move(
         partition.sensor[slot],
         batch.time_ns,

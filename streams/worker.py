@@ -27,7 +27,7 @@ from storage.flush import Buried, Flush, Gap, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
 from streams.alerts import changes
-from streams.kernels import CityFacts
+from streams.facts import CityFacts
 from streams.meter import Meter
 from streams.partition import STATE_VERSION, Partition
 from streams.patience import REFUSALS, Origin, Quarantine, Refusal, is_passing, words

@@ -235,7 +235,7 @@ def test_bridge_and_worker_are_told_of_groups(tmp_path: Path) -> None:
     settings = read_settings(write(tmp_path, GROUPS), {})
     assert bridge_config(settings).assembly.groups == {"a": "ring", "b": "ring", "c": "market"}
     groups = worker_config(settings).facts.groups
-    assert (groups["ring"].sensors, groups["ring"].is_road) == (("a", "b"), True)
+    assert (groups["ring"].sensors, groups["ring"].kind) == (("a", "b"), "road")
     assert (groups["ring"].free_flow_kmh, groups["market"].area_m2) == (100.0, 250.0)
 
 

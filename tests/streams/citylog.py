@@ -9,7 +9,7 @@ from ingest.batch import ReadingBatch, encode
 from ingest.ledger import SensorCard, Tally
 from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey, dead_letters_topic, readings_topic
-from streams.kernels import CityFacts, Group
+from streams.facts import CityFacts, Group
 from streams.worker import Delivery, TopicPartition
 
 NAMESPACE = "replay-log"
@@ -21,7 +21,7 @@ SECOND_NS = 10**9
 FACTS = CityFacts(
     groups={
         f"road-{partition}": Group(
-            (f"traffic-{partition}-0", f"traffic-{partition}-1"), is_road=True, seen_length_m=3.0
+            (f"traffic-{partition}-0", f"traffic-{partition}-1"), kind="road", seen_length_m=3.0
         )
         for partition in range(4)
     }
