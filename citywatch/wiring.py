@@ -140,8 +140,6 @@ def city_facts(settings: Settings) -> CityFacts:
             for name, group in settings.groups.items()
         },
         holidays=city.holidays,
-        # In a replay messages arrive long after they were measured.
-        judges_clocks=settings.namespace == LIVE,
     )
 
 

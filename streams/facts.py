@@ -50,8 +50,6 @@ class CityFacts:
     groups : mapping of str to Group
     holidays : tuple of date
         Local days that are as Sundays.
-    judges_clocks : bool
-        Whether messages arrive when they are measured: in a replay they do not.
     """
 
     time_zone: str = "UTC"
@@ -60,7 +58,6 @@ class CityFacts:
     noise_limits_db: tuple[float | None, float | None, float | None] = (None, None, None)
     groups: Mapping[str, Group] = field(default_factory=dict)
     holidays: tuple[date, ...] = ()
-    judges_clocks: bool = False
 
     def zone(self) -> tzinfo:
         """Return the time zone; UTC needs no database of zones.

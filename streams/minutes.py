@@ -183,9 +183,11 @@ class MinuteStage:
         self._minutes.take(slot, time_ns, value)
 
     def hear(self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], arrived_ns: int) -> None:
-        """Take note of how long a message's readings took, by the sensors' own clocks."""
-        if self._facts.judges_clocks:
-            np.minimum.at(self._lag_ns, self._first[slot], arrived_ns - time_ns)
+        """Take note of how long a message's readings took, by the sensors' own clocks.
+
+        Only of messages that came when they were measured: in a replay they do not.
+        """
+        np.minimum.at(self._lag_ns, self._first[slot], arrived_ns - time_ns)
 
     def check(self, check_ns: int, standing: Standing) -> list[Move]:
         """Close the minutes that are over, and return what becomes of alerts, in order.

@@ -272,7 +272,7 @@ def _moved(
     """Move the partition's watermark; return where it stood before the message."""
     before_ns = partition.watermark.now_ns
     provenance = message.provenance
-    if provenance.arrived_ns is not None:
+    if provenance.arrived_ns is not None and partition.watermark.trusts(provenance.bridge):
         partition.minutes.hear(slot, batch.time_ns, provenance.arrived_ns)
     turn = partition.watermark.move(
         partition.sensor[slot],

@@ -156,16 +156,11 @@ DRIFT: Final = Kernel(
 )
 
 
-def _clock_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
-    del slot_of
-    return {"judges": np.full(len(keys), facts.judges_clocks)}
-
-
 def _clock_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+    del terms
     count = len(wave.value)
     limits = clock_skew.Limits(np.full(count, _AHEAD_S), np.full(count, np.inf))
-    usable = wave.usable & terms["judges"]
-    return (clock_skew.step(state, wave.time_ns, wave.value, usable, limits),)
+    return (clock_skew.step(state, wave.time_ns, wave.value, wave.usable, limits),)
 
 
 CLOCK_SKEW: Final = Kernel(
@@ -173,8 +168,8 @@ CLOCK_SKEW: Final = Kernel(
     quantities=frozenset(),
     kinds=(Kind("clock-skew", HEALTH, Rule(5, 5, 60, HOUR_NS), {0: "minor"}, unit="s"),),
     new_state=clock_skew.new_state,
-    terms=_clock_terms,
+    terms=least(1.0),
     step=_clock_step,
-    watched=lambda terms: (terms["judges"],),
+    watched=everywhere,
     of_clocks=True,
 )
