@@ -82,6 +82,29 @@ def test_the_saved_bytes_do_not_tell_where_batches_were_cut(
     assert cut.save() == whole.save()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sum_is_made_reading_by_reading(seed: int) -> None:
+    """Sums of parts differ in the last bit: here all of it is random, and every cut counts."""
+    rng = np.random.default_rng(seed)
+    series = rng.integers(0, 3, 600).astype(np.int32)
+    time_ns, value = np.arange(600) * S // 4, rng.normal(0.0, 1.0, 600)
+    whole, cut = Minutes(), Minutes()
+    twin = naive_stage.Minutes(64)
+    for one in (whole, cut):
+        one.add(3)
+    whole.take(series, time_ns, value)
+    for start, stop in pairwise([0, *sorted(rng.choice(600, 30, replace=False)), 600]):
+        cut.take(series[start:stop], time_ns[start:stop], value[start:stop])
+    for row in range(600):
+        twin.take(int(series[row]), int(time_ns[row]), float(value[row]))
+    expected = [
+        (one, at, mean.hex(), count, last.hex())
+        for one, at, mean, count, last in twin.close(200 * S)
+    ]
+    assert len(expected) == 9
+    assert told(whole.close(200 * S)) == told(cut.close(200 * S)) == expected
+
+
 def test_what_comes_for_a_closed_minute_changes_nothing() -> None:
     minutes = Minutes()
     minutes.add(1)
