@@ -23,6 +23,8 @@ MOST_WAITING: Final = 64
 # So many are trimmed at a time, at the least.
 _TRIM_FROM: Final = 4_096
 _FIRST_SERIES: Final = 64
+# Readings of a batch that lie within so many minutes are added minute by minute, others by sorting.
+_FEW_MINUTES: Final = 8
 _RADIX_RANGE: Final = 1 << 16
 _NO_MINUTE: Final = NEVER // MINUTE_NS - 1
 
@@ -72,7 +74,6 @@ class Minutes:
         # 0 where no minute is open; `_minute` is the last one then.
         self._readings = np.zeros(_FIRST_SERIES, np.int64)
         self._last = np.zeros(_FIRST_SERIES)
-        self._scratch = np.empty(_FIRST_SERIES, np.int64)
         self._waiting: list[_Cells] = []
         self._size = 0
 
@@ -90,7 +91,6 @@ class Minutes:
             self._total = np.concatenate((self._total, np.zeros(room)))
             self._readings = np.concatenate((self._readings, np.zeros(room, np.int64)))
             self._last = np.concatenate((self._last, np.zeros(room)))
-            self._scratch = np.empty(len(self._minute), np.int64)
 
     def take(
         self, series: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
@@ -111,25 +111,17 @@ class Minutes:
         # numpy would turn narrower indices into these again and again.
         place = series.astype(np.intp)
         minute = time_ns // MINUTE_NS
-        before, readings = self._minute[place], self._readings[place]
-        goes_on = (minute == before) & (readings > 0)
-        if goes_on.all():
-            self._go_on(place, value)
-            return
-        if len(place) <= self._count:
-            row = np.arange(len(place))
-            # Of a series the last row stays: where that is every row, none stands twice.
-            self._scratch[place] = row
-            if (self._scratch[place] == row).all():
-                self._one_each(place, minute, value, goes_on)
-                return
-        moves = np.zeros(self._count, np.bool_)
-        moves[place[~goes_on]] = True
-        moving = moves[place]
-        if not moving.all():
-            self._go_on(place[~moving], value[~moving])
-            place, minute, value = place[moving], minute[moving], value[moving]
-        self._many(place, minute, value)
+        first, last = int(minute.min()), int(minute.max())
+        if first == last:
+            self._add(place, value, first)
+        elif last - first < _FEW_MINUTES:
+            # One after the other: of each series the order stays as it is.
+            for one in range(first, last + 1):
+                rows = minute == one
+                if rows.any():
+                    self._add(place[rows], value[rows], one)
+        else:
+            self._add_many(place, minute, value)
 
     def close(self, until_ns: int) -> Closed:
         """Close the minutes that have ended by `until_ns`, and return them."""
@@ -196,46 +188,39 @@ class Minutes:
             minutes._size = len(waiting.series)
         return minutes
 
-    def _go_on(self, series: NDArray[np.intp], value: NDArray[np.float64]) -> None:
-        """Add readings to the minutes that are open. `add.at` takes them one by one, in order."""
+    def _add(self, series: NDArray[np.intp], value: NDArray[np.float64], minute: int) -> None:
+        """Add readings of one minute."""
+        before = self._minute[series]
+        behind = before < minute
+        if behind.any():
+            begins = np.zeros(self._count, np.bool_)
+            begins[series[behind]] = True
+            self._begin(np.flatnonzero(begins), minute)
+            taken = begins[series]
+            if not taken.all():
+                taken |= (before == minute) & (self._readings[series] > 0)
+        else:
+            taken = (before == minute) & (self._readings[series] > 0)
+        if not taken.all():
+            series, value = series[taken], value[taken]
+        # `add.at` takes them one by one, in order.
         np.add.at(self._total, series, value)
         np.add.at(self._readings, series, 1)
         self._last[series] = value
 
-    def _one_each(
-        self,
-        series: NDArray[np.intp],
-        minute: NDArray[np.int64],
-        value: NDArray[np.float64],
-        goes_on: NDArray[np.bool_],
-    ) -> None:
-        """Add at most one reading to each series."""
-        _, before, total, readings, last = self._open(series)
-        fresh = minute > before
-        if fresh.all() and (readings > 0).all():
-            self._wait(_Cells(series, before, total, readings, last))
-            self._begin(series, minute, value)
-            return
-        self._go_on(series[goes_on], value[goes_on])
-        series, minute, value = series[fresh], minute[fresh], value[fresh]
-        ended = series[readings[fresh] > 0]
+    def _begin(self, series: NDArray[np.intp], minute: int) -> None:
+        """Let another minute of some series be open."""
+        ended = series[self._readings[series] > 0]
         if len(ended):
             self._wait(self._open(ended))
-        self._begin(series, minute, value)
-
-    def _begin(
-        self, series: NDArray[np.intp], minute: NDArray[np.int64], value: NDArray[np.float64]
-    ) -> None:
         self._minute[series] = minute
-        # As where many are added up, the sum begins at 0, which makes a -0 a 0.
-        self._total[series] = value + 0.0
-        self._readings[series] = 1
-        self._last[series] = value
+        self._total[series] = 0.0
+        self._readings[series] = 0
 
-    def _many(
+    def _add_many(
         self, series: NDArray[np.intp], minute: NDArray[np.int64], value: NDArray[np.float64]
     ) -> None:
-        """Add readings of series that go on to another minute, any number each."""
+        """Add readings of any minutes."""
         order = _stably(series)
         series, minute, value = series[order], minute[order], value[order]
         begins = np.ones(len(series), np.bool_)

@@ -47,6 +47,16 @@ class Wave:
     utc_offset_ns: NDArray[np.int64]
     means: Floats
 
+    def whole(self, place: NDArray[np.int64], count: int) -> "Wave":
+        """Return the wave with a row for all of `count` series, its own at `place`."""
+        if len(place) == count:
+            return self
+        value, usable = np.full(count, np.nan), np.zeros(count, np.bool_)
+        value[place], usable[place] = self.value, self.usable
+        # All rows are of one minute.
+        time_ns, offset_ns = (np.full(count, one[0]) for one in (self.time_ns, self.utc_offset_ns))
+        return Wave(time_ns, value, usable, offset_ns, self.means)
+
 
 class Kind(NamedTuple):
     """One of the things that a kernel may find.
@@ -93,8 +103,8 @@ class Kernel:
         What its findings are about, in the order in which `step` returns them.
     new_state : callable
     terms : callable of (keys, facts, slot_of)
-        Returns what is fixed for series of these keys, as columns. Asked again whenever there are
-        new series in the partition, of which `slot_of` tells: (sensor, quantity) to slot.
+        Returns what is fixed for series of these keys, as columns. `slot_of` tells of all series
+        of the partition: (sensor, quantity) to slot.
     step : callable of (state, wave, terms)
         Returns a finding for each kind.
     watched : callable of terms
@@ -102,6 +112,8 @@ class Kernel:
         closed.
     of_clocks : bool
         Whether it judges clocks: it has a place for the first series of every sensor then.
+    of_neighbours : bool
+        Whether its terms name other series: they are asked for anew when there are new ones.
     """
 
     name: str
@@ -112,6 +124,7 @@ class Kernel:
     step: Callable[[Any, Wave, Terms], tuple[Finding, ...]]
     watched: Callable[[Terms], Watched]
     of_clocks: bool = False
+    of_neighbours: bool = False
 
     @property
     def is_of_sensors(self) -> bool:

@@ -280,4 +280,5 @@ _INCIDENT: Final = Kernel(
     terms=_incident_terms,
     step=_incident_step,
     watched=lambda terms: (terms["ahead"] >= 0,),
+    of_neighbours=True,
 )

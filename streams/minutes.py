@@ -6,7 +6,7 @@ by minute. Checks stand at fixed places of the log, so what comes out is a funct
 alone, however it was cut into flushes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -27,6 +27,9 @@ from streams.kernels import kernels
 
 # A minute is closed when the watermark is so far beyond its end.
 GRACE_NS: Final = 30 * 10**9
+# Where one in so many series of a kernel has a minute, all are shown to it: those without one are
+# not usable, which changes nothing, and columns need not be picked apart and put together again.
+_WHOLE_FROM: Final = 3
 _NO_LAG: Final = int(np.iinfo(np.int64).max)
 # A sound level is averaged by its energy.
 _LEVEL: Final = "LAeq"
@@ -103,10 +106,23 @@ class _Running:
     watched: tuple[NDArray[np.bool_], ...] = ()
     # By slot, the place among `slots`; -1 where there is none.
     place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    # Alerts that are open, by kind: nearly always none, and then there is nothing to look for.
+    open: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.state = self.kernel.new_state(0)
         self.alerts = [episodes.new_state(0) for _ in self.kernel.kinds]
+        self.open = [0 for _ in self.kernel.kinds]
+
+    def count(self) -> None:
+        """Count the alerts that are open."""
+        self.open = [int((one.opened_ns != NEVER).sum()) for one in self.alerts]
+
+    def standing(self) -> Iterator[tuple[int, Kind, episodes.State]]:
+        """Yield the kinds of which an alert is open."""
+        kinds = zip(self.open, self.kernel.kinds, self.alerts, strict=True)
+        yield from ((at, kind, one) for at, (count, kind, one) in enumerate(kinds) if count)
 
     def grow(self, slots: NDArray[np.int64], series: int) -> None:
         """Make places for new series; `series` is how many there are in the partition."""
@@ -115,14 +131,15 @@ class _Running:
         self.alerts = [_longer(one, new) for one in self.alerts]
         self.slots = np.concatenate((self.slots, slots))
         self.place_of = np.full(series, -1)
-        self.place_of[self.slots] = np.arange(len(self.slots))
+        self.everywhere = np.arange(len(self.slots))
+        self.place_of[self.slots] = self.everywhere
 
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
         if self.kernel.is_of_sensors:
             return None
         found = None
-        for kind, episode in zip(self.kernel.kinds, self.alerts, strict=True):
+        for _, kind, episode in self.standing():
             if kind.category == HEALTH:
                 is_open = episode.opened_ns[place] != NEVER
                 found = is_open if found is None else found | is_open
@@ -259,6 +276,7 @@ class MinuteStage:
             _restore(running.state, f"{name}.state", running.slots, slots, columns)
             for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
                 _restore(episode, f"{name}.{kind.name}", running.slots, slots, columns)
+            running.count()
 
     def _place(self, until: int | None = None) -> None:
         """Give series up to `until` their places with the kernels."""
@@ -271,8 +289,16 @@ class MinuteStage:
             else:
                 slots = [slot for slot in new if self._keys[slot].quantity in kernel.quantities]
             running.grow(np.array(slots, np.int64), len(self._keys))
-            keys = [self._keys[slot] for slot in running.slots.tolist()]
-            running.terms = kernel.terms(keys, self._facts, self._slot_of)
+            if kernel.of_neighbours and self._facts.groups:
+                slots = running.slots.tolist()  # a new series may be an old one's neighbour
+                running.terms = {}
+            terms = kernel.terms([self._keys[slot] for slot in slots], self._facts, self._slot_of)
+            running.terms = {
+                name: np.concatenate((running.terms[name], column), axis=-1)
+                if name in running.terms
+                else column
+                for name, column in terms.items()
+            }
             running.watched = kernel.watched(running.terms)
         self._placed = until
 
@@ -336,7 +362,7 @@ class MinuteStage:
         doubtful = standing.in_doubt.copy()
         for running in self._running:
             if running.kernel.is_of_sensors and not running.kernel.of_clocks:
-                for episode in running.alerts:
+                for _, _, episode in running.standing():
                     doubtful[running.slots[episode.opened_ns != NEVER]] = True
         return doubtful
 
@@ -345,7 +371,9 @@ class MinuteStage:
     ) -> list[Move]:
         """Ask one kernel about one minute of the series in these places."""
         kernel = running.kernel
-        # All of them, in order: the columns themselves can be worked on.
+        if _WHOLE_FROM * len(place) >= len(running.slots):
+            wave, place = wave.whole(place, len(running.slots)), running.everywhere
+        # Places are in order: where all are there the columns themselves can be worked on.
         is_whole = len(place) == len(running.slots)
         state = running.state if is_whole else _part(running.state, place)
         terms = running.terms
@@ -366,6 +394,8 @@ class MinuteStage:
                 _put(whole, place, episode)
             if flips is not None:
                 moves += _flipped(kind, running.slots[place], wave, finding, flips)
+        if moves:
+            running.count()
         return [self._told(move, standing) for move in moves]
 
     def _told(self, move: Move, standing: Standing) -> Move:
@@ -381,7 +411,7 @@ class MinuteStage:
         """Say whether another alert of minutes is open of the city that this series says."""
         for running in self._running:
             place = int(running.place_of[move.slot]) if not running.kernel.of_clocks else -1
-            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+            for _, kind, episode in running.standing():
                 is_other = kind is not move.kind and kind.category == CITY
                 if place >= 0 and is_other and episode.opened_ns[place] != NEVER:
                     return True
@@ -391,7 +421,7 @@ class MinuteStage:
         """Let open alerts become stale, or be open again, where that is due."""
         moves = []
         for running in self._running:
-            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+            for _, kind, episode in running.standing():
                 others = (episode.opened_ns != NEVER) & (episode.stale != is_stale)
                 place = np.flatnonzero(others)
                 place = place[due[running.slots[place]]]
@@ -413,8 +443,8 @@ class MinuteStage:
         """End the alerts of series that can no longer be judged: what is set has changed."""
         moves = []
         for running in self._running:
-            kinds = zip(running.kernel.kinds, running.alerts, running.watched, strict=True)
-            for kind, episode, watched in kinds:
+            for at, kind, episode in list(running.standing()):
+                watched = running.watched[at]
                 place = np.flatnonzero((episode.opened_ns != NEVER) & ~watched)
                 moves += [
                     Move(
@@ -428,6 +458,7 @@ class MinuteStage:
                     for one in place.tolist()
                 ]
                 episodes.end(episode, place, check_ns, kind.rule)
+                running.count()
         return moves
 
 

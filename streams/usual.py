@@ -153,6 +153,7 @@ DRIFT: Final = Kernel(
     terms=_drift_terms,
     step=_drift_step,
     watched=lambda terms: ((terms["neighbours"] >= 0).sum(axis=0) >= _LEAST_NEIGHBOURS,),
+    of_neighbours=True,
 )
 
 
