@@ -15,11 +15,13 @@ from ingest.ledger import SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey, is_level
 from storage.sink import Resumption
+from streams.facts import CityFacts
+from streams.minutes import MinuteStage
 from streams.watermark import Watermark, WatermarkState
 
-STATE_VERSION: Final = 2
-# Version 1 had no watermark.
-_READ_VERSIONS: Final = (1, STATE_VERSION)
+STATE_VERSION: Final = 3
+# Version 1 had no watermark, version 2 no minutes.
+_READ_VERSIONS: Final = (1, 2, STATE_VERSION)
 UNREGISTERED: Final = -1
 # Sensors of one partition of which it is remembered where they stand.
 _MAX_CARDS: Final = 500_000
@@ -30,6 +32,7 @@ class _Saved(msgspec.Struct, array_like=True):
     suite: bytes
     watermark: WatermarkState = msgspec.field(default_factory=WatermarkState)
     cards: list[SensorCard] = []
+    minutes: bytes = b""
 
 
 class Partition:
@@ -41,6 +44,8 @@ class Partition:
         Where the database says it goes on.
     config : SuiteConfig
         Thresholds of the detectors.
+    facts : CityFacts
+        What the kernels of the minute stage must know of the city.
 
     Attributes
     ----------
@@ -60,6 +65,7 @@ class Partition:
         What was told of sensors, by their names.
     watermark : Watermark
         Up to which event time readings have come; belongs to the offset `seen`.
+    minutes : MinuteStage
 
     Raises
     ------
@@ -67,7 +73,12 @@ class Partition:
         If the saved state is of an unknown version or damaged.
     """
 
-    def __init__(self, resumption: Resumption, config: SuiteConfig) -> None:
+    def __init__(
+        self,
+        resumption: Resumption,
+        config: SuiteConfig,
+        facts: CityFacts = CityFacts(),  # noqa: B008 - frozen
+    ) -> None:
         self.stored = resumption.stored
         self.seen = self.saved = resumption.state_offset
         self.keys: list[SeriesKey] = []
@@ -83,6 +94,7 @@ class Partition:
         self._numbers: dict[str, int] = {}
         self._domains: dict[str, int] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
+        self.minutes = MinuteStage(facts)
         if resumption.state is None:
             self.suite = Suite(config)
         else:
@@ -184,11 +196,13 @@ class Partition:
         """Return the state as bytes; it belongs to the offset `seen`."""
         keys = [str(key) for key in self.keys]
         cards = list(self.cards.values())
-        return msgspec.msgpack.encode(_Saved(keys, self.suite.save(), self.watermark.state, cards))
+        suite, minutes = self.suite.save(), self.minutes.save()
+        return msgspec.msgpack.encode(_Saved(keys, suite, self.watermark.state, cards, minutes))
 
     def _add(self, keys: Sequence[SeriesKey]) -> None:
         added = self._enter(keys)
         if added:
+            self.minutes.add(added)
             rows = [QUANTITIES[key.quantity] for key in added]
             self.suite.add(
                 Limits(
@@ -247,6 +261,9 @@ class Partition:
             raise StateError(f"saved state holds {len(self.suite)} series, {len(self.keys)} keys")
         self.watermark = Watermark(saved.watermark)
         self.cards = {card.sensor: card for card in saved.cards}
+        self.minutes.add(keys)
+        if saved.minutes:
+            self.minutes.load(saved.minutes)
         self.suite.expect(np.array([_period_s(key.quantity) for key in self.keys]))
 
 

@@ -22,6 +22,7 @@ from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Tallied
 from storage.rows import Rows
+from streams.minutes import Move, Standing
 from streams.partition import Partition
 from streams.watermark import Turn
 
@@ -29,6 +30,8 @@ from streams.watermark import Turn
 # keeps all, which Kafka bounds: after a fix its readings can be stored.
 _MAX_FOREIGN_BYTES: Final = 65_536
 _MAX_PLACE: Final = 200
+# QARTOD: from here on a reading is doubtful.
+_SUSPECT: Final = 3
 # Of a message whose headers cannot be read: it may be another namespace's.
 NOBODY: Final = Provenance("unknown", [])
 _NOTHING: Final = Tally("unknown", 0)
@@ -131,6 +134,8 @@ class Scored:
         What fell silent behind these readings, and what became stale.
     silent_ns : int
         Watermark by which that was judged.
+    moves : sequence of Move
+        What the minutes that were closed behind these readings mean for alerts.
     slot : (n,) int32
         Index into the partition's series.
     time_ns, value : (n,) int64, (n,) float64
@@ -142,6 +147,7 @@ class Scored:
     who: Mapping[int, Who]
     silences: Silences | None
     silent_ns: int
+    moves: Sequence[Move]
     slot: NDArray[np.int32]
     time_ns: NDArray[np.int64]
     value: NDArray[np.float64]
@@ -194,8 +200,8 @@ def score(
     Returns
     -------
     scored : list of Scored
-        In log order. A check for silences ends one, so what fell silent stands between what was
-        read before and after it.
+        In log order. A check ends one, so what fell silent, and what closed minutes say, stands
+        between what was read before and after it.
     letters : list of Buried
     """
     scored: list[Scored] = []
@@ -214,7 +220,7 @@ def score(
         cards = message.provenance.cards
         if not partition.is_told(numbers, cards):
             # What an alert says is what was known at its reading, however a flush is cut.
-            scored += _new(partition, stretch, _judged(partition, stretch), None, 0)
+            scored += _new(partition, stretch, _judged(partition, stretch))
             stretch = _Stretch()
         partition.tell(numbers, cards, batch)
         slot = partition.slot_of[numbers][batch.series]
@@ -231,7 +237,7 @@ def score(
         if turn.hole_ns is not None or turn.check_ns is not None:
             scored += _checked(partition, stretch, turn, is_replay=is_replay)
             stretch = _Stretch()
-    scored += _new(partition, stretch, _judged(partition, stretch), None, 0)
+    scored += _new(partition, stretch, _judged(partition, stretch))
     for part in scored:
         late = part.tally[part.verdicts.late]
         if len(late):
@@ -242,7 +248,7 @@ def score(
 def _checked(
     partition: Partition, stretch: _Stretch, turn: Turn, *, is_replay: bool
 ) -> list[Scored]:
-    """Judge a stretch, and look for those that have fallen silent behind it."""
+    """Judge a stretch, look for those that have fallen silent behind it, and close minutes."""
     judged = _judged(partition, stretch)
     silences = None
     if turn.hole_ns is not None:
@@ -250,7 +256,14 @@ def _checked(
     elif turn.check_ns is not None:
         found = partition.suite.silences(turn.check_ns)
         silences = None if is_replay or not len(found) else found
-    return _new(partition, stretch, judged, silences, turn.check_ns or 0)
+    moves: list[Move] = []
+    if turn.check_ns is not None:
+        suite = partition.suite
+        standing = Standing(suite.in_doubt(), suite.in_alert(), suite.are_silent())
+        moves = partition.minutes.check(turn.check_ns, standing)
+        if is_replay:
+            moves = []
+    return _new(partition, stretch, judged, silences, turn.check_ns or 0, moves)
 
 
 def _moved(
@@ -259,6 +272,8 @@ def _moved(
     """Move the partition's watermark; return where it stood before the message."""
     before_ns = partition.watermark.now_ns
     provenance = message.provenance
+    if provenance.arrived_ns is not None and partition.watermark.trusts(provenance.bridge):
+        partition.minutes.hear(slot, batch.time_ns, provenance.arrived_ns)
     turn = partition.watermark.move(
         partition.sensor[slot],
         batch.time_ns,
@@ -280,6 +295,11 @@ def _judged(
     quality = _whole([batch.quality for batch in batches], np.uint8)
     watermark_ns = _whole(stretch.watermarks, np.int64)
     verdicts = partition.suite.step(slot, time_ns, value, quality, watermark_ns)
+    usable = verdicts.fresh & ~verdicts.late & (verdicts.quality < _SUSPECT)
+    if usable.all():
+        partition.minutes.take(slot, time_ns, value)
+    else:
+        partition.minutes.take(slot[usable], time_ns[usable], value[usable])
     return slot, time_ns, value, verdicts
 
 
@@ -291,20 +311,22 @@ def _new(
     partition: Partition,
     stretch: _Stretch,
     judged: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], Verdicts],
-    silences: Silences | None,
-    silent_ns: int,
+    silences: Silences | None = None,
+    silent_ns: int = 0,
+    moves: Sequence[Move] = (),
 ) -> list[Scored]:
     """Return what is not replayed, if there is anything."""
     tally = _whole(stretch.tallies, np.int32)
     start = stretch.replayed
-    if start == len(tally) and silences is None:
+    if start == len(tally) and silences is None and not moves:
         return []
     slot, time_ns, value, verdicts = judged
     named = set(verdicts.transitions.series.tolist())
     if silences is not None:
         named.update(silences.series.tolist())
+    named.update(move.slot for move in moves)
     who = {one: _who(partition, one) for one in named}
-    whole = Scored(who, silences, silent_ns, slot, time_ns, value, tally, verdicts)
+    whole = Scored(who, silences, silent_ns, moves, slot, time_ns, value, tally, verdicts)
     return [_behind(whole, start) if start else whole]
 
 
@@ -412,6 +434,7 @@ def _behind(scored: Scored, start: int) -> Scored:
         scored.who,
         scored.silences,
         scored.silent_ns,
+        scored.moves,
         scored.slot[start:],
         scored.time_ns[start:],
         scored.value[start:],
