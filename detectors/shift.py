@@ -22,7 +22,7 @@ a profile has wrong in some hours is then no change, for in those hours it knows
 temperatures that follow the year; of distances in the unit of the series, one in 60.)
 
 A level that is left is held still, and the change is told, until the mean of five hours and a
-quarter at least is taken as the new level, or until an hour in a row lies within k of the old one.
+quarter at least is taken as the new level, or until an hour in a row lies nearer to the old one.
 """
 
 from typing import Final, NamedTuple
@@ -39,8 +39,8 @@ DOWN: Final = 2
 
 _BLOCK_NS: Final = 900_000_000_000
 _NO_BLOCK: Final = NEVER // _BLOCK_NS - 1
-# k is half the change that is looked for, three spreads. It is told after 13 means at the median, one
-# of four after 8. With k = 1 and h = 10 these are 7 and 5, and nine times as many are false.
+# k is half the change that is looked for, three spreads. It is told after 13 means at the median, a
+# change of four after 8. With k = 1 and h = 10 these are 7 and 5, and nine times as many are false.
 _SLACK: Final = 1.5
 _LIMIT: Final = 15.0
 _BOUND: Final = 5.0
@@ -88,7 +88,7 @@ class State(NamedTuple):
     since: NDArray[np.float64]  # (2, n) total of the block means since the sum was 0
     blocks: NDArray[np.float64]  # (2, n) count of them
     told: NDArray[np.float64]  # 1 or -1 while a change up or down is told
-    back: NDArray[np.float64]  # blocks in a row at the old level
+    back: NDArray[np.float64]  # blocks in a row that lie nearer to the old level
 
 
 def new_state(count: int) -> State:
@@ -176,6 +176,10 @@ def _close(state: State, rows: NDArray[np.intp]) -> None:
     off = mean - level
     z = off / spread
     sums, since, blocks = state.sums[:, rows], state.since[:, rows], state.blocks[:, rows]
+    side, place = np.where(told > 0.0, 0, 1), np.arange(len(rows))
+    middle = (level + since[side, place] / blocks[side, place]) / 2.0
+    nearer = (told != 0.0) & (told * (mean - middle) < 0.0)
+    back = np.where(nearer, state.back[rows] + 1.0, 0.0)
     for row, distance in enumerate((z, -z)):
         moved = np.maximum(sums[row] + np.minimum(distance, _BOUND) - _SLACK, 0.0)
         # A change that is told goes on whatever its sum would be.
@@ -185,10 +189,7 @@ def _close(state: State, rows: NDArray[np.intp]) -> None:
         since[row] = np.where(goes_on, since[row] + mean, 0.0)
         blocks[row] = np.where(goes_on, blocks[row] + 1.0, 0.0)
 
-    back = np.where((told != 0.0) & (np.abs(z) <= _SLACK), state.back[rows] + 1.0, 0.0)
-    side = np.where(told > 0.0, 0, 1)
-    place = np.arange(len(rows))
-    adopted = (told != 0.0) & (blocks[side, place] >= _ADOPTED)
+    adopted = (told != 0.0) & (blocks[side, place] >= _ADOPTED) & (back == 0.0)
     ended = adopted | (back >= _BACK)
     begins = (told == 0.0) & (sums.max(axis=0) > _LIMIT)
     direction = np.where(sums[0] > sums[1], 1.0, -1.0)

@@ -62,6 +62,7 @@ class Kernel:
     length: int = 1  # how many times as long a stream has to be to bring out its branches
     calm_days: int = 1  # after which it judges
     gap_share: float = 0.01
+    close: float = 1e-9  # to the twin, relative
 
 
 HOLD_NS = np.array([120, 1800, 3600, 7200, 1200, 900]) * S
@@ -370,6 +371,7 @@ KERNELS = (
         wandering,
         calm=10.1,
         length=2,
+        close=1e-6,  # what the squares of distances leave of the last bits
     ),
     Kernel(
         "shift",
