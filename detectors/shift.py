@@ -39,8 +39,8 @@ DOWN: Final = 2
 
 _BLOCK_NS: Final = 900_000_000_000
 _NO_BLOCK: Final = NEVER // _BLOCK_NS - 1
-# k is half the change that is looked for, three spreads. It is told after 13 means at the median, a
-# change of four after 8. With k = 1 and h = 10 these are 7 and 5, and nine times as many are false.
+# k is half the change that is looked for, three spreads. It is told after 13 means at the median,
+# one of four after 8. With k = 1 and h = 10 these are 7 and 5, and nine times as many are false.
 _SLACK: Final = 1.5
 _LIMIT: Final = 15.0
 _BOUND: Final = 5.0

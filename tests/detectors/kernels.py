@@ -417,8 +417,8 @@ KERNELS = (
         ),
         naive_minutes.ClockSkew,
         {
-            "ahead_s": np.array([0.5, 2.0, 2.0, 5.0, 1.0, 60.0]),
-            "behind_s": np.array([30.0, 60.0, 60.0, 900.0, 5.0, 60.0]),
+            "ahead_s": np.array([0.5, 2.0, 2.0, 5.0, np.inf, 60.0]),
+            "behind_s": np.array([30.0, 60.0, 60.0, 900.0, 5.0, np.inf]),
         },
         lags,
         calm=0.4,

@@ -303,4 +303,5 @@ class ClockSkew:
             level = 2
         elif len(last) == 12 and one_way and abs(last[-1] - last[0]) >= 1:
             level, expected = 3, last[0]
-        return True, level > 0, level, offset, expected, -self.ahead, self.behind
+        limits = [NAN if abs(one) == math.inf else one for one in (-self.ahead, self.behind)]
+        return True, level > 0, level, offset, expected, limits[0], limits[1]
