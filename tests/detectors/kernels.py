@@ -61,6 +61,7 @@ class Kernel:
     judges_first: bool = False  # whether one reading is enough
     length: int = 1  # how many times as long a stream has to be to bring out its branches
     calm_days: int = 1  # after which it judges
+    calm_step_s: int = 60
     gap_share: float = 0.01
     close: float = 1e-9  # to the twin, relative
 
@@ -358,6 +359,7 @@ KERNELS = (
         steps_s=(1200, 2400, 5400),
         length=4,
         calm_days=5,
+        calm_step_s=600,
         gap_share=0.002,
     ),
     Kernel(
@@ -387,6 +389,7 @@ KERNELS = (
         steps_s=(300, 900, 1200),
         length=3,
         calm_days=2,
+        calm_step_s=300,
     ),
     Kernel(
         "drift",
@@ -407,6 +410,7 @@ KERNELS = (
         steps_s=(3000, 3600, 5000),
         length=6,
         calm_days=16,
+        calm_step_s=1800,
         gap_share=0.002,
     ),
     Kernel(

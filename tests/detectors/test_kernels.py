@@ -115,6 +115,7 @@ def test_what_is_not_a_reading_changes_nothing(kernel: Kernel, seed: int) -> Non
 @given(seed=SEEDS, cut=st.integers(1, 399))
 def test_the_future_changes_nothing(kernel: Kernel, seed: int, cut: int) -> None:
     told = stream(kernel, seed, rows=400)
+    cut *= kernel.length
     whole = run(kernel, kernel.new_state(SERIES), told)
     prefix = run(kernel, kernel.new_state(SERIES), told.rows(slice(cut)))
     assert_same(Finding(*(column[:cut] for column in whole)), prefix)
@@ -126,6 +127,7 @@ def test_saved_loaded_and_grown_in_the_middle_it_goes_on(
     kernel: Kernel, seed: int, cut: int, more: int
 ) -> None:
     told = stream(kernel, seed, rows=400)
+    cut *= kernel.length
     wanted = run(kernel, kernel.new_state(SERIES), told, [0, cut, len(told)])
     state = kernel.new_state(SERIES)
     run(kernel, state, told.rows(slice(cut)))
@@ -194,9 +196,9 @@ def test_its_findings_are_sane_whatever_comes(kernel: Kernel) -> None:
 
 
 def calm_stream(kernel: Kernel, count: int) -> Stream:
-    """Every series says the same every minute."""
+    """Every series says the same again and again."""
     series = np.tile(np.arange(SERIES), count)
-    time_ns = np.repeat(np.arange(1, count + 1) * (60 * S), SERIES)
+    time_ns = np.repeat(np.arange(1, count + 1) * (kernel.calm_step_s * S), SERIES)
     value = np.full(len(series), kernel.calm)
     extras = {
         "other_ns": time_ns,
@@ -212,7 +214,11 @@ def calm_stream(kernel: Kernel, count: int) -> Stream:
 
 
 def test_days_of_the_same_calm_value_are_judged_and_say_nothing(kernel: Kernel) -> None:
-    found = run(kernel, kernel.new_state(SERIES), calm_stream(kernel, 1440 * kernel.calm_days))
+    found = run(
+        kernel,
+        kernel.new_state(SERIES),
+        calm_stream(kernel, 86_400 * kernel.calm_days // kernel.calm_step_s),
+    )
     assert not found.speaks.any()
     assert found.judged[-SERIES:].any()
 
