@@ -256,8 +256,8 @@ def _learn(state: State, rows: NDArray[np.intp]) -> None:
     count = state.readings[rows]
     visits = seen + 1.0
     mean = mean + (state.total[rows] / count - mean) * np.maximum(1.0 / visits, _LEAST_WEIGHT)
-    # The first visit had nothing to be held against.
-    weight = np.where(seen > 0.0, np.maximum(1.0 / np.maximum(seen, 1.0), _LEAST_WEIGHT), 0.0)
+    # The first visit had nothing to be held against, and left a deviation of 0.
+    weight = np.maximum(1.0 / np.maximum(seen, 1.0), _LEAST_WEIGHT)
     deviation = deviation + (state.deviation[rows] / count - deviation) * weight
     pair = np.empty((len(rows), 2), np.float32)
     pair[:, 0], pair[:, 1] = mean, deviation

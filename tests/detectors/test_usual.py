@@ -162,6 +162,12 @@ def test_the_profile_tells_tampering_when_people_are_missed() -> None:
     assert 4 * HOUR < first < 7 * HOUR
 
 
+def test_what_a_profile_cannot_hold_is_no_reading() -> None:
+    found = Watch(1).see(np.full((600, 1), 1e31), times(25, HOUR))
+    assert not found.judged.any()
+    assert Watch(1).see(np.full((600, 1), 1e29), times(25, HOUR)).judged[-1, 0]
+
+
 def watch_level(values: Floats, time_ns: Times, usual: Floats | None = None) -> Finding:
     count = values.shape[1]
     state = shift.new_state(count)
