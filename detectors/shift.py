@@ -18,8 +18,9 @@ by themselves. It is the means of quarters of an hour, held against the spread o
 A rhythm of the day is a change of level too, so what is usual at this hour, and how far readings
 usually are from it, are inputs: readings are taken in such distances before they are averaged. What
 a profile has wrong in some hours is then no change, for in those hours it knows to be often wrong.
-(Of the minutes of a quiet simulated city one in 170 series-days is called a change, half of them
-temperatures that follow the year; of distances in the unit of the series, one in 60.)
+(In the first four weeks of a quiet simulated city one change in 84 series-days is false, most of
+them on Mondays or of temperatures that follow the year; of distances in the unit of the series it
+is three times as many.)
 
 A level that is left is held still, and the change is told, until the mean of five hours and a
 quarter at least is taken as the new level, or until an hour in a row lies nearer to the old one.
