@@ -112,7 +112,6 @@ def step(
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
     np.copyto(state.filled, 0.0, where=old)
-    np.copyto(state.side, 0.0, where=old)
 
     ready = heard & (state.filled >= _ORDER)
     warm = state.forecasts >= _WARM_UP
