@@ -351,6 +351,14 @@ def test_hours_that_are_missed_do_not_make_a_day() -> None:
     assert not walk(own, near).judged.any()
 
 
+def test_one_wild_day_does_not_make_a_sensor_coarse() -> None:
+    own, near = park(np.random.default_rng(5), 60, 20)
+    own[40 * 24 : 41 * 24] += 100.0
+    found = walk(own, near, tolerance=1e-6)
+    reach = found.upper - found.expected
+    assert (reach[-1] < 2.0 * reach[40 * 24 - 1]).all()
+
+
 def clocks(lag_s: Floats, every_ns: int = MINUTE) -> Finding:
     count = lag_s.shape[1]
     state = clock_skew.new_state(count)
@@ -403,6 +411,11 @@ def test_a_clock_that_loses_a_second_in_three_hours_is_told_in_half_a_day() -> N
     assert (found.level[found.speaks] == clock_skew.DRIFTS).all()
     row = 1200
     assert (found.measure[row] - found.expected[row] > 3.0).all()
+
+
+def test_lags_that_grow_by_milliseconds_are_no_drift() -> None:
+    lag_s = 0.2 + np.arange(2 * 1440)[:, np.newaxis] * (0.05 / 60)
+    assert not clocks(lag_s).speaks.any()
 
 
 def test_offsets_follow_the_zone_to_the_quarter_of_an_hour() -> None:
