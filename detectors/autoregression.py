@@ -19,9 +19,9 @@ taxis, a simulated city, two synthetic processes of order 2), relative to the be
 reading again 1.122, normalised LMS of order 2 and 3 1.057 and 1.061, Yule-Walker 1.045 and 1.035,
 recursive least squares 1.018 and 1.002.
 
-A surprise is bounded before it is learned, and stands among the three as bounded. If the next one
-is as far off on the same side the level has moved: the mean and the three move along, and the
-weights stay as they are.
+A surprise is bounded before it is learned, and stands among the three as bounded; never two in a
+row, or weights that are wrong would feed on their own forecasts. If the next one is as far off on
+the same side the level has moved: the mean and the three are what it is, and the weights stay.
 """
 
 from typing import Final, NamedTuple
@@ -124,14 +124,15 @@ def step(
     bound = np.where(ready & warm, spread * _BOUND_SPREADS, np.inf)
     bounded = np.minimum(np.maximum(error, -bound), bound)
     side = np.sign(error - bounded)
-    confirmed = heard & (side != 0.0) & (side == state.side)
-    taken = np.where(confirmed, value, forecast + bounded)
+    again = (side != 0.0) & (state.side != 0.0)
+    moved = heard & again & (side == state.side)
+    taken = np.where(again, value, forecast + bounded)
 
-    learns = ready & ~confirmed
+    learns = ready & ~moved
     _learn_weights(state, (first, second, third), bounded, spread, least, learns)
-    if confirmed.any():
-        np.copyto(state.mean, state.mean + error, where=confirmed)
-        np.copyto(state.past, state.past + error, where=confirmed)
+    if moved.any():
+        np.copyto(state.mean, value, where=moved)
+        np.copyto(state.past, value, where=moved)
     count = state.forecasts + 1.0
     weight = np.maximum(1.0 / count, _SPREAD_WEIGHT)
     deviation = state.deviation + (np.abs(bounded) - state.deviation) * weight

@@ -137,11 +137,11 @@ class Autoregression:
             error = within(value - forecast, 3 * spread if warm else math.inf)
             if error != value - forecast:
                 side = 1 if value > forecast else -1
+            taken = value if side and self.side else forecast + error
             if side and side == self.side:
-                self.mean += value - forecast
-                self.past = [one + value - forecast for one in self.past]
+                self.mean = value
+                self.past = [value] * 3
             else:
-                taken = forecast + error
                 self.learn(past, error, spread)
             self.forecasts += 1
             self.deviation += (abs(error) - self.deviation) * max(1 / self.forecasts, 1 / 300)

@@ -298,6 +298,26 @@ def test_the_forecast_stays_bounded_whatever_comes() -> None:
     assert (np.abs(found.expected[100:]) < 10 * np.abs(values).max()).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_weights_that_are_wrong_do_not_feed_on_their_own_forecasts(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.full((3000, 60), 20.0)
+    for column in range(60):
+        start = 0
+        while start < len(values):
+            stop = start + int(rng.integers(1, 80))
+            values[start:stop, column] = rng.normal(rng.choice([20.0, 60.0]), rng.choice([0, 1, 3]))
+            values[start:stop, column] += rng.normal(
+                0.0, rng.choice([0.0, 1.0]), len(values[start:stop])
+            )
+            start = stop
+    for row in range(1, len(values)):
+        values[row] += 0.7 * (values[row - 1] - 20.0)
+    found = forecasts(values, least=1e-2)
+    worst = np.nanmax(np.abs(found.expected))
+    assert worst < 20 * np.abs(values).max()
+
+
 def walk(values: Floats, neighbours: Floats, tolerance: float = 1.0) -> Finding:
     """Watch series of one value an hour; neighbours are (m, k, n)."""
     state = drift.new_state(values.shape[1])
