@@ -16,6 +16,7 @@ the day after. The ozone NowCast, a regression that EPA fits for each station, i
 of the last eight hours is used.
 """
 
+from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -248,18 +249,25 @@ def worst_of_stations(
     return Worst(worst, row)
 
 
+@cache
+def _lines(
+    scale: Scale,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return where each line of a scale begins, its slope, and the index there."""
+    low, high, index_low, index_high = (
+        np.array([getattr(row, name) for row in scale.rows], np.float64)
+        for name in ("low", "high", "index_low", "index_high")
+    )
+    return low, (index_high - index_low) / (high - low), index_low
+
+
 def _on_scale(mean: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
     """Return the index of concentrations in the unit of the table; NaN where it says nothing."""
     cut = np.floor(mean * scale.steps + _ROUNDING)
     last = len(scale.rows) - 1
-    place = np.zeros(len(cut), np.intp)
-    for row in scale.rows[1:]:
-        place += cut >= row.low
-    low, high, index_low, index_high = (
-        np.array([getattr(row, name) for row in scale.rows], np.float64)[place]
-        for name in ("low", "high", "index_low", "index_high")
-    )
-    index = (index_high - index_low) / (high - low) * (cut - low) + index_low
+    lows, slopes, starts = _lines(scale)
+    place = np.searchsorted(lows[1:], cut, side="right")
+    index = slopes[place] * (cut - lows[place]) + starts[place]
     said = cut >= scale.rows[0].low
     if scale.ends:
         said &= cut <= scale.rows[last].high

@@ -5,22 +5,23 @@ With y the distance from a slow mean, the next one is forecast as::
     y'_t = w1 y_{t-1} + w2 y_{t-2} + w3 y_{t-3}
 
 and w is learned by recursive least squares with forgetting (Ljung & Söderström, *Theory and
-Practice of Recursive Identification*, 1983; Haykin, *Adaptive Filter Theory*). In the form of the
-Kalman filter of constant coefficients, with P their covariance and s the spread of what was left
-over so far::
+Practice of Recursive Identification*, 1983; Haykin, *Adaptive Filter Theory*), with u the least
+spread that matters::
 
-    k = P y / (s^2 + y' P y)        w += k e        P = (P - k y' P) / f
+    k = P y / (u^2 + y' P y)        w += k e        P = (P - k y' P) / f
 
-P has no unit, so it begins as the identity whatever a series measures. It is not let grow beyond
-that: in a quiet hour forgetting would blow it up, and the first movement would be learned by heart.
+P has no unit and begins as the identity. With s the spread of what was left over so far, the
+covariance of w is P s^2 / u^2. Where that is as large as an identity nothing is forgotten: in a
+quiet hour P would grow without end, and the first movement would be learned by heart.
 
 Mean absolute errors of the next reading, in geometric mean over 18 series (public traffic and
 taxis, a simulated city, two synthetic processes of order 2), relative to the best of each: the last
 reading again 1.122, normalised LMS of order 2 and 3 1.057 and 1.061, Yule-Walker 1.045 and 1.035,
 recursive least squares 1.018 and 1.002.
 
-A surprise is bounded before it is learned, and stands among the three as bounded. If the next one
-is as far off on the same side it is no surprise but the present state, and is taken as it is.
+A surprise is bounded before it is learned, and stands among the three as bounded; never two in a
+row, or weights that are wrong would feed on their own forecasts. If the next one is as far off on
+the same side the level has moved: the mean and the three are what it is, and the weights stay.
 """
 
 from typing import Final, NamedTuple
@@ -37,16 +38,16 @@ LOW: Final = 2
 
 _ORDER: Final = 3
 _FORGETTING: Final = 0.999
-# Trace of P from which on nothing is forgotten: that of the identity.
+# Trace of w's covariance from which on nothing is forgotten: that of the identity.
 _MOST_UNCERTAIN: Final = 3.0
 _SLOW_WEIGHT: Final = 1.0 / 500.0
 _SPREAD_WEIGHT: Final = 1.0 / 300.0
 _WARM_UP: Final = 60.0
 _FAR_SPREADS: Final = 8.0
-_BOUND_SPREADS: Final = 4.0
-# Share of the square of what is known that the square of the noise is taken to be at least, or P
-# would be rounded below zero by one far reading of a series that stood still.
-_ROUNDING: Final = 1e-8
+_BOUND_SPREADS: Final = 3.0
+# Share of y' P y that the noise is taken to be at least, or one far reading of a series that stood
+# still would leave P with nothing but rounding.
+_ROUNDING: Final = 1e-6
 # Standard over mean absolute deviation of a Gaussian, sqrt(pi / 2).
 _SPREAD_OF_DEVIATION: Final = 1.2533141373155003
 # Readings after a pause do not follow from those before: the slowest usual period is five minutes.
@@ -111,7 +112,6 @@ def step(
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
     np.copyto(state.filled, 0.0, where=old)
-    np.copyto(state.side, 0.0, where=old)
 
     ready = heard & (state.filled >= _ORDER)
     warm = state.forecasts >= _WARM_UP
@@ -124,10 +124,15 @@ def step(
     bound = np.where(ready & warm, spread * _BOUND_SPREADS, np.inf)
     bounded = np.minimum(np.maximum(error, -bound), bound)
     side = np.sign(error - bounded)
-    confirmed = (side != 0.0) & (side == state.side)
-    taken = np.where(confirmed, value, forecast + bounded)
+    again = (side != 0.0) & (state.side != 0.0)
+    moved = heard & again & (side == state.side)
+    taken = np.where(again, value, forecast + bounded)
 
-    _learn_weights(state, (first, second, third), bounded, spread, ready)
+    learns = ready & ~moved
+    _learn_weights(state, (first, second, third), bounded, spread, least, learns)
+    if moved.any():
+        np.copyto(state.mean, value, where=moved)
+        np.copyto(state.past, value, where=moved)
     count = state.forecasts + 1.0
     weight = np.maximum(1.0 / count, _SPREAD_WEIGHT)
     deviation = state.deviation + (np.abs(bounded) - state.deviation) * weight
@@ -165,6 +170,7 @@ def _learn_weights(
     past: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     error: NDArray[np.float64],
     spread: NDArray[np.float64],
+    least: NDArray[np.float64],
     where: NDArray[np.bool_],
 ) -> None:
     """Move the weights by one forecast and its error; the distances are newest first."""
@@ -174,11 +180,10 @@ def _learn_weights(
     a = p11 * one + p12 * two + p13 * three
     b = p12 * one + p22 * two + p23 * three
     c = p13 * one + p23 * two + p33 * three
-    noise = np.maximum(spread * spread, _ROUNDING * (one * one + two * two + three * three))
-    below = noise + (one * a + two * b + three * c)
-    factor = 1.0 / below
-    trace = p11 + p22 + p33
-    growth = np.where(trace < _MOST_UNCERTAIN, 1.0 / _FORGETTING, 1.0)
+    known_by = one * a + two * b + three * c
+    factor = 1.0 / (np.maximum(least * least, known_by * _ROUNDING) + known_by)
+    uncertain = (p11 + p22 + p33) * (spread * spread) >= least * least * _MOST_UNCERTAIN
+    growth = np.where(uncertain, 1.0, 1.0 / _FORGETTING)
     surprise = error * factor
     for row, direction in enumerate((a, b, c)):
         np.copyto(state.weights[row], state.weights[row] + direction * surprise, where=where)

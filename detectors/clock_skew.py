@@ -53,7 +53,7 @@ class Limits(NamedTuple):
     Parameters
     ----------
     ahead_s, behind_s : (n,) float64
-        Seconds, above 0. `behind_s` includes the usual way of a message.
+        Seconds, above 0; infinite for no limit. `behind_s` includes the usual way of a message.
     """
 
     ahead_s: NDArray[np.float64]
@@ -119,8 +119,8 @@ def step(
         level=level,
         measure=known(np.where(ahead, value, offset), judged),
         expected=np.where(drifts, state.past[-1], nothing(len(value))),
-        lower=known(-limits.ahead_s, judged),
-        upper=known(limits.behind_s, judged),
+        lower=known(-limits.ahead_s, judged & (limits.ahead_s < np.inf)),
+        upper=known(limits.behind_s, judged & (limits.behind_s < np.inf)),
     )
 
 

@@ -150,9 +150,9 @@ def _close(state: State, rows: NDArray[np.intp], tolerance: NDArray[np.float64])
     drifting = warm & (np.abs(now - norm) > reach)
     bound = np.where(warm, reach * (_BOUND_SPREADS / _FAR_SPREADS), np.inf)
     step_of_day = np.minimum(np.abs(day - state.last[seen]), bound)
-    # The first day differs from none.
+    # What the first day differs by from none is forgotten with the second.
     weight = np.maximum(1.0 / np.maximum(before, 1.0), _NORM_WEIGHT)
-    change = np.where(before > 0.0, change + (step_of_day - change) * weight, 0.0)
+    change = change + (step_of_day - change) * weight
     away = np.minimum(np.maximum(day - norm, -bound), bound)
     weight = np.where(drifting, _DRIFTING_WEIGHT, np.maximum(1.0 / days, _NORM_WEIGHT))
     state.norm[seen] = norm + away * weight

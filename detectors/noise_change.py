@@ -6,6 +6,9 @@ differences, the two have a ratio near 1 while the sensor is what it was: an F-t
 against the past. A difference is bounded before it is learned, so one spike changes nothing; a step
 is one difference. While the noise has changed the past is learned eight times as slowly, so that
 what is seen does not become normal at once, but becomes it when it lasts.
+
+It is for series whose noise is the instrument's. That of counts and of what is made of them goes
+with their level: headways of a simulated road went quiet eight times a day.
 """
 
 from typing import Final, NamedTuple

@@ -33,7 +33,7 @@ small. So the variance is taken to be at least ``dispersion * (m + 1)``. The lim
 then passed by a Poisson count of mean 0.2, 1, 4, 20 or 100 with a chance of 2e-9, 1e-7, 2e-7, 8e-8
 or 1e-8, and needs no transform that would have to be undone to say what is usual.
 
-A series has 800 bytes: a bin is two numbers of 32 bits in one word. They are exact to 1 part in 16
+A series has 696 bytes: a bin is two numbers of 32 bits in one word. They are exact to 1 part in 16
 million, and nothing beyond 1e30 is a reading here.
 """
 
@@ -59,8 +59,9 @@ _BINS: Final = _KINDS * _HOURS
 # 1970-01-01 was a Thursday; kinds of day from there.
 _KIND_OF_WEEKDAY: Final = np.array([0, 0, 1, 2, 0, 0, 0], np.int64)
 _FREE_DAY: Final = 2
-# Counts of visits, eight in a word. More than fifteen change nothing.
-_COUNTS_A_WORD: Final = 8
+# Counts of visits, four bits each. More than fifteen change nothing.
+_COUNTS_A_WORD: Final = 16
+_COUNT_BITS: Final = 4
 _MOST_VISITS: Final = 15
 _NO_HALF: Final = NEVER // _HALF_NS - 1
 
@@ -81,7 +82,7 @@ class State(NamedTuple):
     """Columns of some series."""
 
     profile: NDArray[np.int64]  # (72, n): mean and mean deviation, float32 each
-    visits: NDArray[np.int64]  # (9, n): of the bins, a byte each
+    visits: NDArray[np.int64]  # (5, n): of the bins, four bits each
     half: NDArray[np.int64]  # the present half-hour of local time since 1970
     bin: NDArray[np.int64]  # the present one
     total: NDArray[np.float64]  # of the present visit: of readings, bounded
@@ -117,7 +118,7 @@ def new_state(count: int) -> State:
     """Return the state of series that have said nothing yet."""
     return State(
         profile=np.zeros((_BINS, count), np.int64),
-        visits=np.zeros((_BINS // _COUNTS_A_WORD, count), np.int64),
+        visits=np.zeros((-(-_BINS // _COUNTS_A_WORD), count), np.int64),
         half=np.full(count, _NO_HALF),
         bin=np.zeros(count, np.int64),
         total=np.zeros(count),
@@ -255,14 +256,14 @@ def _learn(state: State, rows: NDArray[np.intp]) -> None:
     count = state.readings[rows]
     visits = seen + 1.0
     mean = mean + (state.total[rows] / count - mean) * np.maximum(1.0 / visits, _LEAST_WEIGHT)
-    # The first visit had nothing to be held against.
-    weight = np.where(seen > 0.0, np.maximum(1.0 / np.maximum(seen, 1.0), _LEAST_WEIGHT), 0.0)
+    # The first visit had nothing to be held against, and left a deviation of 0.
+    weight = np.maximum(1.0 / np.maximum(seen, 1.0), _LEAST_WEIGHT)
     deviation = deviation + (state.deviation[rows] / count - deviation) * weight
     pair = np.empty((len(rows), 2), np.float32)
     pair[:, 0], pair[:, 1] = mean, deviation
     state.profile[bins, rows] = pair.view(np.int64)[:, 0]
     more = (seen < _MOST_VISITS).astype(np.int64)
-    state.visits[bins // _COUNTS_A_WORD, rows] += more << (bins % _COUNTS_A_WORD * 8)
+    state.visits[bins // _COUNTS_A_WORD, rows] += more << (bins % _COUNTS_A_WORD * _COUNT_BITS)
     state.total[rows] = state.deviation[rows] = state.readings[rows] = 0.0
 
 
@@ -272,5 +273,5 @@ def _read(
     """Return mean, mean deviation and visits of one bin of each series."""
     pair = state.profile[bins, rows].view(np.float32).reshape(-1, 2).astype(np.float64)
     word = state.visits[bins // _COUNTS_A_WORD, rows]
-    seen = (word >> (bins % _COUNTS_A_WORD * 8)) & 255
+    seen = (word >> (bins % _COUNTS_A_WORD * _COUNT_BITS)) & _MOST_VISITS
     return pair[:, 0], pair[:, 1], seen.astype(np.float64)

@@ -61,7 +61,9 @@ class Kernel:
     judges_first: bool = False  # whether one reading is enough
     length: int = 1  # how many times as long a stream has to be to bring out its branches
     calm_days: int = 1  # after which it judges
+    calm_step_s: int = 60
     gap_share: float = 0.01
+    close: float = 1e-9  # to the twin, relative
 
 
 HOLD_NS = np.array([120, 1800, 3600, 7200, 1200, 900]) * S
@@ -357,6 +359,7 @@ KERNELS = (
         steps_s=(1200, 2400, 5400),
         length=4,
         calm_days=5,
+        calm_step_s=600,
         gap_share=0.002,
     ),
     Kernel(
@@ -370,6 +373,7 @@ KERNELS = (
         wandering,
         calm=10.1,
         length=2,
+        close=1e-6,  # what the squares of distances leave of the last bits
     ),
     Kernel(
         "shift",
@@ -385,6 +389,7 @@ KERNELS = (
         steps_s=(300, 900, 1200),
         length=3,
         calm_days=2,
+        calm_step_s=300,
     ),
     Kernel(
         "drift",
@@ -405,6 +410,7 @@ KERNELS = (
         steps_s=(3000, 3600, 5000),
         length=6,
         calm_days=16,
+        calm_step_s=1800,
         gap_share=0.002,
     ),
     Kernel(
@@ -415,8 +421,8 @@ KERNELS = (
         ),
         naive_minutes.ClockSkew,
         {
-            "ahead_s": np.array([0.5, 2.0, 2.0, 5.0, 1.0, 60.0]),
-            "behind_s": np.array([30.0, 60.0, 60.0, 900.0, 5.0, 60.0]),
+            "ahead_s": np.array([0.5, 2.0, 2.0, 5.0, np.inf, 60.0]),
+            "behind_s": np.array([30.0, 60.0, 60.0, 900.0, 5.0, np.inf]),
         },
         lags,
         calm=0.4,

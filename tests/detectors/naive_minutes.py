@@ -112,9 +112,10 @@ class Autoregression:
 
     def learn(self, past: list[float], error: float, spread: float) -> None:
         py = [sum(p * y for p, y in zip(row, past, strict=True)) for row in self.p]
-        noise = max(spread**2, 1e-8 * sum(y * y for y in past))
-        below = noise + sum(p * y for p, y in zip(py, past, strict=True))
-        forgotten = 0.999 if sum(self.p[one][one] for one in range(3)) < 3 else 1.0
+        known = sum(p * y for p, y in zip(py, past, strict=True))
+        below = max(self.least**2, 1e-6 * known) + known
+        covariance = sum(self.p[one][one] for one in range(3)) * spread**2 / self.least**2
+        forgotten = 0.999 if covariance < 3 else 1.0
         for row in range(3):
             self.weights[row] += py[row] / below * error
             for column in range(3):
@@ -133,12 +134,15 @@ class Autoregression:
             past = [one - self.mean for one in self.past[:-4:-1]]
             forecast += sum(w * y for w, y in zip(self.weights, past, strict=True))
             spread = max(SPREAD * self.deviation, self.least)
-            error = within(value - forecast, 4 * spread if warm else math.inf)
+            error = within(value - forecast, 3 * spread if warm else math.inf)
             if error != value - forecast:
                 side = 1 if value > forecast else -1
-            if not side or side != self.side:
-                taken = forecast + error
-            self.learn(past, error, spread)
+            taken = value if side and self.side else forecast + error
+            if side and side == self.side:
+                self.mean = value
+                self.past = [value] * 3
+            else:
+                self.learn(past, error, spread)
             self.forecasts += 1
             self.deviation += (abs(error) - self.deviation) * max(1 / self.forecasts, 1 / 300)
         self.side = side
@@ -181,9 +185,10 @@ class Shift:
         mean = sum(self.readings) / len(self.readings)
         z = (mean - self.level) / self.spread()
         if self.told:
+            middle = (self.level + sum(self.told.means) / len(self.told.means)) / 2
+            self.back = self.back + 1 if self.told.sign * (mean - middle) < 0 else 0
             self.told.means.append(mean)
-            self.back = self.back + 1 if abs(z) <= 1.5 else 0
-            adopted = len(self.told.means) >= 21
+            adopted = len(self.told.means) >= 21 and not self.back
             if adopted:
                 self.level = sum(self.told.means) / len(self.told.means)
             if adopted or self.back >= 4:
@@ -298,4 +303,5 @@ class ClockSkew:
             level = 2
         elif len(last) == 12 and one_way and abs(last[-1] - last[0]) >= 1:
             level, expected = 3, last[0]
-        return True, level > 0, level, offset, expected, -self.ahead, self.behind
+        limits = [NAN if abs(one) == math.inf else one for one in (-self.ahead, self.behind)]
+        return True, level > 0, level, offset, expected, limits[0], limits[1]
