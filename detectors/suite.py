@@ -1,5 +1,6 @@
 """All detectors over all series."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -34,6 +35,7 @@ from detectors.silence import (
 )
 from detectors.table import NEVER, Columns, Table
 from detectors.tail import tail_score
+from detectors.terms import Terms, TermTable
 from detectors.waves import by_series, fresh_only, in_waves
 
 # QARTOD primary flags (IOC 54:V3). From SUSPECT on a reading is bad.
@@ -120,14 +122,60 @@ class Suite:
     def __init__(self, config: SuiteConfig = SuiteConfig()) -> None:  # noqa: B008 - frozen
         self._config = config
         self._table = Table()
+        self._terms = TermTable(Terms.of(config))
 
     def __len__(self) -> int:
         """Return the number of series."""
         return len(self._table)
 
-    def add(self, limits: Limits) -> None:
-        """Append new series, numbered from `len(self)` on."""
+    def add(self, limits: Limits, columns: Mapping[str, NDArray[np.float64]] | None = None) -> None:
+        """Append new series, numbered from `len(self)` on.
+
+        Parameters
+        ----------
+        limits : Limits
+        columns : mapping of str to (n,) float64, optional
+            Thresholds by the names of `Terms`, where some of the series have their own.
+        """
+        self._terms.add(len(limits), columns)
         self._table.add(limits)
+
+    def judge_by(
+        self,
+        config: SuiteConfig,
+        shared: Terms,
+        columns: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> None:
+        """Judge what comes from now on by other thresholds; what was learned stays.
+
+        Parameters
+        ----------
+        config : SuiteConfig
+            What all series have in common.
+        shared : Terms
+            Numbers: what a series has that `columns` say nothing of.
+        columns : mapping of str to (len(self),) float64, optional
+            Thresholds by the names of `Terms`, where some series have their own.
+
+        Raises
+        ------
+        ValueError
+            If a name is no threshold of a series, or a column has another length.
+        """
+        terms = TermTable(shared)
+        terms.add(len(self), columns)
+        self._config, self._terms = config, terms
+
+    def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
+        """Give some series other ranges and rates.
+
+        Parameters
+        ----------
+        series : (n,) intp
+        limits : Limits
+            Of as many series. Whether they are states and their usual period stay as they are.
+        """
+        self._table.limit(series, limits)
 
     def step(
         self,
@@ -186,6 +234,7 @@ class Suite:
             np.empty(size),
         )
         block, columns = self._table.gather(waves.series)
+        terms, is_shared = self._terms.of(waves.series), self._terms.is_shared
         flips: list[tuple[NDArray[np.intp], Flips]] = []
         spoken: list[tuple[NDArray[np.intp], Spoke]] = []
         start = 0
@@ -197,7 +246,7 @@ class Suite:
                 back = listen(state, wave.watermark_ns, self._config)
                 if back is not None:
                     spoken.extend((rows[start:stop], one) for one in spoke_again(state, back))
-                found = self._judge(state, wave)
+                found = self._judge(state, wave, terms if is_shared else terms.first(length))
                 flips.extend((rows[start:stop], flip) for flip in found if flip is not None)
                 start = stop
             score = tail_score(work.spreads)
@@ -238,7 +287,7 @@ class Suite:
         watermark_ns : int
             Event time, UTC nanoseconds since 1970.
         """
-        return fall_silent(self._table.whole(), watermark_ns, self._config)
+        return fall_silent(self._table.whole(), watermark_ns, self._terms.whole())
 
     def excuse(self, watermark_ns: int) -> None:
         """Hold no pause up to this watermark against anybody: the stream itself had a hole."""
@@ -269,6 +318,7 @@ class Suite:
         """
         suite = cls(config)
         suite._table = Table.from_bytes(data)
+        suite._terms.add(len(suite))
         return suite
 
     def _floor(self, watermark_ns: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -277,7 +327,9 @@ class Suite:
         floor_ns: NDArray[np.int64] = np.maximum(watermark_ns, NEVER + lateness_ns) - lateness_ns
         return floor_ns
 
-    def _judge(self, columns: Columns, wave: _Wave) -> tuple[Flips | None, Flips | None]:
+    def _judge(
+        self, columns: Columns, wave: _Wave, terms: Terms
+    ) -> tuple[Flips | None, Flips | None]:
         """Judge one reading of each series, all fresh; fill the wave and move the state on."""
         config = self._config
         time_ns, value, given = wave.time_ns, wave.value, wave.quality
@@ -292,12 +344,12 @@ class Suite:
             usable &= judged
         # A state may stand for years and change at once, and has no level.
         measured = usable & (columns.state == 0)
-        flat = flatline(columns, value, measured, config)
+        flat = flatline(columns, value, measured, config, terms.flatline_chance)
         fast = too_fast(columns, time_ns, value, measured, config)
         odd = flat | fast
         good = usable & ~odd
 
-        seen = outlook(columns, config)
+        seen = outlook(columns, config, terms.warm_up)
         # While the sensor itself is in doubt nothing it says is held against the city, or learned:
         # a jittering sensor has believable readings in between.
         trusted = good & measured & (columns.health_opened_ns == NEVER)
@@ -306,7 +358,7 @@ class Suite:
         spreads = np.abs(value - columns.level) / seen.spread
         wave.spreads[:] = np.where(scored, spreads, np.nan)
         wave.expected[:] = np.where(known, columns.level, np.nan)
-        wave.band[:] = np.where(known, seen.spread * config.city_open_spreads, np.nan)
+        wave.band[:] = np.where(known, seen.spread * terms.city_open_spreads, np.nan)
         city_open = columns.city_opened_ns != NEVER
         learn(columns, seen, value, trusted, city_open, config)
 
@@ -316,8 +368,8 @@ class Suite:
         kind = _kinds(given, in_range, flat, fast, good)
         _raise_flags(given, in_range, odd, wave.late)
         return (
-            city_flips(columns, time_ns, spreads, scored, city_open, config),
-            health_flips(columns, time_ns, kind, judged, config),
+            city_flips(columns, time_ns, spreads, scored, city_open, terms),
+            health_flips(columns, time_ns, kind, judged, terms),
         )
 
 

@@ -169,6 +169,12 @@ class Table:
         pause_s = self.whole().pause_s
         np.copyto(pause_s, period_s * _FIRST_PAUSE_PERIODS, where=np.isinf(pause_s))
 
+    def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
+        """Give some series other ranges and rates; whether they are states or silent stays."""
+        whole, new = self.whole(), _columns(_new_rows(limits).T)
+        for name in ("low", "high", "max_rate"):
+            getattr(whole, name)[series] = getattr(new, name)
+
     def gather(self, series: NDArray[np.intp]) -> tuple[NDArray[np.float64], Columns]:
         """Return a copy of the state of distinct series, for `scatter`, and its columns."""
         block = np.empty((_WIDTH, len(series)))
