@@ -18,14 +18,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from detectors import KIND_NAMES
 from ingest.quantities import QUANTITIES
-from ingest.topics import is_level
+from ingest.records import KafkaRecord, Provenance
+from ingest.topics import is_level, readings_topic
 from storage.pages import Severity
 
 RULES_VERSION: Final = 1
+# What a message of rules is called in its header.
+CONTROL: Final = "rules"
 # Below what Kafka takes in one message; a sensor with a section of its own needs about 60 bytes.
 MAX_RULES_BYTES: Final = 256 << 10
 # Each costs as much as the live suite.
 MAX_SHADOWS: Final = 4
+# In the place of a bridge.
+_SENDER: Final = "citywatch-rules"
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
 SWITCHES: Final = ("level", "flatline", "range", "rate", "silence")
 # Of a faulty file nobody mends more at once.
@@ -213,6 +218,13 @@ def encode_rules(rules: Rules) -> bytes:
         "rules": msgspec.Raw(rules.canonical),
     }
     return msgspec.json.encode(envelope, order="sorted")
+
+
+def rules_record(rules: Rules, namespace: str, partition: int) -> KafkaRecord:
+    """Return the message that brings rules to a partition."""
+    provenance = Provenance(_SENDER, [], control=CONTROL)
+    topic = readings_topic(namespace)
+    return KafkaRecord(topic, partition, encode_rules(rules), provenance.headers(namespace))
 
 
 def decode_rules(data: bytes) -> Rules:

@@ -96,15 +96,15 @@ class Ruling:
         return columns
 
     def limits(self, keys: Sequence[SeriesKey]) -> Limits:
-        """Return what each series can report; every quantity must be known."""
-        rows = [QUANTITIES[key.quantity] for key in keys]
+        """Return what each series can report; of a quantity that is not known, anything."""
+        rows = [QUANTITIES.get(key.quantity) for key in keys]
         own = [self._own(key) for key in keys]
         return Limits(
             low=np.array([one["low"] for one in own]),
             high=np.array([one["high"] for one in own]),
             max_rate=np.array([one["max_rate"] for one in own]),
-            state=np.array([row.is_state for row in rows], np.bool_),
-            period_s=np.array([row.period_s for row in rows]),
+            state=np.array([row is not None and row.is_state for row in rows], np.bool_),
+            period_s=np.array([row.period_s if row is not None else inf for row in rows]),
         )
 
     def severity(self, kind: str, key: SeriesKey) -> Severity | None:
@@ -151,8 +151,9 @@ class Ruling:
 
     def _worked_out(self, scopes: Sequence[Scope], quantity: str) -> dict[str, float]:
         own = {name: float(getattr(self.suite, name)) for name in Terms._fields}
-        if quantity in QUANTITIES:
-            row = QUANTITIES[quantity]
+        own |= {"low": -inf, "high": inf, "max_rate": inf}
+        row = QUANTITIES.get(quantity)
+        if row is not None:
             own |= {"low": row.low, "high": row.high, "max_rate": row.max_rate}
         switches = dict(self.rules.detectors)
         for scope in scopes:
