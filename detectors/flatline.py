@@ -21,7 +21,7 @@ from detectors.table import Columns
 from detectors.terms import Threshold
 
 # Far below every threshold and far above subnormal numbers, which are slow.
-_LEAST_CHANCE: Final = 1e-200
+LEAST_CHANCE: Final = 1e-200
 
 
 def flatline(
@@ -43,7 +43,7 @@ def flatline(
     repeats = columns.run + prior + columns.repeats
     chance = repeats / (repeats + columns.changes + config.change_prior)
     chance = np.where(columns.changes > 0, np.maximum(chance, config.repeat_floor), 1.0)
-    run_chance = np.maximum(columns.run_chance * chance, _LEAST_CHANCE)
+    run_chance = np.maximum(columns.run_chance * chance, LEAST_CHANCE)
     np.copyto(columns.run_chance, run_chance, where=same)
 
     lesson = np.minimum(columns.run, config.repeat_lesson)

@@ -66,9 +66,11 @@ def outlook(columns: Columns, config: SuiteConfig, warm_up: Threshold) -> Outloo
     base = np.sqrt(columns.variance)
     np.maximum(base, np.abs(columns.level) * config.floor_relative, out=base)
     np.maximum(base, config.floor_absolute, out=base)
-    ratio = np.minimum(columns.difference / (2.0 * base * base), 1.0)
-    widening = 1.0 + config.early_widening / np.maximum(columns.learned, 1.0)
-    spread = base * widening * (1.0 + config.smooth_widening * (1.0 - ratio))
+    # Twice von Neumann's ratio.
+    ratio = np.minimum(columns.difference / (base * base), 2.0)
+    early = 1.0 + config.early_widening / np.maximum(columns.learned, 1.0)
+    smooth = 1.0 + config.smooth_widening - config.smooth_widening / 2.0 * ratio
+    spread = base * early * smooth
     return Outlook(columns.learned >= warm_up, base, spread)
 
 

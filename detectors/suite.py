@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from detectors.config import Limits, SuiteConfig
 from detectors.flatline import flatline
 from detectors.hysteresis import (
+    CITY,
     FLATLINE,
     LEVEL,
     RANGE,
@@ -23,6 +24,7 @@ from detectors.hysteresis import (
 )
 from detectors.level import forget, learn, outlook
 from detectors.rate import too_fast
+from detectors.settled import Wave, advance, look
 from detectors.silence import (
     Returns,
     Silences,
@@ -33,10 +35,10 @@ from detectors.silence import (
     returns,
     spoke_again,
 )
-from detectors.table import NEVER, Columns, Table
+from detectors.table import NEVER, Columns, Table, Work, is_settled
 from detectors.tail import tail_score
 from detectors.terms import Terms, TermTable
-from detectors.waves import by_series, fresh_only, in_waves
+from detectors.waves import Waves, by_series, fresh_only, in_waves
 
 # QARTOD primary flags (IOC 54:V3). From SUSPECT on a reading is bad.
 _NOT_EVALUATED: Final = 2
@@ -84,30 +86,8 @@ class Verdicts:
     returns: Returns
 
 
-@dataclass(frozen=True, slots=True)
-class _Wave:
-    """Columns of one wave, or of all waves one after another."""
-
-    time_ns: NDArray[np.int64]
-    value: NDArray[np.float64]
-    quality: NDArray[np.uint8]
-    watermark_ns: NDArray[np.int64]
-    late: NDArray[np.bool_]
-    spreads: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    band: NDArray[np.float64]
-
-    def part(self, start: int, stop: int) -> "_Wave":
-        return _Wave(
-            self.time_ns[start:stop],
-            self.value[start:stop],
-            self.quality[start:stop],
-            self.watermark_ns[start:stop],
-            self.late[start:stop],
-            self.spreads[start:stop],
-            self.expected[start:stop],
-            self.band[start:stop],
-        )
+# Of a regular batch, judged at a time: few enough that what is worked on stays close to the core.
+_PART: Final = 4_096
 
 
 class Suite:
@@ -165,6 +145,9 @@ class Suite:
         terms = TermTable(shared)
         terms.add(len(self), columns)
         self._config, self._terms = config, terms
+        # What is not written of settled series must be, before they may no longer be.
+        self._table.whole()
+        self._table.review(terms.whole().warm_up)
 
     def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
         """Give some series other ranges and rates.
@@ -217,50 +200,53 @@ class Suite:
             raise ValueError("watermark_ns must be as long as series")
         if count and not 0 <= int(series.min()) <= int(series.max()) < len(self):
             raise IndexError(f"series must be within 0 and {len(self) - 1}")
-        runs = by_series(series, len(self))
-        kept = fresh_only(runs, series, time_ns, self._table.last_ns(runs.series))
-        waves = in_waves(kept)
+        waves = self._waves(series, time_ns)
         rows = waves.rows
-        size = len(rows)
         late = time_ns < self._floor(watermark_ns)
-        work = _Wave(
+        # A copy, because it is raised in place; the others may be views.
+        flags = quality.copy()
+        size = count if isinstance(rows, slice) else len(rows)
+        work = Wave(
             time_ns[rows],
             value[rows],
-            quality[rows],
+            flags[rows],
             watermark_ns[rows],
             late[rows],
+            bool(np.count_nonzero(late)),
             np.empty(size),
             np.empty(size),
             np.empty(size),
         )
-        block, columns = self._table.gather(waves.series)
-        terms, is_shared = self._terms.of(waves.series), self._terms.is_shared
         flips: list[tuple[NDArray[np.intp], Flips]] = []
         spoken: list[tuple[NDArray[np.intp], Spoke]] = []
+        state = Work(self._table, waves.series)
+        terms = self._terms.of(waves.series)
         start = 0
         # NaN and infinity are ordinary input here; masks keep them out of the state.
         with np.errstate(all="ignore"):
             for length in waves.sizes:
-                stop = start + length
-                state, wave = columns.first(length), work.part(start, stop)
-                back = listen(state, wave.watermark_ns, self._config)
-                if back is not None:
-                    spoken.extend((rows[start:stop], one) for one in spoke_again(state, back))
-                found = self._judge(state, wave, terms if is_shared else terms.first(length))
-                flips.extend((rows[start:stop], flip) for flip in found if flip is not None)
-                start = stop
+                for first in range(0, length, _PART):
+                    last = min(first + _PART, length)
+                    part = slice(start + first, start + last)
+                    own = self._own(terms, slice(first, last))
+                    turned, back = self._wave(state, first, last, work.part(part), own)
+                    if turned or back:
+                        places = np.arange(count)[rows][part]
+                        flips.extend((places, flip) for flip in turned)
+                        spoken.extend((places, one) for one in back)
+                start += length
             score = tail_score(work.spreads)
-        self._table.scatter(waves.series, block)
+        state.end()
 
-        fresh = np.zeros(count, np.bool_)
-        fresh[rows] = True
-        flags = quality.copy()
+        fresh = np.ones(count, np.bool_)
         if size < count:
+            fresh.fill(False)
+            fresh[rows] = True
             outside = self._table.out_of_range(series.astype(np.intp), value)
             np.maximum(flags, np.uint8(_NOT_EVALUATED), out=flags)
             np.maximum(flags, np.uint8(_FAIL), out=flags, where=outside)
-        flags[rows] = work.quality
-        late[rows] = work.late
+        if not isinstance(rows, slice):
+            flags[rows], late[rows] = work.quality, work.late
         return Verdicts(
             fresh=fresh,
             late=late,
@@ -287,7 +273,10 @@ class Suite:
         watermark_ns : int
             Event time, UTC nanoseconds since 1970.
         """
-        return fall_silent(self._table.whole(), watermark_ns, self._terms.whole())
+        terms = self._terms.whole()
+        found = fall_silent(self._table.whole(), watermark_ns, terms)
+        self._table.review(terms.warm_up)
+        return found
 
     def excuse(self, watermark_ns: int) -> None:
         """Hold no pause up to this watermark against anybody: the stream itself had a hole."""
@@ -319,7 +308,18 @@ class Suite:
         suite = cls(config)
         suite._table = Table.from_bytes(data)
         suite._terms.add(len(suite))
+        suite._table.review(config.warm_up)
         return suite
+
+    def _waves(self, series: NDArray[np.int32], time_ns: NDArray[np.int64]) -> Waves:
+        """Return the fresh rows in the order they are judged in."""
+        count = len(series)
+        if count and np.count_nonzero(series[1:] > series[:-1]) == count - 1:
+            numbers = series.astype(np.intp)
+            if np.count_nonzero(time_ns > self._table.last_ns(numbers)) == count:
+                return Waves(slice(0, count), numbers, [count])
+        runs = by_series(series, len(self))
+        return in_waves(fresh_only(runs, series, time_ns, self._table.last_ns(runs.series)))
 
     def _floor(self, watermark_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the event time below which each row is late."""
@@ -327,12 +327,62 @@ class Suite:
         floor_ns: NDArray[np.int64] = np.maximum(watermark_ns, NEVER + lateness_ns) - lateness_ns
         return floor_ns
 
-    def _judge(
-        self, columns: Columns, wave: _Wave, terms: Terms
-    ) -> tuple[Flips | None, Flips | None]:
-        """Judge one reading of each series, all fresh; fill the wave and move the state on."""
+    def _own(self, terms: Terms, rows: slice | NDArray[np.intp]) -> Terms:
+        """Return the thresholds of some of the series that `terms` are of."""
+        return terms if self._terms.is_shared else terms.part(rows)
+
+    def _wave(
+        self, state: Work, first: int, last: int, wave: Wave, terms: Terms
+    ) -> tuple[list[Flips], list[Spoke]]:
+        """Judge one reading of each series from `first` to `last`, all fresh."""
+        hot, settled = state.part(first, last)
+        seen = look(hot, settled, wave, self._config, terms)
+        if seen.odd == last - first:
+            return self._special(state, np.arange(first, last), wave, terms)
+        flips: list[Flips] = []
+        spoken: list[Spoke] = []
+        if not seen.odd:
+            opened = advance(hot, wave, seen, self._config, terms)
+        else:
+            # Aside, before the others' step goes over all of them.
+            odd = np.flatnonzero(~seen.plain)
+            aside, others = state.whole(odd + first), wave.part(odd)
+            own = self._own(terms, odd)
+            opened = advance(hot, wave, seen, self._config, terms)
+            found, spoken = self._judge(aside.columns, others, own)
+            wave.put(odd, others)
+            settled = is_settled(aside.columns, own.warm_up)
+            state.put(odd + first, aside.block, settled)
+            flips = [flip._replace(place=odd[flip.place]) for flip in found]
+            spoken = [one._replace(place=odd[one.place]) for one in spoken]
+        if len(opened):
+            opened_ns = wave.time_ns[opened]
+            state.unsettle(opened + first, opened_ns)
+            flips.append(
+                Flips(
+                    CITY,
+                    opened,
+                    np.full(len(opened), LEVEL, np.uint8),
+                    np.ones(len(opened), np.bool_),
+                    opened_ns,
+                )
+            )
+        return flips, spoken
+
+    def _special(
+        self, state: Work, place: NDArray[np.intp], wave: Wave, terms: Terms
+    ) -> tuple[list[Flips], list[Spoke]]:
+        whole = state.whole(place)
+        found = self._judge(whole.columns, wave, terms)
+        state.put(place, whole.block, is_settled(whole.columns, terms.warm_up))
+        return found
+
+    def _judge(self, columns: Columns, wave: Wave, terms: Terms) -> tuple[list[Flips], list[Spoke]]:
+        """Judge one reading of each series the general way; fill the wave, move the state on."""
         config = self._config
         time_ns, value, given = wave.time_ns, wave.value, wave.quality
+        back = listen(columns, wave.watermark_ns, config)
+        spoken = [] if back is None else spoke_again(columns, back)
         forget(columns, time_ns, config)
         in_range = (value >= columns.low) & (value <= columns.high)
         usable = in_range & (given < _SUSPECT)
@@ -367,10 +417,11 @@ class Suite:
         columns.last_ns[:] = time_ns
         kind = _kinds(given, in_range, flat, fast, good)
         _raise_flags(given, in_range, odd, wave.late)
-        return (
+        flips = (
             city_flips(columns, time_ns, spreads, scored, city_open, terms),
             health_flips(columns, time_ns, kind, judged, terms),
         )
+        return [flip for flip in flips if flip is not None], spoken
 
 
 def _kinds(
@@ -402,8 +453,10 @@ def _raise_flags(
 
 
 def _spread_out(
-    column: NDArray[np.float64], rows: NDArray[np.intp], count: int
+    column: NDArray[np.float64], rows: NDArray[np.intp] | slice, count: int
 ) -> NDArray[np.float64]:
-    result = np.full(count, np.nan)
+    if isinstance(rows, slice):
+        return column
+    result = np.empty(count) if len(rows) == count else np.full(count, np.nan)
     result[rows] = column
     return result

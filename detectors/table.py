@@ -1,8 +1,12 @@
-"""The state of every series: a table with a row a series, and its saved form.
+"""The state of every series: a column a field, and its saved form.
 
-A row is what one series needs, so that a batch that touches few series touches few cache lines.
-For the arithmetic the rows of a batch are turned into contiguous columns once, and written back
-once.
+A batch in which the series come one after another, as a regular one does, works on views of the
+columns; for any other the state is gathered once and scattered once. Columns cost that no more than
+rows would, up to some 10,000 series, and regular batches nothing.
+
+A series is *settled* while nothing is special about it: it measures, is warm, was heard and usable
+last, and has no alert open. Few fields move then, the hot ones (`detectors.settled`), and four of
+the others are not even written: they are what the hot ones say.
 """
 
 import json
@@ -14,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.config import Limits
+from detectors.terms import Threshold
 
 VERSION: Final = 3
 # "Has not happened"; no reading of that time is ever fresh.
@@ -24,10 +29,7 @@ LARGEST_VALUE: Final = 1e150
 _MAGIC: Final = b"citywatch-detectors\n"
 _LENGTHS: Final = struct.Struct("<II")  # length of the header, CRC-32 of header and body
 _MAX_HEADER_BYTES: Final = 65_536
-_FIRST_ROWS: Final = 64
-# Rows turned into columns at a time: few enough to stay close to the core, many enough that the
-# calls do not count. All 10,000 rows of a batch at once take five times as long.
-_TURNED_ROWS: Final = 384
+_FIRST_SERIES: Final = 64
 
 
 class StateError(ValueError):
@@ -40,13 +42,9 @@ class Columns(NamedTuple):
     `*_ns` are int64 nanoseconds, all others float64 (counts too: exact up to 2**53).
     """
 
+    # The hot ones.
     last_ns: NDArray[np.int64]  # of any reading
-    # The last usable reading: neither given as bad nor out of range.
-    previous_ns: NDArray[np.int64]
-    previous: NDArray[np.float64]
-    # The last usable reading whose rate of change was believable.
-    anchor_ns: NDArray[np.int64]
-    anchor: NDArray[np.float64]
+    previous: NDArray[np.float64]  # the last usable reading: neither given as bad nor out of range
     repeats: NDArray[np.float64]  # in the runs that have ended
     changes: NDArray[np.float64]
     run: NDArray[np.float64]  # repeats so far in the present run
@@ -55,40 +53,74 @@ class Columns(NamedTuple):
     level: NDArray[np.float64]
     variance: NDArray[np.float64]
     difference: NDArray[np.float64]  # mean square of successive differences
-    # Level of what is seen while a city alert is open, and the readings in it.
-    candidate: NDArray[np.float64]
-    candidate_learned: NDArray[np.float64]
     city_streak: NDArray[np.float64]
-    city_opened_ns: NDArray[np.int64]
-    health_streak: NDArray[np.float64]
-    health_opened_ns: NDArray[np.int64]
-    health_kind: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    max_rate: NDArray[np.float64]
-    state: NDArray[np.float64]  # 1 where the series reports a state, 0 where it measures
     # Watermark before the message that spoke last, and the usual longest pause between two.
     heard_ns: NDArray[np.int64]
     pause_s: NDArray[np.float64]  # inf where pauses mean nothing
+    # Hot, and never written after the series is made.
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    max_rate: NDArray[np.float64]
+    # Of a settled series: `last_ns`, `last_ns`, `previous` and 0, whatever is written here.
+    previous_ns: NDArray[np.int64]
+    # The last usable reading whose rate of change was believable.
+    anchor_ns: NDArray[np.int64]
+    anchor: NDArray[np.float64]
+    health_streak: NDArray[np.float64]
+    # Level of what is seen while a city alert is open, and the readings in it.
+    candidate: NDArray[np.float64]
+    candidate_learned: NDArray[np.float64]
+    city_opened_ns: NDArray[np.int64]
+    health_opened_ns: NDArray[np.int64]
+    health_kind: NDArray[np.float64]
+    state: NDArray[np.float64]  # 1 where the series reports a state, 0 where it measures
     silent_ns: NDArray[np.int64]  # watermark at which the series was found silent
-
-    def first(self, count: int) -> "Columns":
-        """Return views of the first series."""
-        return Columns._make(column[:count] for column in self)
 
 
 _NAMES: Final = Columns._fields
 _WIDTH: Final = len(_NAMES)
+_HOT: Final = _NAMES.index("previous_ns")
+_MOVING: Final = _NAMES.index("low")
+_LAST_NS, _PREVIOUS = _NAMES.index("last_ns"), _NAMES.index("previous")
+_LAZY: Final = slice(_HOT, _HOT + 4)
 # The columns of every version that can be read, in order. What a version lacks is as in a new
 # series without limits: a measure, never called silent.
+_SAVED: Final = (
+    "last_ns", "previous_ns", "previous", "anchor_ns", "anchor", "repeats", "changes", "run",
+    "run_chance", "learned", "level", "variance", "difference", "candidate", "candidate_learned",
+    "city_streak", "city_opened_ns", "health_streak", "health_opened_ns", "health_kind", "low",
+    "high", "max_rate", "state", "heard_ns", "pause_s", "silent_ns",
+)  # fmt: skip
 _SAVED_NAMES: Final = {
-    1: _NAMES[: _NAMES.index("state")],
-    2: _NAMES[: _NAMES.index("heard_ns")],
-    VERSION: _NAMES,
+    1: _SAVED[: _SAVED.index("state")],
+    2: _SAVED[: _SAVED.index("heard_ns")],
+    VERSION: _SAVED,
 }
+_PLACES: Final = [_NAMES.index(name) for name in _SAVED]
 _IS_TIME: Final = tuple(name.endswith("_ns") for name in _NAMES)
 # Of a new series: the pause it may make before it has shown its own, in usual periods.
 _FIRST_PAUSE_PERIODS: Final = 5.0
+
+
+class Hot(NamedTuple):
+    """The fields of `Columns` that a reading of a settled series reads or moves."""
+
+    last_ns: NDArray[np.int64]
+    previous: NDArray[np.float64]
+    repeats: NDArray[np.float64]
+    changes: NDArray[np.float64]
+    run: NDArray[np.float64]
+    run_chance: NDArray[np.float64]
+    learned: NDArray[np.float64]
+    level: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    difference: NDArray[np.float64]
+    city_streak: NDArray[np.float64]
+    heard_ns: NDArray[np.int64]
+    pause_s: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    max_rate: NDArray[np.float64]
 
 
 def _columns(block: NDArray[np.float64]) -> Columns:
@@ -98,7 +130,17 @@ def _columns(block: NDArray[np.float64]) -> Columns:
     return Columns._make(views)
 
 
-def _new_rows(limits: Limits) -> NDArray[np.float64]:
+_HOT_TIMES: Final = [place for place, name in enumerate(Hot._fields) if name.endswith("_ns")]
+
+
+def _hot(block: NDArray[np.float64]) -> Hot:
+    views: list[Any] = list(block)
+    for place in _HOT_TIMES:
+        views[place] = views[place].view(np.int64)
+    return Hot._make(views)
+
+
+def _new_series(limits: Limits) -> NDArray[np.float64]:
     block = np.zeros((_WIDTH, len(limits)))
     columns = _columns(block)
     for column, is_time in zip(columns, _IS_TIME, strict=True):
@@ -114,7 +156,7 @@ def _new_rows(limits: Limits) -> NDArray[np.float64]:
     columns.max_rate[:] = limits.max_rate
     columns.state[:] = limits.state
     columns.pause_s[:] = limits.period_s * _FIRST_PAUSE_PERIODS
-    return block.T
+    return block
 
 
 def _unlimited(count: int) -> Limits:
@@ -122,11 +164,106 @@ def _unlimited(count: int) -> Limits:
     return Limits(-bound, bound, bound)
 
 
+class Whole(NamedTuple):
+    """All fields of some series, and the same as columns."""
+
+    block: NDArray[np.float64]
+    columns: Columns
+
+
+class Work:
+    """The state of the distinct series of a batch while it is judged.
+
+    Parameters
+    ----------
+    table : Table
+        Where it belongs.
+    series : (n,) intp
+
+    Attributes
+    ----------
+    hot : Hot
+        Of the series, in their order.
+    settled : (n,) bool
+    """
+
+    def __init__(self, table: "Table", series: NDArray[np.intp]) -> None:
+        self._table = table
+        self._series = series
+        count = len(series)
+        first = int(series[0]) if count else 0
+        # Distinct and rising, as a regular batch is; nothing else can span its own length.
+        self._is_view = bool(
+            count
+            and int(series[-1]) - first == count - 1
+            and np.count_nonzero(np.diff(series) == 1) == count - 1
+        )
+        block, settled = table.block, table.settled
+        if self._is_view:
+            self._block = block[:_HOT, first : first + count]
+            self.settled = settled[first : first + count]
+        else:
+            self._block = block[:_HOT].take(series, axis=1)
+            self.settled = settled.take(series)
+        self.hot = _hot(self._block)
+
+    def part(self, first: int, last: int) -> tuple[Hot, NDArray[np.bool_]]:
+        """Return views of the hot fields from one place up to another, and what is settled."""
+        if first == 0 and last == len(self.settled):
+            return self.hot, self.settled
+        return _hot(self._block[:, first:last]), self.settled[first:last]
+
+    def whole(self, place: NDArray[np.intp]) -> "Whole":
+        """Return a copy of all fields of some of the series, for `put`."""
+        block = np.empty((_WIDTH, len(place)))
+        self._block.take(place, axis=1, out=block[:_HOT], mode="clip")
+        self._table.block[_HOT:].take(self._series[place], axis=1, out=block[_HOT:], mode="clip")
+        columns = _columns(block)
+        _write_out(columns, self.settled[place])
+        return Whole(block, columns)
+
+    def put(
+        self, place: NDArray[np.intp], block: NDArray[np.float64], settled: NDArray[np.bool_]
+    ) -> None:
+        """Put all fields of some of the series back, and say which of them are settled."""
+        self._block[:, place] = block[:_HOT]
+        series = self._series[place]
+        self._table.block[_HOT:, series] = block[_HOT:]
+        self.settled[place] = settled
+        self._table.settled[series] = settled
+
+    def unsettle(self, place: NDArray[np.intp], city_opened_ns: NDArray[np.int64]) -> None:
+        """Note that city alerts of some settled series have opened."""
+        block, columns = self.whole(place)
+        columns.city_opened_ns[:] = city_opened_ns
+        self.put(place, block, np.zeros(len(place), np.bool_))
+
+    def end(self) -> None:
+        """Put the hot fields back."""
+        if not self._is_view:
+            self._table.block[:_MOVING, self._series] = self._block[:_MOVING]
+
+
+def _write_out(columns: Columns, settled: NDArray[np.bool_]) -> None:
+    """Write what is not written of settled series."""
+    np.copyto(columns.previous_ns, columns.last_ns, where=settled)
+    np.copyto(columns.anchor_ns, columns.last_ns, where=settled)
+    np.copyto(columns.anchor, columns.previous, where=settled)
+    np.copyto(columns.health_streak, 0.0, where=settled)
+
+
 class Table:
-    """Rows of state that grow, are gathered, put back and saved."""
+    """Columns of state that grow, are worked on, and saved.
+
+    Attributes
+    ----------
+    block : (fields, capacity) float64
+    settled : (capacity,) bool
+    """
 
     def __init__(self) -> None:
-        self._rows = np.empty((_FIRST_ROWS, _WIDTH))
+        self.block = np.empty((_WIDTH, _FIRST_SERIES))
+        self.settled = np.zeros(_FIRST_SERIES, np.bool_)
         self._count = 0
 
     def __len__(self) -> int:
@@ -136,76 +273,58 @@ class Table:
     def add(self, limits: Limits) -> None:
         """Append a new series for every row of `limits`."""
         count = self._count + len(limits)
-        if count > len(self._rows):
+        capacity = len(self.settled)
+        if count > capacity:
             # Doubling keeps the cost of a series constant, however few are added at a time.
-            rows = np.empty((max(count, 2 * len(self._rows)), _WIDTH))
-            rows[: self._count] = self._rows[: self._count]
-            self._rows = rows
-        self._rows[self._count : count] = _new_rows(limits)
+            capacity = max(count, 2 * capacity)
+            block, settled = np.empty((_WIDTH, capacity)), np.zeros(capacity, np.bool_)
+            block[:, : self._count] = self.block[:, : self._count]
+            settled[: self._count] = self.settled[: self._count]
+            self.block, self.settled = block, settled
+        self.block[:, self._count : count] = _new_series(limits)
         self._count = count
 
     def last_ns(self, series: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the newest time of each of the series."""
-        times: NDArray[np.int64] = self._rows[series, _NAMES.index("last_ns")].view(np.int64)
+        times: NDArray[np.int64] = self.block[_LAST_NS].view(np.int64).take(series)
         return times
 
     def out_of_range(
         self, series: NDArray[np.intp], value: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """Return which values lie outside the range of their series or are not finite."""
-        low, high = (
-            self._rows[series, _NAMES.index("low")],
-            self._rows[series, _NAMES.index("high")],
+        columns = self._views()
+        outside: NDArray[np.bool_] = ~(
+            (value >= columns.low.take(series)) & (value <= columns.high.take(series))
         )
-        outside: NDArray[np.bool_] = ~((value >= low) & (value <= high))
         return outside
 
     def whole(self) -> Columns:
-        """Return views of the state of all series: what is written there is kept."""
-        return _columns(self._rows[: self._count].T)
+        """Return views of the state of all series, all written: what is changed there is kept.
+
+        Where a series may not be settled any more, `review` must be called.
+        """
+        columns = self._views()
+        _write_out(columns, self.settled[: self._count])
+        return columns
+
+    def review(self, warm_up: Threshold) -> None:
+        """Find out anew which series are settled."""
+        self.settled[: self._count] = is_settled(self._views(), warm_up)
 
     def expect(self, period_s: NDArray[np.float64]) -> None:
         """Let series be called silent that never could be, where they have a usual period."""
-        pause_s = self.whole().pause_s
+        pause_s = self._views().pause_s
         np.copyto(pause_s, period_s * _FIRST_PAUSE_PERIODS, where=np.isinf(pause_s))
 
     def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
         """Give some series other ranges and rates; whether they are states or silent stays."""
-        whole, new = self.whole(), _columns(_new_rows(limits).T)
+        all_, new = self._views(), _columns(_new_series(limits))
         for name in ("low", "high", "max_rate"):
-            getattr(whole, name)[series] = getattr(new, name)
+            getattr(all_, name)[series] = getattr(new, name)
 
-    def gather(self, series: NDArray[np.intp]) -> tuple[NDArray[np.float64], Columns]:
-        """Return a copy of the state of distinct series, for `scatter`, and its columns."""
-        block = np.empty((_WIDTH, len(series)))
-        rows = self._neighbours(series)
-        for start in range(0, len(series), _TURNED_ROWS):
-            stop = start + _TURNED_ROWS
-            turned = rows[start:stop] if rows is not None else self._rows[series[start:stop]]
-            block[:, start:stop] = turned.T
-        return block, _columns(block)
-
-    def scatter(self, series: NDArray[np.intp], block: NDArray[np.float64]) -> None:
-        """Put the state of distinct series back."""
-        rows = self._neighbours(series)
-        for start in range(0, len(series), _TURNED_ROWS):
-            stop = start + _TURNED_ROWS
-            turned = block[:, start:stop].T
-            if rows is not None:
-                rows[start:stop] = turned
-            else:
-                self._rows[series[start:stop]] = turned
-
-    def _neighbours(self, series: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        """Return a view of the rows of series that stand side by side, in order; else None.
-
-        Where every series reports, as in a regular batch, that takes 40 % off the way to the
-        columns and back.
-        """
-        count = len(series)
-        if not count or series[-1] - series[0] != count - 1 or not (np.diff(series) == 1).all():
-            return None
-        return self._rows[series[0] : series[0] + count]
+    def _views(self) -> Columns:
+        return _columns(self.block[:, : self._count])
 
     def to_bytes(self) -> bytes:
         """Return the state exactly, with its version and the names of its columns."""
@@ -213,11 +332,13 @@ class Table:
             {
                 "version": VERSION,
                 "series": self._count,
-                "columns": _NAMES,
+                "columns": _SAVED,
                 "layout": "rows of <f8; _ns: <i8",
             }
         ).encode()
-        body = self._rows[: self._count].astype("<f8", copy=False).tobytes()
+        self.whole()
+        rows = np.ascontiguousarray(self.block[_PLACES, : self._count].T)
+        body = rows.astype("<f8", copy=False).tobytes()
         return b"".join(
             (_MAGIC, _LENGTHS.pack(len(header), crc32(body, crc32(header))), header, body)
         )
@@ -234,11 +355,23 @@ class Table:
         saved = _parsed(data)
         count, width = saved.shape
         table = cls()
-        table._rows = np.empty((max(count, _FIRST_ROWS), _WIDTH))
-        table._rows[:count] = _new_rows(_unlimited(count))
-        table._rows[:count, :width] = saved
-        table._count = count
+        table.add(_unlimited(count))
+        table.block[_PLACES[:width], :count] = saved.T
         return table
+
+
+def is_settled(columns: Columns, warm_up: Threshold) -> NDArray[np.bool_]:
+    """Return which series are settled, where all fields are written."""
+    settled: NDArray[np.bool_] = columns.learned >= np.maximum(warm_up, 1.0)
+    settled &= columns.changes > 0
+    settled &= columns.candidate_learned == 0
+    settled &= columns.health_streak == 0
+    settled &= columns.state == 0
+    for opened_ns in (columns.city_opened_ns, columns.health_opened_ns, columns.silent_ns):
+        settled &= opened_ns == NEVER
+    for usable_ns in (columns.previous_ns, columns.anchor_ns):
+        settled &= usable_ns == columns.last_ns
+    return settled
 
 
 def _parsed(data: bytes) -> NDArray[np.float64]:

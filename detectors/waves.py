@@ -36,7 +36,10 @@ class Runs:
 
     def counts(self) -> NDArray[np.intp]:
         """Return the number of rows of each series."""
-        return np.diff(self.starts, append=len(self.rows))
+        ends = np.empty_like(self.starts)
+        ends[:-1] = self.starts[1:]
+        ends[-1:] = len(self.rows)
+        return ends - self.starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +48,15 @@ class Waves:
 
     Parameters
     ----------
-    rows : (n,) intp
-        Rows of the batch, wave after wave.
+    rows : (n,) intp or slice
+        Rows of the batch, wave after wave; a slice of all where that is their own order.
     series : (u,) intp
         The series, those with most rows first; row i of a wave is of series i.
     sizes : list of int
         Rows in each wave.
     """
 
-    rows: NDArray[np.intp]
+    rows: NDArray[np.intp] | slice
     series: NDArray[np.intp]
     sizes: list[int]
 
@@ -85,7 +88,7 @@ def fresh_only(
     rising = np.empty(len(times), np.bool_)
     np.greater(times[1:], times[:-1], out=rising[1:])
     rising[runs.starts] = times[runs.starts] > last_ns
-    if rising.all():
+    if np.count_nonzero(rising) == len(rising):
         return runs
     # The running maximum of each series at once: dense ranks of the times, lifted by series.
     _, ranks = np.unique(np.concatenate((last_ns, times)), return_inverse=True)
@@ -102,18 +105,23 @@ def fresh_only(
 
 def in_waves(runs: Runs) -> Waves:
     """Return the rows wave after wave."""
-    counts = runs.counts()
     if len(runs.rows) == len(runs.series):
         return Waves(runs.rows, runs.series, [len(runs.rows)] if len(runs.rows) else [])
-    longest_first = np.argsort(-counts, kind="stable")
-    place = np.empty_like(longest_first)
-    place[longest_first] = np.arange(len(place))
-    rank = np.arange(len(runs.rows)) - np.repeat(runs.starts, counts)
+    counts = runs.counts()
+    # Most series have one row: what is to be sorted is short.
+    several = np.flatnonzero(counts > 1)
+    several = several[np.argsort(-counts[several], kind="stable")]
+    order = np.concatenate((several, np.flatnonzero(counts == 1)))
+    more = counts[several] - 1
+    ends = np.cumsum(more)
+    rank = np.arange(ends[-1]) - np.repeat(ends - more, more)
     sizes = np.bincount(rank)
-    offsets = np.cumsum(sizes) - sizes
-    rows = np.empty_like(runs.rows)
-    rows[offsets[rank] + np.repeat(place, counts)] = runs.rows
-    return Waves(rows, runs.series[longest_first], sizes.tolist())
+    places = np.repeat(np.arange(len(several)), more)
+    starts = runs.starts[order]
+    others = np.empty_like(rank)
+    others[(np.cumsum(sizes) - sizes)[rank] + places] = starts[places] + rank + 1
+    rows = runs.rows[np.concatenate((starts, others))]
+    return Waves(rows, runs.series[order], [len(order), *sizes.tolist()])
 
 
 def _runs(rows: NDArray[np.intp], series: NDArray[np.int32]) -> Runs:

@@ -32,11 +32,23 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """A partition's detector state and the offset it belongs to."""
+    """A partition's detector state and the offset it belongs to.
+
+    Parameters
+    ----------
+    topic, partition : str, int
+    next_offset : int
+        First offset it has not seen.
+    stored : int
+        First offset whose rows are not in the database; beyond `next_offset` during a replay.
+    version : int
+    state : bytes
+    """
 
     topic: str
     partition: int
     next_offset: int
+    stored: int
     version: int
     state: bytes
 

@@ -86,16 +86,18 @@ _STATE: Final = """
     SELECT CASE WHEN log_id = %s THEN next_offset ELSE 0 END, version, state
     FROM detector_state WHERE topic = %s AND partition = %s
 """
-# Only where the position stands exactly at the state's offset: a flush without rows moves no
-# position, and a worker that lost the partition must not put an older state over a newer one.
+# Only where the position stands where the worker left it: a flush without rows moves none, and a
+# worker that lost the partition must save nothing. Nor an older state over a newer one: two workers
+# may replay one partition at a time, and which of them owns it shows when rows are stored.
 _SAVE_STATE: Final = """
-    INSERT INTO detector_state (topic, partition, log_id, next_offset, version, state)
-    SELECT topic, partition, log_id, next_offset, %s, %s FROM stream_position
+    INSERT INTO detector_state AS d (topic, partition, log_id, next_offset, version, state)
+    SELECT topic, partition, log_id, %s, %s, %s FROM stream_position
     WHERE topic = %s AND partition = %s AND log_id = %s AND next_offset = %s
     FOR UPDATE
     ON CONFLICT (topic, partition) DO UPDATE
     SET log_id = excluded.log_id, next_offset = excluded.next_offset,
         version = excluded.version, state = excluded.state, saved_at = now()
+    WHERE d.log_id <> excluded.log_id OR d.next_offset <= excluded.next_offset
 """
 _SENSORS: Final = """
     INSERT INTO sensor AS s (name, domain, zone, longitude, latitude, clock_offset_s,
@@ -411,12 +413,13 @@ class Sink:
             await cursor.execute(
                 _SAVE_STATE,
                 (
+                    saved.next_offset,
                     saved.version,
                     saved.state,
                     saved.topic,
                     saved.partition,
                     self._log_id,
-                    saved.next_offset,
+                    saved.stored,
                 ),
             )
             if not cursor.rowcount:

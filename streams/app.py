@@ -13,6 +13,7 @@ import time
 from typing import Any, Final
 
 import faust
+import psycopg
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition as AioTopicPartition
 from faust.types import TP
@@ -110,15 +111,14 @@ class StreamsApp:
             watched = {flushing, stopping, crashed, looking}
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             worker_stop.set()
-            try:
-                await flushing
-            except GapError as gap:
-                await self._go_back(gap)
-                raise
+            await flushing
             if looking.done():
                 looking.result()
             if crashed.done():
                 crashed.result()
+        except GapError:
+            await self._go_back()
+            raise
         finally:
             self.meter.doing(Activity.STOPPING)
             for task in (stopping, crashed, reporting, looking, flushing):
@@ -127,18 +127,21 @@ class StreamsApp:
             await self._sink.close()
             self._tell()
 
-    async def _go_back(self, gap: GapError) -> None:
-        """Let the next worker read from where this one found the gap.
+    async def _go_back(self) -> None:
+        """Let the next worker read from where the database stands, in all partitions of this one.
 
-        Kafka's offset is behind it where the database was restored to an older state.
+        Kafka's offsets are ahead of it where it was restored to an older state.
         """
-        place = TP(gap.topic, gap.partition)
-        _LOG.warning("%s/%d: the next worker reads from %d on", *place, gap.expected)
         try:
             async with asyncio.timeout(_GRACE_S):
-                await self._app.consumer._commit({place: gap.expected})  # noqa: SLF001
-        except (KafkaError, OSError) as error:  # a timeout is one
-            _LOG.warning("kafka does not take it: %r", error)
+                offsets = await self.worker.saved()
+                await self._app.consumer._commit(  # noqa: SLF001
+                    {TP(*place): offset for place, offset in offsets.items()}
+                )
+        except (KafkaError, OSError, psycopg.Error) as error:  # a timeout is an OSError
+            _LOG.warning("kafka is not told where the database stands: %r", error)
+        else:
+            _LOG.warning("the next worker reads from where the database stands: %s", offsets)
 
     async def _have_topics(self, stop: asyncio.Event) -> bool:
         """Make the topics as soon as Kafka answers; False where told to stop before."""

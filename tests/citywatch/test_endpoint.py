@@ -73,7 +73,7 @@ def busy_meter() -> Meter:
         Outcome(3, 1, 1),
         0.2,
     )
-    meter.saved(SavedState(READINGS, 0, 42, 1, b"12345"), 0.1)
+    meter.saved(SavedState(READINGS, 0, 42, 42, 1, b"12345"), 0.1)
     meter.flushed(
         Flush(steps=[Step(READINGS, 1, 0, 9)], fresh=rows(1), suspects=rows(0)),
         Outcome(1, 0, 0),

@@ -109,6 +109,17 @@ def test_locks_agree(repository: Path, lock: str) -> None:
     assert {name: everything.get(name) for name in pins} == pins
 
 
+def test_what_one_benchmark_needs_is_measured_on_the_same_numpy_and_installed_nowhere_else(
+    repository: Path,
+) -> None:
+    everything = _pins(repository / "requirements/locked.txt")
+    bench = _pins(repository / "requirements/bench.txt")
+    assert "numpy" in bench
+    assert "river" in bench.keys() - everything.keys()
+    shared = bench.keys() & everything.keys()
+    assert {name: everything[name] for name in shared} == {name: bench[name] for name in shared}
+
+
 def test_runtime_lock_covers_the_dependencies(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
     pins = _pins(repository / "requirements/runtime.txt")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detectors import CATEGORY_NAMES, KIND_NAMES, NEVER, Suite, SuiteConfig
+from detectors.settled import Look, look
 from tests.detectors.naive import NaiveSuite, t_tail
 from tests.detectors.strategies import SERIES, STATE, Stream, limits, splits, streams
 
@@ -284,3 +285,48 @@ def test_one_alert_is_open_at_a_time_and_closes_as_it_opened(
         else:
             assert is_open.pop((series, category)) == (kind, opened_ns)
             assert found["quality"][row] < 3
+
+
+@RELAXED
+@given(stream=streams(), config=CONFIGS, data=st.data())
+def test_the_short_way_gives_the_bits_of_the_general_one(
+    stream: Stream, config: SuiteConfig, data: st.DataObject
+) -> None:
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(stream[0])), max_size=6)))]
+    cuts.append(len(stream[0]))
+    short, general = fresh_suite(config), fresh_suite(config)
+    found = judged(short, stream, cuts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detectors.suite.look", nobody_is_plain)
+        assert_same(found, judged(general, stream, cuts))
+    assert short.save() == general.save()
+
+
+def nobody_is_plain(*args: Any) -> Look:
+    seen = look(*args)
+    return seen._replace(plain=np.zeros_like(seen.plain), odd=len(seen.plain))
+
+
+def test_streams_go_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    def counting(*args: Any) -> Look:
+        seen = look(*args)
+        counts.append((len(seen.plain) - seen.odd, seen.odd, len(seen.same)))
+        return seen
+
+    monkeypatch.setattr("detectors.suite.look", counting)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        suite = Suite(SuiteConfig(warm_up=5))
+        suite.add(limits())
+        count = 3000
+        suite.step(
+            rng.integers(0, SERIES, count).astype(np.int32),
+            np.arange(1, count + 1) * 10**9,
+            np.round(rng.normal(0.5, 0.1, count), 1),
+            rng.choice([1, 1, 1, 3], count).astype(np.uint8),
+        )
+    assert sum(plain for plain, _, _ in counts) > 1000
+    assert any(plain and odd for plain, odd, _ in counts)
+    assert any(plain and same for plain, _, same in counts)

@@ -84,8 +84,12 @@ def flush(
     return Flush(steps, fresh, suspects, **more)
 
 
-def state(next_offset: int, content: bytes = b"state", *, partition: int = 0) -> SavedState:
-    return SavedState(TOPIC, partition, next_offset, 1, content)
+def state(
+    next_offset: int, content: bytes = b"state", *, partition: int = 0, stored: int | None = None
+) -> SavedState:
+    """Return a saved state; of a replay where rows are stored beyond it."""
+    stored = next_offset if stored is None else stored
+    return SavedState(TOPIC, partition, next_offset, stored, 1, content)
 
 
 def moment(seconds: int) -> datetime:

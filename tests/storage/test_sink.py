@@ -290,6 +290,21 @@ def test_an_old_state_does_not_replace_a_newer_one(with_sinks: Use) -> None:
     assert with_sinks(work, LOG, LOG) == Resumption(200, 200, 1, b"at 200, again")
 
 
+def test_a_state_in_the_middle_of_a_replay_is_saved_but_never_a_step_back(with_sinks: Use) -> None:
+    async def work(sink: Sink, stale: Sink) -> Resumption:
+        await sink.write(flush((0, 200)))
+        await sink.write(flush(None, states=[state(80, b"at 80", stored=200)]))
+        await sink.write(flush(None, states=[state(120, b"at 120", stored=200)]))
+        with pytest.raises(FencedError):
+            await stale.write(flush(None, states=[state(100, b"at 100", stored=200)]))
+        await sink.write(flush((200, 201)))
+        with pytest.raises(FencedError):
+            await stale.write(flush(None, states=[state(150, b"at 150", stored=200)]))
+        return await sink.resume(TOPIC, 0)
+
+    assert with_sinks(work, LOG, LOG) == Resumption(201, 120, 1, b"at 120")
+
+
 def test_a_state_of_an_unknown_partition_is_refused(database: Database, with_sinks: Use) -> None:
     async def work(sink: Sink) -> None:
         with pytest.raises(FencedError):
@@ -651,7 +666,7 @@ def test_a_failure_at_the_very_end_leaves_nothing(database: Database, with_sinks
     database.connection.execute(f'LISTEN "{outbox_channel(database.schema)}"')
     whole = everything()
     # The state is written last; its version does not fit into the column.
-    broken = replace(whole, states=[SavedState(TOPIC, 0, 1, 2**31, b"")])
+    broken = replace(whole, states=[SavedState(TOPIC, 0, 1, 1, 2**31, b"")])
 
     async def work(sink: Sink) -> None:
         before = database.contents()

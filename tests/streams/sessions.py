@@ -14,7 +14,7 @@ from tests.storage.database import Database
 from tests.streams.citylog import NAMESPACE, READINGS, Log
 
 LOG_ID = "log-1"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 # Found again in the database at the moment of an acknowledgement.
 COVERED = """
     SELECT coalesce(max(p.next_offset), 0), coalesce(max(d.next_offset), 0)

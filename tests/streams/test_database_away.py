@@ -24,7 +24,7 @@ from storage.migrate import migrate
 from tests.storage.database import Database
 from tests.streams.citylog import NAMESPACE, city_log
 from tests.streams.sessions import Kafka, Session, undisturbed, until
-from tests.streams.town import Town
+from tests.streams.town import Town, free_port, metric
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -258,7 +258,7 @@ def test_a_database_that_is_stopped_for_a_minute_under_load(
     tmp_path: Path,
 ) -> None:
     """The worker waits, takes no more than it may hold, and catches up."""
-    held = 2_000
+    held, port = 2_000, free_port()
     addresses = replace(services, dsn=own_postgres.dsn)
     namespace = f"{NAMESPACE}-minute"
     schema = database_schema(namespace)
@@ -272,6 +272,7 @@ def test_a_database_that_is_stopped_for_a_minute_under_load(
             idempotence=idempotence,
             CITYWATCH_WORKER__MAX_PENDING_ROWS=str(held),
             CITYWATCH_WORKER__STALL_AFTER_S="90",
+            CITYWATCH_WORKER__METRICS_PORT=str(port),
         )
         try:
             town.start("bridge")
@@ -284,8 +285,10 @@ def test_a_database_that_is_stopped_for_a_minute_under_load(
             own_postgres.stop()
             end = monotonic() + AWAY_S
             most = before
+            pending = 0.0
             while (left := end - monotonic()) > 0:
                 most = max(most, process.memory_info().rss)
+                pending = max(pending, metric(port, "citywatch_worker_pending_rows"))
                 # It is the same process all the time: it waits, it does not die and come again.
                 with pytest.raises(psutil.TimeoutExpired):
                     process.wait(min(left, 1.0))
@@ -294,6 +297,8 @@ def test_a_database_that_is_stopped_for_a_minute_under_load(
             # With backoff: 60 s of tries every 0.2 s would be 300.
             assert 4 < log.count("does not answer") < 60
             assert most - before < 48 << 20
+            # It was full, and took no more than the message that filled it: of 30,000 rows sent.
+            assert held <= pending < held + 500
             town.until_stored(int(AWAY_S * 500))
             town.check(town.publish_no_more(), sent)
         finally:

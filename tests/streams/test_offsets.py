@@ -1,6 +1,7 @@
 """A log and a database that do not fit: restored to an older state, made anew, cut short."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -10,26 +11,28 @@ from ingest.kafka import RecordSender, ensure_topics
 from ingest.records import KafkaRecord
 from ingest.topics import readings_topic
 from streams.app import LogError, StreamsApp
-from streams.worker import GapError, WorkerConfig
+from streams.worker import Delivery, GapError, WorkerConfig
 from tests.storage.database import Database
 from tests.streams.citylog import batch_message
 from tests.streams.sessions import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka, pytest.mark.slow]
 MESSAGES = 20
+PARTITIONS = 2
+COUNT = "SELECT count(*) FROM reading"
 
 
-def app(services: Addresses, namespace: str) -> StreamsApp:
+def app(services: Addresses, namespace: str, state_interval_s: float = 1.0) -> StreamsApp:
     return StreamsApp(
         WorkerConfig(
             namespace=namespace,
             flush_interval_s=0.1,
             max_flush_rows=20_000,
             max_pending_rows=200_000,
-            state_interval_s=1.0,
+            state_interval_s=state_interval_s,
         ),
         bootstrap=services.kafka_bootstrap,
-        partitions=1,
+        partitions=PARTITIONS,
         replication_factor=1,
         dsn=services.dsn,
         log_id=services.log_id,
@@ -37,16 +40,33 @@ def app(services: Addresses, namespace: str) -> StreamsApp:
 
 
 async def fill(services: Addresses, namespace: str) -> None:
-    await ensure_topics(services.kafka_bootstrap, namespace, 1, 1)
+    await ensure_topics(services.kafka_bootstrap, namespace, PARTITIONS, 1)
     sender = RecordSender(services.kafka_bootstrap, idempotence=False)
     await sender.start()
     try:
         for number in range(MESSAGES):
-            reading = ("traffic/harbour/t/intensity", (1_700_000_000 + number) * 10**9, 1.0)
-            headers, value = batch_message([reading], namespace=namespace)
-            await sender.send([KafkaRecord(readings_topic(namespace), 0, value, headers)])
+            for partition in range(PARTITIONS):
+                time_ns = (1_700_000_000 + number) * 10**9
+                reading = (f"traffic/harbour/t{partition}/intensity", time_ns, 1.0)
+                headers, value = batch_message([reading], namespace=namespace)
+                record = KafkaRecord(readings_topic(namespace), partition, value, headers)
+                await sender.send([record])
     finally:
         await sender.stop()
+
+
+async def committed(services: Addresses, namespace: str) -> list[int | None]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=services.kafka_bootstrap, group_id=f"{namespace}-worker"
+    )
+    await consumer.start()
+    try:
+        return [
+            await consumer.committed(TopicPartition(readings_topic(namespace), number))
+            for number in range(PARTITIONS)
+        ]
+    finally:
+        await consumer.stop()
 
 
 async def commit(services: Addresses, namespace: str, offset: int) -> None:
@@ -57,33 +77,67 @@ async def commit(services: Addresses, namespace: str, offset: int) -> None:
     )
     await consumer.start()
     try:
-        place = TopicPartition(readings_topic(namespace), 0)
-        consumer.assign([place])
-        await consumer.commit({place: offset})
+        places = [TopicPartition(readings_topic(namespace), n) for n in range(PARTITIONS)]
+        consumer.assign(places)
+        await consumer.commit(dict.fromkeys(places, offset))
     finally:
         await consumer.stop()
+
+
+async def live(streams: StreamsApp, is_done: Callable[[], bool]) -> None:
+    """Let a worker run until something is done, or it ends by itself."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(streams.run(stop))
+    try:
+        await until(lambda: is_done() or running.done(), 60)
+    finally:
+        stop.set()
+        await running
 
 
 @pytest.mark.usefixtures("schema")
 def test_a_database_restored_to_an_older_state_is_caught_up(
     services: Addresses, namespace: str
 ) -> None:
+    """All partitions at the price of one restart."""
+
     async def scenario() -> None:
         await fill(services, namespace)
         # What Kafka was told when the database still had it.
         await commit(services, namespace, 15)
         with pytest.raises(GapError, match="expected offset 0, got 15"):
-            async with asyncio.timeout(60):
-                await app(services, namespace).run(asyncio.Event())
-        stop = asyncio.Event()
+            await live(app(services, namespace), lambda: False)
+        assert await committed(services, namespace) == [0] * PARTITIONS
         streams = app(services, namespace)
-        running = asyncio.create_task(streams.run(stop))
-        try:
-            await until(lambda: streams.worker.totals.stored == MESSAGES or running.done(), 60)
-        finally:
-            stop.set()
-            await running
-        assert streams.worker.totals.stored == MESSAGES
+        await live(streams, lambda: streams.worker.totals.stored == MESSAGES * PARTITIONS)
+        assert streams.worker.totals.stored == MESSAGES * PARTITIONS
+
+    asyncio.run(scenario())
+
+
+def test_a_gap_in_the_middle_commits_nothing_beyond_the_saved_state(
+    services: Addresses, namespace: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that never reaches the worker: what it has seen before is in no saved state yet."""
+
+    async def scenario() -> None:
+        await fill(services, namespace)
+        streams = app(services, namespace, state_interval_s=3600.0)
+        take = streams.worker.take
+
+        async def losing(delivery: Delivery) -> None:
+            if (delivery.topic, delivery.offset) != (readings_topic(namespace), 10):
+                await take(delivery)
+
+        monkeypatch.setattr(streams.worker, "take", losing)
+        with pytest.raises(GapError, match="expected offset 10, got 11"):
+            await live(streams, lambda: False)
+        saved = dict(database.all("SELECT partition, next_offset FROM detector_state"))
+        for number, offset in enumerate(await committed(services, namespace)):
+            assert (offset or 0) <= saved.get(number, 0)
+        streams = app(services, namespace)
+        await live(streams, lambda: database.one(COUNT) == MESSAGES * PARTITIONS)
+        assert database.one(COUNT) == MESSAGES * PARTITIONS
 
     asyncio.run(scenario())
 
@@ -101,8 +155,7 @@ def test_a_log_that_ends_before_what_was_read_is_refused(
     async def scenario() -> None:
         await fill(services, namespace)
         with pytest.raises(LogError, match=f"ends at {MESSAGES}, and was read to {MESSAGES + 1}"):
-            async with asyncio.timeout(60):
-                await app(services, namespace).run(asyncio.Event())
+            await live(app(services, namespace), lambda: False)
 
     asyncio.run(scenario())
 

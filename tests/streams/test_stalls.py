@@ -3,19 +3,16 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from faust.types import TP
-from prometheus_client.parser import text_string_to_metric_families
 
 from citywatch.embedded import Addresses, EmbeddedStack
 from citywatch.embedded.supervision import Supervised
@@ -31,7 +28,7 @@ from streams.worker import WorkerConfig
 from tests.storage.database import Database
 from tests.streams.citylog import batch_message
 from tests.streams.sessions import until
-from tests.streams.town import Town
+from tests.streams.town import Town, ask, free_port, metric
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -81,29 +78,17 @@ class WatchedTown(Town):
         return log.with_name(f"{log.name}.1").read_text()
 
     def ask(self, path: str) -> tuple[int, str]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
+        return ask(self.port, path)
 
     def metric(self, name: str) -> float:
-        """Return a metric, summed over its labels."""
-        _, text = self.ask("/metrics")
-        families = text_string_to_metric_families(text)
-        return sum(each.value for one in families for each in one.samples if each.name == name)
+        return metric(self.port, name)
 
 
 @pytest.fixture
 def town(own_stack: EmbeddedStack, tmp_path: Path) -> Iterator[WatchedTown]:
     schema = database_schema(NAMESPACE)
     migrate(own_stack.addresses.dsn, schema)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {
         "CITYWATCH_WORKER__STALL_AFTER_S": str(PATIENCE_S),
         "CITYWATCH_WORKER__METRICS_PORT": str(port),

@@ -147,6 +147,39 @@ def test_what_waits_for_a_saved_state_is_bounded(database: Database) -> None:
     run(work)
 
 
+def test_a_replay_keeps_no_more_than_what_may_wait(database: Database) -> None:
+    """A state that is gone or old: all of the log is shown to the detectors again."""
+    log = small_log(messages=60)
+    kafka = Kafka(log, database)
+
+    async def work() -> list[int]:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.deliver(PLACE, 50)
+            await session.worker.flush()
+        database.all("DELETE FROM detector_state RETURNING 1")
+        kept = []
+        async with Session(kafka, max_held_bytes=10 * worker_module._MESSAGE_BYTES) as session:
+            session.assign()
+            for number in range(60):
+                await session.deliver(PLACE)
+                await session.worker.flush()
+                kept.append(len(session.worker._inboxes[PLACE].held))
+                # Killed in the middle, it goes on where its last state was saved.
+                if number == 30:
+                    break
+        async with Session(kafka, max_held_bytes=10 * worker_module._MESSAGE_BYTES) as session:
+            session.assign()
+            assert 20 < kafka.committed[PLACE] < 32
+            await session.finish()
+        return kept
+
+    kept = run(work)
+    assert max(kept) < 10
+    again = undisturbed(log, database)
+    assert database.contents() == again
+
+
 def test_partitions_are_saved_by_turns(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at a time, so that no flush waits for the states of all."""
     # Else a busy machine decides how many there are.
@@ -336,6 +369,20 @@ def test_what_expired_unread_is_a_fault_of_the_audit(database: Database) -> None
     ]
     told = f"{PLACE[0]}/{PLACE[1]}: 2 messages expired unread, offsets 2 to 3, found "
     assert [fault for fault in faults(database) if fault.startswith(told)]
+
+
+def test_what_expired_before_anything_was_stored_is_one_too(database: Database) -> None:
+    kafka = Kafka(small_log(), database, committed={PLACE: 4}, expired={PLACE: 4})
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            session.assign()
+            await session.finish()
+
+    run(work)
+    assert database.all("SELECT topic, partition, first_offset, next_offset FROM log_gap") == [
+        (*PLACE, 0, 4)
+    ]
 
 
 def faults(database: Database) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,11 +11,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from citywatch.embedded import Addresses
 from citywatch.embedded.process import ChildProcess
@@ -32,6 +35,31 @@ RATE = 500.0
 # Longer than any test lets it publish.
 LOAD_S = 170.0
 Reading = tuple[str, str, datetime, float]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, path: str) -> tuple[int, str]:
+    """Ask the endpoint of a worker; (0, "") where it does not answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except OSError:
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def metric(port: int, name: str) -> float:
+    """Return a metric, summed over its labels."""
+    _, text = ask(port, "/metrics")
+    families = text_string_to_metric_families(text)
+    return sum(each.value for one in families for each in one.samples if each.name == name)
 
 
 class Recorder(Composer):
