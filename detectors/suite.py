@@ -246,7 +246,9 @@ class Suite:
                 back = listen(state, wave.watermark_ns, self._config)
                 if back is not None:
                     spoken.extend((rows[start:stop], one) for one in spoke_again(state, back))
-                found = self._judge(state, wave, terms if is_shared else terms.first(length))
+                found = self._judge(
+                    state, wave, terms if is_shared else terms.part(slice(0, length))
+                )
                 flips.extend((rows[start:stop], flip) for flip in found if flip is not None)
                 start = stop
             score = tail_score(work.spreads)

@@ -37,9 +37,9 @@ class Terms(NamedTuple):
         """Return the thresholds that all series share."""
         return cls._make(float(getattr(config, name)) for name in cls._fields)
 
-    def first(self, count: int) -> "Terms":
-        """Return those of the first series, as views."""
-        return Terms._make(term[:count] if isinstance(term, np.ndarray) else term for term in self)
+    def part(self, rows: slice | NDArray[np.intp]) -> "Terms":
+        """Return those of some of the series: views of a slice, copies of others."""
+        return Terms._make(term[rows] if isinstance(term, np.ndarray) else term for term in self)
 
 
 class TermTable:

@@ -31,9 +31,10 @@ def test_only_what_differs_is_a_column() -> None:
     assert not table.is_shared
     assert np.asarray(terms.warm_up).tolist() == [5.0, 20.0, 20.0, 20.0]
     assert terms._replace(warm_up=0.0) == SHARED._replace(warm_up=0.0)
-    first = terms.first(1)
+    first = terms.part(slice(0, 1))
     assert np.asarray(first.warm_up).tolist() == [5.0]
     assert np.shares_memory(np.asarray(first.warm_up), np.asarray(terms.warm_up))
+    assert np.asarray(terms.part(np.array([3, 0])).warm_up).tolist() == [20.0, 5.0]
 
 
 @given(
