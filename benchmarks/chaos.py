@@ -3,7 +3,8 @@
 A simulated city with faults publishes 1,000 messages a second, some late, twice or broken, and
 some sensors go dark and come back, while a
 seeded plan kills bridge, workers, pager and database with SIGKILL, freezes workers until they wake
-up as zombies, and restarts database and Kafka. This script is the supervisor that starts again
+up as zombies, and restarts database and Kafka. Meanwhile the rules of the detectors are changed
+three times, with shadows that begin and end. This script is the supervisor that starts again
 what has died. Afterwards
 
 | figure | must be |
@@ -12,9 +13,9 @@ what has died. Afterwards
 | doubled | 0: nothing is stored, or counted, that was not published, or was already |
 | audit | balanced |
 | pages | each page that is due has come at least once, under the key of its alert |
-| identical | scores, alerts, transitions, pages, ledger and dead letters equal, to the bit, |
-|  | those of one undisturbed worker that reads the same Kafka log from its beginning |
-|  | into a fresh namespace |
+| identical | scores, alerts, transitions, pages, ledger, dead letters, rules and what shadows |
+|  | found equal, to the bit, those of one undisturbed worker that reads the same Kafka log |
+|  | from its beginning into a fresh namespace |
 
 On Apache Kafka where Java and its jars are there (`make kafka-jars`), which is restarted and killed
 as well; else on the embedded broker, whose log would not survive that. The last line is one JSON
@@ -97,6 +98,35 @@ _COUNTS: Final = """
     SELECT (SELECT coalesce(sum(stored), 0) FROM ledger), (SELECT count(*) FROM alert)
 """
 _TIMESCALEDB: Final = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"
+# When they are applied, as a share of the load, and what they say.
+_RULES: Final = (
+    (
+        0.2,
+        """
+        [quantity.intensity]
+        city_open_after = 2
+        severity = { level = "critical" }
+        [shadow.tight.suite]
+        city_open_spreads = 3.2
+        [shadow.calm]
+        detectors = { level = false }
+        """,
+    ),
+    (
+        0.5,
+        """
+        [suite]
+        close_after = 3
+        [detectors]
+        flatline = false
+        [shadow.tight.suite]
+        city_open_spreads = 3.0
+        """,
+    ),
+    (0.8, "[shadow.calm.suite]\nsilence_factor = 2.0\n"),
+)
+_TOLD: Final = "SELECT count(*) = %s FROM rules_applied"
+_SHADOWED: Final = "SELECT count(*) FROM shadow_alert"
 Facts = dict[str, Any]
 
 
@@ -140,6 +170,7 @@ class Chaos:
         self._options = options
         self._logs = logs
         self._published_file = folder / "published"
+        self._rules_file = folder / "rules.toml"
         self._begun = time.monotonic()
         self._mqtt = make_mqtt(folder / "mqtt", 0, "auto")
         self._postgres = Postgres(folder / "postgres", 0, fast=False)
@@ -214,7 +245,8 @@ class Chaos:
         with city:
             publishing = asyncio.wrap_future(city.publishing)
             striking = asyncio.create_task(supervisor.strike(blows, publishing.done))
-            waiting: set[asyncio.Future[Any]] = {publishing, striking}
+            ruling = asyncio.create_task(self._rule())
+            waiting: set[asyncio.Future[Any]] = {publishing, striking, ruling}
             try:
                 while waiting:
                     done, _ = await asyncio.wait(
@@ -228,7 +260,21 @@ class Chaos:
                     self._line(city.so_far)
             finally:
                 striking.cancel()
+                ruling.cancel()
             return publishing.result()
+
+    async def _rule(self) -> None:
+        """Change the rules now and then, each time until all partitions have them."""
+        begun = time.monotonic()
+        for share, text in _RULES:
+            await asyncio.sleep(begun + share * self._options.duration - time.monotonic())
+            self._rules_file.write_text(text, encoding="utf-8")
+            code: int | None = None
+            while code != 0:
+                if code is not None:
+                    await asyncio.sleep(_POLL_S)
+                code, _ = await self._command("rules", "apply", str(self._rules_file))
+            self._say("other rules are applied")
 
     async def _drained(self, supervisor: Supervisor, keeping: asyncio.Task[None]) -> Facts:
         """Wait until the last message has come all the way, and every page has."""
@@ -250,6 +296,8 @@ class Chaos:
                 if stands.get(place) != end
             }
             complaints.append(f"not stored to the end of the log: {behind}")
+        if not self._asked(lambda c: _value(c, _TOLD, len(_RULES) * PARTITIONS)):
+            complaints.append("not every partition has noted every change of the rules")
         if not await self._until(lambda c: _value(c, _NOTHING_PENDING), _DRAIN_S, keeping):
             complaints.append("pages are still pending")
         self._say(f"drained after {time.monotonic() - begun:.1f} s")
@@ -290,6 +338,7 @@ class Chaos:
             "balanced": balanced,
             "alerts": kinds,
             "alerts_stale": stale,
+            "shadow_alerts": self._asked(lambda c: _value(c, _SHADOWED)),
             "pages_due": told.due,
             "pages_missing": len(told.missing),
             "pages_come_again": self._receiver.repeats,
@@ -378,19 +427,23 @@ class Chaos:
         self._say(f"{sent}{inside}, {len(self._receiver.arrivals)} pages")
 
     async def _audit(self) -> bool:
+        code, told = await self._command("audit", "--json")
+        if code:
+            self._say(f"audit: {json.loads(told)['faults'][:10]}" if told else "no audit")
+        return code == 0
+
+    async def _command(self, *words: str) -> tuple[int | None, bytes]:
+        """Run a command of the command line; return its exit code and what it said."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "citywatch",
-            "audit",
-            "--json",
+            *words,
             env=self._environment,
             stdout=asyncio.subprocess.PIPE,
         )
         told, _ = await process.communicate()
-        if process.returncode:
-            self._say(f"audit: {json.loads(told)['faults'][:10]}" if told else "no audit")
-        return process.returncode == 0
+        return process.returncode, told
 
     @property
     def _bootstrap(self) -> str:

@@ -207,6 +207,17 @@ _TABLES: Final = {
         SELECT received_at, bridge, source, mqtt_topic, reason, place, payload, records
         FROM {0}.dead_letter
     """,
+    "rules": """
+        SELECT partition, message_offset, fingerprint, rules, watermark FROM {0}.rules_applied
+    """,
+    "shadow_alerts": """
+        SELECT a.shadow, s.name, q.quantity, a.category, a.kind, a.opened_at, a.closed_at,
+               float8send(a.seen) AS seen, float8send(a.expected) AS expected,
+               float8send(a.lower) AS lower, float8send(a.upper) AS upper,
+               float8send(a.score) AS score, a.sentence
+        FROM {0}.shadow_alert a
+        JOIN {0}.series q USING (series_id) JOIN {0}.sensor s USING (sensor_id)
+    """,
     "sensors": """
         SELECT name, domain, zone, longitude, latitude, clock_offset_s FROM {0}.sensor
     """,

@@ -27,6 +27,8 @@ from ingest.topics import database_schema
 
 _LOG = logging.getLogger(__name__)
 _FAILURE: Final = 1
+# Digits of a fingerprint that people compare.
+_FINGERPRINT: Final = 12
 # Of one payload in a list.
 _PAYLOAD_BYTES: Final = 2_000
 
@@ -34,9 +36,11 @@ dashboards = typer.Typer(no_args_is_help=True, help="Grafana dashboards as code.
 database = typer.Typer(no_args_is_help=True, help="The database.")
 evaluate = typer.Typer(no_args_is_help=True, help="How good the detectors are.")
 rejects = typer.Typer(no_args_is_help=True, help="What was not taken, and why.")
+rules = typer.Typer(no_args_is_help=True, help="Rules of the detectors, and their shadows.")
 app.add_typer(dashboards, name="dashboards")
 app.add_typer(database, name="db")
 app.add_typer(rejects, name="rejects")
+app.add_typer(rules, name="rules")
 app.add_typer(evaluate, name="evaluate")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
@@ -500,6 +504,145 @@ def rejects_replay(
     typer.echo(f"not kept: {done.not_kept}")
 
 
+RulesFile = Annotated[Path, typer.Argument(help="TOML; deploy/rules.toml is an example.")]
+
+
+@rules.command("check")
+def rules_check(file: RulesFile) -> None:
+    """Check a file of rules, and list every fault with its place."""
+    typer.echo(f"{file} can be applied: {_rules(file).fingerprint[:_FINGERPRINT]}")
+
+
+@rules.command("apply")
+def rules_apply(file: RulesFile, settings_file: SettingsFile = None) -> None:
+    """Check a file of rules, and write it into every partition: workers obey it from there on."""
+    from aiokafka.errors import KafkaError
+
+    from citywatch.rules import apply
+    from ingest.kafka import KafkaSetupError, RecordSender, ensure_topics
+
+    settings = load(settings_file)
+    kafka = settings.kafka
+    wanted = _rules(file)
+
+    async def work() -> dict[int, str | None]:
+        await ensure_topics(
+            kafka.bootstrap, settings.namespace, kafka.partitions, kafka.replication_factor
+        )
+        sender = RecordSender(kafka.bootstrap, kafka.idempotence)
+        try:
+            await sender.start()
+            return await apply(wanted, sender, settings.namespace, kafka.partitions)
+        finally:
+            await sender.stop()
+
+    try:
+        done = asyncio.run(work())
+    except (KafkaError, KafkaSetupError, OSError) as error:
+        typer.echo(f"Not applied: {error}", err=True)
+        raise typer.Exit(_FAILURE) from error
+    for number, fault in done.items():
+        typer.echo(f"partition {number}: {f'NOT written: {fault}' if fault else 'written'}")
+    if any(done.values()):
+        typer.echo("Not in every partition: apply it again", err=True)
+        raise typer.Exit(_FAILURE)
+    typer.echo(f"applied to {settings.namespace}: {wanted.fingerprint[:_FINGERPRINT]}")
+
+
+@rules.command("show")
+def rules_show(settings_file: SettingsFile = None, as_json: Json = False) -> None:
+    """Say which rules hold in every partition; exit 1 where they differ."""
+    from citywatch.rules import by_partition, differ, distinct
+    from citywatch.tables import aligned
+    from storage.rules import present
+
+    settings = load(settings_file)
+    found = _query(settings, present)
+    held = by_partition(found, settings.kafka.partitions)
+    if as_json:
+        lines = {
+            number: one
+            and asdict(one)
+            | {
+                "watermark": one.watermark and one.watermark.isoformat(),
+                "recorded_at": one.recorded_at.isoformat(),
+            }
+            for number, one in held.items()
+        }
+        typer.echo(json.dumps({"differ": differ(held), "partitions": lines}))
+    else:
+        rows = [
+            (number, one.fingerprint[:_FINGERPRINT], one.message_offset, _minute(one.watermark))
+            if one
+            else (number, "defaults", "-", "-")
+            for number, one in held.items()
+        ]
+        typer.echo(aligned(["partition", "rules", "from offset", "event time"], rows))
+        for fingerprint, text in distinct(held).items():
+            typer.echo(f"\n{fingerprint[:_FINGERPRINT]}:\n{json.dumps(text, indent=2)}")
+    if differ(held):
+        typer.echo("WARNING: partitions have different rules: apply them again", err=True)
+        raise typer.Exit(_FAILURE)
+
+
+@rules.command("compare")
+def rules_compare(
+    shadow: Annotated[str, typer.Argument(help="Name of a shadow.")],
+    settings_file: SettingsFile = None,
+    since: Moment = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Examples of each.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Compare what a shadow found with what people were told."""
+    from citywatch.tables import aligned, printable
+    from detectors import KIND_NAMES
+    from storage.rules import ShadowUnknownError, compare
+
+    settings = load(settings_file)
+    try:
+        found = _query(
+            settings,
+            lambda connection: compare(connection, shadow, KIND_NAMES, _utc(since), limit),
+        )
+    except ShadowUnknownError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_FAILURE) from error
+    sides = {
+        "both, of those told": ("live", True),
+        "both, of the shadow's": ("shadow", True),
+        "told only": ("live", False),
+        "shadow only": ("shadow", False),
+    }
+    counts = {name: found.count(side, in_both=both) for name, (side, both) in sides.items()}
+    if as_json:
+        examples = [
+            asdict(one)
+            | {
+                "opened_at": one.opened_at.isoformat(),
+                "closed_at": one.closed_at and one.closed_at.isoformat(),
+            }
+            for one in found.found
+        ]
+        times = {"since": found.since.isoformat(), "until": found.until.isoformat()}
+        facts = {"shadow": shadow, "partitions": found.partitions, "days": found.days} | times
+        typer.echo(json.dumps(facts | {"counts": counts, "examples": examples}))
+        return
+    typer.echo(
+        f"{shadow}, in {len(found.partitions)} of {settings.kafka.partitions} partitions, from"
+        f" {_minute(found.since)} to {_minute(found.until)} of event time: {found.days:.2f} days\n"
+    )
+    days = found.days
+    rows = [(name, count, f"{count / days:.1f}" if days else "-") for name, count in counts.items()]
+    typer.echo(aligned(["alerts", "number", "a day"], rows))
+    for name, (side, both) in sides.items():
+        examples = found.examples(side, in_both=both)
+        if examples:
+            typer.echo(f"\n{name}:")
+        for one in examples:
+            text = printable(one.sentence, _PAYLOAD_BYTES)
+            typer.echo(f"  {_minute(one.opened_at)}  {one.kind}: {text}")
+
+
 @app.command()
 def status(settings_file: SettingsFile = None, as_json: Json = False) -> None:
     """Say how the pipeline stands: rows, alerts, pages, age of the newest row."""
@@ -541,6 +684,23 @@ def _query(settings: Settings, read: Callable[[Any], Any]) -> Any:
     except psycopg.Error as error:
         typer.echo(f"The database refused: {error}", err=True)
         raise typer.Exit(_FAILURE) from error
+
+
+def _rules(file: Path) -> Any:
+    """Read a file of rules, or end with every fault listed."""
+    from citywatch.rules import read_rules
+    from streams.rules import RulesError
+
+    try:
+        return read_rules(file)
+    except RulesError as error:
+        faults = "\n".join(error.faults)
+        typer.echo(f"{file} cannot be applied:\n{faults}", err=True)
+        raise typer.Exit(_FAILURE) from error
+
+
+def _minute(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M}" if moment else "-"
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -22,6 +22,7 @@ from detectors.silence import Returns, Silences
 from detectors.suite import Suite, Verdicts
 from detectors.table import NEVER, StateError
 from detectors.tail import tail_score
+from detectors.terms import Terms
 
 __all__ = [
     "CATEGORY_NAMES",
@@ -41,6 +42,7 @@ __all__ = [
     "StateError",
     "Suite",
     "SuiteConfig",
+    "Terms",
     "Transitions",
     "Verdicts",
     "tail_score",

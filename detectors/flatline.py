@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 
 from detectors.config import SuiteConfig
 from detectors.table import Columns
+from detectors.terms import Threshold
 
 # Far below every threshold and far above subnormal numbers, which are slow.
 LEAST_CHANCE: Final = 1e-200
 
 
 def flatline(
-    columns: Columns, value: NDArray[np.float64], usable: NDArray[np.bool_], config: SuiteConfig
+    columns: Columns,
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    config: SuiteConfig,
+    flatline_chance: Threshold,
 ) -> NDArray[np.bool_]:
     """Return which readings prolong a run that is too unlikely, and learn from runs that end.
 
@@ -48,5 +53,5 @@ def flatline(
     np.copyto(columns.changes, changed * kept, where=other)
     np.copyto(columns.run_chance, 1.0, where=other)
     np.copyto(columns.run, np.where(same, columns.run + 1.0, 0.0), where=usable)
-    unlikely: NDArray[np.bool_] = same & (run_chance <= config.flatline_chance)
+    unlikely: NDArray[np.bool_] = same & (run_chance <= flatline_chance)
     return unlikely

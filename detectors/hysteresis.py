@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.config import SuiteConfig
 from detectors.table import NEVER, Columns
+from detectors.terms import Terms
 
 CITY: Final = 0
 HEALTH: Final = 1
@@ -72,7 +72,7 @@ def city_flips(
     spreads: NDArray[np.float64],
     scored: NDArray[np.bool_],
     is_open: NDArray[np.bool_],
-    config: SuiteConfig,
+    terms: Terms,
 ) -> Flips | None:
     """Count readings far from the level (or, once open, near it) and flip what is due.
 
@@ -80,11 +80,11 @@ def city_flips(
     data is no reason to open an alert, nor to close one.
     """
     counts = np.where(
-        is_open, spreads < config.city_close_spreads, spreads >= config.city_open_spreads
+        is_open, spreads < terms.city_close_spreads, spreads >= terms.city_open_spreads
     )
     streak = np.where(counts, columns.city_streak + 1.0, 0.0)
     np.copyto(columns.city_streak, streak, where=scored)
-    due = np.where(is_open, float(config.close_after), float(config.city_open_after))
+    due = np.where(is_open, terms.close_after, terms.city_open_after)
     due_now = scored & (streak >= due)
     if not due_now.any():
         return None
@@ -101,7 +101,7 @@ def health_flips(
     time_ns: NDArray[np.int64],
     kind: NDArray[np.uint8],
     judged: NDArray[np.bool_] | None,
-    config: SuiteConfig,
+    terms: Terms,
 ) -> Flips | None:
     """Count bad readings (or, once open, good ones) and flip what is due.
 
@@ -118,8 +118,8 @@ def health_flips(
         What is wrong with each reading; `LEVEL` where nothing is.
     judged : (n,) bool or None
         Which readings count at all; None for all of them.
-    config : SuiteConfig
-        Thresholds.
+    terms : Terms
+        Thresholds of these series.
     """
     is_open = columns.health_opened_ns != NEVER
     counts = (kind != LEVEL) ^ is_open
@@ -131,7 +131,7 @@ def health_flips(
         np.copyto(columns.health_streak, streak, where=judged)
     if not counts.any():
         return None
-    due = np.where(is_open, float(config.close_after), float(config.health_open_after))
+    due = np.where(is_open, terms.close_after, terms.health_open_after)
     # A flatline is a long run already.
     due[((kind == FLATLINE) & ~is_open) | (columns.state != 0)] = 1.0
     due_now = counts & (streak >= due)

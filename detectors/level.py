@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from detectors.config import SuiteConfig
 from detectors.table import Columns
+from detectors.terms import Threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def forget(columns: Columns, time_ns: NDArray[np.int64], config: SuiteConfig) ->
         columns.city_streak[silent] = 0.0
 
 
-def outlook(columns: Columns, config: SuiteConfig) -> Outlook:
+def outlook(columns: Columns, config: SuiteConfig, warm_up: Threshold) -> Outlook:
     """Return what each series expects, before its reading is learned."""
     base = np.sqrt(columns.variance)
     np.maximum(base, np.abs(columns.level) * config.floor_relative, out=base)
@@ -70,7 +71,7 @@ def outlook(columns: Columns, config: SuiteConfig) -> Outlook:
     early = 1.0 + config.early_widening / np.maximum(columns.learned, 1.0)
     smooth = 1.0 + config.smooth_widening - config.smooth_widening / 2.0 * ratio
     spread = base * early * smooth
-    return Outlook(columns.learned >= config.warm_up, base, spread)
+    return Outlook(columns.learned >= warm_up, base, spread)
 
 
 def learn(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from detectors.config import SuiteConfig
 from detectors.flatline import LEAST_CHANCE
 from detectors.table import NEVER, Hot
+from detectors.terms import Terms, Threshold
 
 _NS: Final = 1e-9  # seconds in a nanosecond
 _NS_PER_S: Final = 1e9
@@ -97,7 +98,9 @@ _NONE: Final = np.empty(0, np.intp)
 _NO_CHANCE: Final = np.empty(0)
 
 
-def look(hot: Hot, settled: NDArray[np.bool_], wave: Wave, config: SuiteConfig) -> Look:
+def look(
+    hot: Hot, settled: NDArray[np.bool_], wave: Wave, config: SuiteConfig, terms: Terms
+) -> Look:
     """Tell the plain readings of a wave; moves nothing.
 
     Parameters
@@ -108,7 +111,9 @@ def look(hot: Hot, settled: NDArray[np.bool_], wave: Wave, config: SuiteConfig) 
         Which of them are settled.
     wave : Wave
     config : SuiteConfig
-        Thresholds.
+        Thresholds that all series share.
+    terms : Terms
+        Those of these series.
     """
     value = wave.value
     since_ns = wave.time_ns - hot.last_ns
@@ -137,11 +142,13 @@ def look(hot: Hot, settled: NDArray[np.bool_], wave: Wave, config: SuiteConfig) 
         chance = repeats / (repeats + hot.changes[same] + config.change_prior)
         np.maximum(chance, config.repeat_floor, out=chance)
         run_chance = np.maximum(hot.run_chance[same] * chance, LEAST_CHANCE)
-        plain[same[run_chance <= config.flatline_chance]] = False
+        plain[same[run_chance <= terms.part(same).flatline_chance]] = False
     return Look(plain, len(plain) - int(np.count_nonzero(plain)), moves, same, run_chance)
 
 
-def advance(hot: Hot, wave: Wave, seen: Look, config: SuiteConfig) -> NDArray[np.intp]:
+def advance(
+    hot: Hot, wave: Wave, seen: Look, config: SuiteConfig, terms: Terms
+) -> NDArray[np.intp]:
     """Judge the readings of a wave as plain ones, and move the state on in place.
 
     What it says of others than plain ones, and makes of their state, is to be thrown away.
@@ -159,11 +166,12 @@ def advance(hot: Hot, wave: Wave, seen: Look, config: SuiteConfig) -> NDArray[np
     np.abs(step, out=wave.spreads)
     wave.spreads /= spread
     wave.expected[:] = hot.level
-    np.multiply(spread, config.city_open_spreads, out=wave.band)
+    np.multiply(spread, terms.city_open_spreads, out=wave.band)
     _learn(hot, seen.moves, base, config)
     hot.previous[:] = value
     hot.last_ns[:] = wave.time_ns
-    return _far(hot.city_streak, wave.spreads >= config.city_open_spreads, seen.plain, config)
+    far: NDArray[np.bool_] = wave.spreads >= terms.city_open_spreads
+    return _far(hot.city_streak, far, seen.plain, terms.city_open_after)
 
 
 def _spread(hot: Hot, config: SuiteConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -239,7 +247,7 @@ def _far(
     streak: NDArray[np.float64],
     far: NDArray[np.bool_],
     plain: NDArray[np.bool_],
-    config: SuiteConfig,
+    open_after: Threshold,
 ) -> NDArray[np.intp]:
     """Count the readings far from the level; return those with which a city alert opens."""
     if not np.count_nonzero(far):
@@ -247,7 +255,7 @@ def _far(
         return _NONE
     streak += 1.0
     streak *= far
-    due = streak >= config.city_open_after
+    due = streak >= open_after
     due &= plain
     place = np.flatnonzero(due)
     streak[place] = 0.0

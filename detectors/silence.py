@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from detectors.config import SuiteConfig
 from detectors.hysteresis import CITY, HEALTH, SILENCE
 from detectors.table import NEVER, Columns
+from detectors.terms import Terms
 
 # Divided by, not multiplied with its inverse: whole seconds stay whole.
 _NS_PER_S: Final = 1e9
@@ -154,7 +155,7 @@ def returns(spoken: list[tuple[NDArray[np.intp], Spoke]], series: NDArray[np.int
     return Returns(row[order], series[row[order]], category[order], opened_ns[order])
 
 
-def fall_silent(columns: Columns, watermark_ns: int, config: SuiteConfig) -> Silences:
+def fall_silent(columns: Columns, watermark_ns: int, terms: Terms) -> Silences:
     """Find the series that are quiet for too long at a watermark, and mark them.
 
     Parameters
@@ -162,10 +163,10 @@ def fall_silent(columns: Columns, watermark_ns: int, config: SuiteConfig) -> Sil
     columns : Columns
         State of all series, written to.
     watermark_ns : int
-    config : SuiteConfig
-        Thresholds.
+    terms : Terms
+        Thresholds of all series.
     """
-    allowance_s = np.maximum(columns.pause_s * config.silence_factor, config.silence_floor_s)
+    allowance_s = np.maximum(columns.pause_s * terms.silence_factor, terms.silence_floor_s)
     heard_ns = columns.heard_ns
     quiet = (heard_ns != NEVER) & (heard_ns < watermark_ns) & (columns.silent_ns == NEVER)
     quiet &= (watermark_ns - heard_ns).view(np.uint64) / _NS_PER_S > allowance_s

@@ -1,5 +1,6 @@
 """All detectors over all series."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -36,6 +37,7 @@ from detectors.silence import (
 )
 from detectors.table import NEVER, Columns, Table, Work, is_settled
 from detectors.tail import tail_score
+from detectors.terms import Terms, TermTable
 from detectors.waves import Waves, by_series, fresh_only, in_waves
 
 # QARTOD primary flags (IOC 54:V3). From SUSPECT on a reading is bad.
@@ -110,14 +112,61 @@ class Suite:
     def __init__(self, config: SuiteConfig = SuiteConfig()) -> None:  # noqa: B008 - frozen
         self._config = config
         self._table = Table()
+        self._terms = TermTable(Terms.of(config))
 
     def __len__(self) -> int:
         """Return the number of series."""
         return len(self._table)
 
-    def add(self, limits: Limits) -> None:
-        """Append new series, numbered from `len(self)` on."""
+    def add(self, limits: Limits, columns: Mapping[str, NDArray[np.float64]] | None = None) -> None:
+        """Append new series, numbered from `len(self)` on.
+
+        Parameters
+        ----------
+        limits : Limits
+        columns : mapping of str to (n,) float64, optional
+            Thresholds by the names of `Terms`, where some of the series have their own.
+        """
+        self._terms.add(len(limits), columns)
         self._table.add(limits)
+
+    def judge_by(
+        self,
+        config: SuiteConfig,
+        shared: Terms,
+        columns: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> None:
+        """Judge what comes from now on by other thresholds; what was learned stays.
+
+        Parameters
+        ----------
+        config : SuiteConfig
+            What all series have in common.
+        shared : Terms
+            Numbers: what a series has that `columns` say nothing of.
+        columns : mapping of str to (len(self),) float64, optional
+            Thresholds by the names of `Terms`, where some series have their own.
+
+        Raises
+        ------
+        ValueError
+            If a name is no threshold of a series, or a column has another length.
+        """
+        terms = TermTable(shared)
+        terms.add(len(self), columns)
+        self._config, self._terms = config, terms
+        self._table.review(terms.whole().warm_up)
+
+    def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
+        """Give some series other ranges and rates.
+
+        Parameters
+        ----------
+        series : (n,) intp
+        limits : Limits
+            Of as many series. Whether they are states and their usual period stay as they are.
+        """
+        self._table.limit(series, limits)
 
     def step(
         self,
@@ -176,6 +225,7 @@ class Suite:
         flips: list[tuple[NDArray[np.intp], Flips]] = []
         spoken: list[tuple[NDArray[np.intp], Spoke]] = []
         state = Work(self._table, waves.series)
+        terms = self._terms.of(waves.series)
         start = 0
         # NaN and infinity are ordinary input here; masks keep them out of the state.
         with np.errstate(all="ignore"):
@@ -183,7 +233,8 @@ class Suite:
                 for first in range(0, length, _PART):
                     last = min(first + _PART, length)
                     part = slice(start + first, start + last)
-                    turned, back = self._wave(state, first, last, work.part(part))
+                    own = self._own(terms, slice(first, last))
+                    turned, back = self._wave(state, first, last, work.part(part), own)
                     if turned or back:
                         places = np.arange(count)[rows][part]
                         flips.extend((places, flip) for flip in turned)
@@ -242,7 +293,7 @@ class Suite:
         watermark_ns : int
             Event time, UTC nanoseconds since 1970.
         """
-        found = fall_silent(self._table.views(), watermark_ns, self._config)
+        found = fall_silent(self._table.views(), watermark_ns, self._terms.whole())
         if len(found):
             self._table.unsettle(found.series)
         return found
@@ -276,6 +327,7 @@ class Suite:
         """
         suite = cls(config)
         suite._table = Table.from_bytes(data)
+        suite._terms.add(len(suite))
         suite._table.review(config.warm_up)
         return suite
 
@@ -302,26 +354,31 @@ class Suite:
         floor_ns: NDArray[np.int64] = np.maximum(watermark_ns, NEVER + lateness_ns) - lateness_ns
         return floor_ns
 
+    def _own(self, terms: Terms, rows: slice | NDArray[np.intp]) -> Terms:
+        """Return the thresholds of some of the series that `terms` are of."""
+        return terms if self._terms.is_shared else terms.part(rows)
+
     def _wave(
-        self, state: Work, first: int, last: int, wave: Wave
+        self, state: Work, first: int, last: int, wave: Wave, terms: Terms
     ) -> tuple[list[Flips], list[Spoke]]:
         """Judge one reading of each series from `first` to `last`, all fresh."""
         hot, settled = state.part(first, last)
-        seen = look(hot, settled, wave, self._config)
+        seen = look(hot, settled, wave, self._config, terms)
         if seen.odd == last - first:
-            return self._special(state, np.arange(first, last), wave)
+            return self._special(state, np.arange(first, last), wave, terms)
         flips: list[Flips] = []
         spoken: list[Spoke] = []
         if not seen.odd:
-            opened = advance(hot, wave, seen, self._config)
+            opened = advance(hot, wave, seen, self._config, terms)
         else:
             # Aside, before the others' step goes over all of them.
             odd = np.flatnonzero(~seen.plain)
             aside, others = state.whole(odd + first), wave.part(odd)
-            opened = advance(hot, wave, seen, self._config)
-            found, spoken = self._judge(aside.columns, others)
+            own = self._own(terms, odd)
+            opened = advance(hot, wave, seen, self._config, terms)
+            found, spoken = self._judge(aside.columns, others, own)
             wave.put(odd, others)
-            settled = is_settled(aside.columns, self._config.warm_up)
+            settled = is_settled(aside.columns, own.warm_up)
             state.put(odd + first, aside.block, settled)
             flips = [flip._replace(place=odd[flip.place]) for flip in found]
             spoken = [one._replace(place=odd[one.place]) for one in spoken]
@@ -340,14 +397,14 @@ class Suite:
         return flips, spoken
 
     def _special(
-        self, state: Work, place: NDArray[np.intp], wave: Wave
+        self, state: Work, place: NDArray[np.intp], wave: Wave, terms: Terms
     ) -> tuple[list[Flips], list[Spoke]]:
         whole = state.whole(place)
-        found = self._judge(whole.columns, wave)
-        state.put(place, whole.block, is_settled(whole.columns, self._config.warm_up))
+        found = self._judge(whole.columns, wave, terms)
+        state.put(place, whole.block, is_settled(whole.columns, terms.warm_up))
         return found
 
-    def _judge(self, columns: Columns, wave: Wave) -> tuple[list[Flips], list[Spoke]]:
+    def _judge(self, columns: Columns, wave: Wave, terms: Terms) -> tuple[list[Flips], list[Spoke]]:
         """Judge one reading of each series the general way; fill the wave, move the state on."""
         config = self._config
         time_ns, value, given = wave.time_ns, wave.value, wave.quality
@@ -364,12 +421,12 @@ class Suite:
             usable &= judged
         # A state may stand for years and change at once, and has no level.
         measured = usable & (columns.state == 0)
-        flat = flatline(columns, value, measured, config)
+        flat = flatline(columns, value, measured, config, terms.flatline_chance)
         fast = too_fast(columns, time_ns, value, measured, config)
         odd = flat | fast
         good = usable & ~odd
 
-        seen = outlook(columns, config)
+        seen = outlook(columns, config, terms.warm_up)
         # While the sensor itself is in doubt nothing it says is held against the city, or learned:
         # a jittering sensor has believable readings in between.
         trusted = good & measured & (columns.health_opened_ns == NEVER)
@@ -378,7 +435,7 @@ class Suite:
         spreads = np.abs(value - columns.level) / seen.spread
         wave.spreads[:] = np.where(scored, spreads, np.nan)
         wave.expected[:] = np.where(known, columns.level, np.nan)
-        wave.band[:] = np.where(known, seen.spread * config.city_open_spreads, np.nan)
+        wave.band[:] = np.where(known, seen.spread * terms.city_open_spreads, np.nan)
         city_open = columns.city_opened_ns != NEVER
         learn(columns, seen, value, trusted, city_open, config)
 
@@ -388,8 +445,8 @@ class Suite:
         kind = _kinds(given, in_range, flat, fast, good)
         _raise_flags(given, in_range, odd, wave.late)
         flips = (
-            city_flips(columns, time_ns, spreads, scored, city_open, config),
-            health_flips(columns, time_ns, kind, judged, config),
+            city_flips(columns, time_ns, spreads, scored, city_open, terms),
+            health_flips(columns, time_ns, kind, judged, terms),
         )
         return [flip for flip in flips if flip is not None], spoken
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.config import Limits
+from detectors.terms import Threshold
 
 VERSION: Final = 3
 # "Has not happened"; no reading of that time is ever fresh.
@@ -322,7 +323,7 @@ class Table:
         columns.health_streak[left] = 0.0
         self.settled[left] = False
 
-    def review(self, warm_up: float) -> None:
+    def review(self, warm_up: Threshold) -> None:
         """Find out anew which series are settled."""
         self._write_out()
         self.settled[: self._count] = is_settled(self.views(), warm_up)
@@ -331,6 +332,12 @@ class Table:
         """Let series be called silent that never could be, where they have a usual period."""
         pause_s = self.views().pause_s
         np.copyto(pause_s, period_s * _FIRST_PAUSE_PERIODS, where=np.isinf(pause_s))
+
+    def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
+        """Give some series other ranges and rates; whether they are states or silent stays."""
+        all_, new = self.views(), _columns(_new_series(limits))
+        for name in ("low", "high", "max_rate"):
+            getattr(all_, name)[series] = getattr(new, name)
 
     def _write_out(self) -> None:
         _write_out(self.views(), self.settled[: self._count])
@@ -369,9 +376,9 @@ class Table:
         return table
 
 
-def is_settled(columns: Columns, warm_up: float) -> NDArray[np.bool_]:
+def is_settled(columns: Columns, warm_up: Threshold) -> NDArray[np.bool_]:
     """Return which series are settled, where all fields are written."""
-    settled = columns.learned >= max(warm_up, 1.0)
+    settled: NDArray[np.bool_] = columns.learned >= np.maximum(warm_up, 1.0)
     settled &= columns.changes > 0
     settled &= columns.candidate_learned == 0
     settled &= columns.health_streak == 0

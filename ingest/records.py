@@ -11,9 +11,12 @@ from ingest.batch import SCHEMA_VERSION
 from ingest.ledger import SensorCard, Tally
 
 SCHEMA_HEADER: Final = "schema"
+# What stands among readings and is none says with it what it is.
+CONTROL_HEADER: Final = "citywatch-control"
 # Both stand in indexes of the database, whose entries are bounded. Settings allow bridges less.
 _MAX_BRIDGE: Final = 100
 _MAX_REASON: Final = 100
+_MAX_CONTROL: Final = 40
 # A foreign producer may leave headers out, set them to null, or nest them without end.
 _DAMAGE: Final = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
 
@@ -52,6 +55,9 @@ class Provenance:
         When the newest of the content arrived, UTC nanoseconds by the bridge's clock.
     complete_ns : int or None
         What was measured before it has come, as far as the bridge can tell.
+    control : str or None
+        What a message is that has no readings, but tells workers how to go on: `rules`. It
+        accounts for nothing.
     """
 
     bridge: str
@@ -59,6 +65,7 @@ class Provenance:
     cards: list[SensorCard] = field(default_factory=list)
     arrived_ns: int | None = None
     complete_ns: int | None = None
+    control: str | None = None
 
     def headers(self, namespace: str) -> list[tuple[str, bytes]]:
         """Return the headers of a Kafka message."""
@@ -66,8 +73,10 @@ class Provenance:
             (SCHEMA_HEADER, str(SCHEMA_VERSION).encode()),
             ("namespace", namespace.encode()),
             ("bridge", self.bridge.encode()),
-            ("ledger", ledger.encode(self.tallies)),
         ]
+        if self.control is not None:
+            return [*headers, (CONTROL_HEADER, self.control.encode())]
+        headers.append(("ledger", ledger.encode(self.tallies)))
         if self.cards:
             headers.append(("sensors", ledger.encode(self.cards)))
         for name in _TIMES:
@@ -91,11 +100,15 @@ class Provenance:
         if headers.get("namespace") != namespace.encode():
             raise HeaderError(f"namespace {headers.get('namespace')!r}, expected {namespace!r}")
         try:
+            bridge = _bounded(headers["bridge"], _MAX_BRIDGE)
+            if CONTROL_HEADER in headers:
+                return cls(bridge, [], control=_bounded(headers[CONTROL_HEADER], _MAX_CONTROL))
             return cls(
-                bridge=_bounded(headers["bridge"], _MAX_BRIDGE),
+                bridge=bridge,
                 tallies=ledger.decode_tallies(headers["ledger"]),
                 cards=ledger.decode_cards(headers.get("sensors", b"[]")),
-                **{name: _time(headers[name]) for name in _TIMES if name in headers},
+                arrived_ns=_time(headers, "arrived_ns"),
+                complete_ns=_time(headers, "complete_ns"),
             )
         except (*_DAMAGE, msgspec.MsgspecError) as error:
             raise HeaderError(f"damaged headers: {error!r}") from error
@@ -159,8 +172,10 @@ class DeadLetter:
             raise HeaderError(f"damaged dead letter: {error!r}") from error
 
 
-def _time(text: bytes) -> int:
-    moment = int(text)
+def _time(headers: Mapping[str, bytes], name: str) -> int | None:
+    if name not in headers:
+        return None
+    moment = int(headers[name])
     if not 0 <= moment < MAX_TIME_NS:
         raise ValueError(f"not a time: {moment}")
     return moment

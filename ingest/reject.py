@@ -20,6 +20,7 @@ VALUE: Final = "not-a-number"
 LOCATION: Final = "bad-location"
 EMPTY: Final = "no-readings"
 UNREADABLE_BATCH: Final = "unreadable-batch"
+UNREADABLE_RULES: Final = "unreadable-rules"
 
 
 class Reject(NamedTuple):

@@ -152,6 +152,55 @@ Change = Opened | Resolved | Moved
 
 
 @dataclass(frozen=True, slots=True)
+class Shadowed:
+    """What becomes of an alert of a shadow: recorded beside the alerts, and told nobody."""
+
+    shadow: str
+    change: Opened | Resolved
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowEnded:
+    """A shadow that the rules of a partition no longer have; what is open of it is over.
+
+    Parameters
+    ----------
+    shadow : str
+    series_ids : sequence of int
+        Of the partition.
+    at : datetime or None
+        Event time, where it is known.
+    """
+
+    shadow: str
+    series_ids: Sequence[int]
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """Rules that hold in a partition from an offset on.
+
+    Parameters
+    ----------
+    topic, partition, offset : str, int, int
+        Where they stand in the log.
+    fingerprint : str
+    rules : str
+        As JSON.
+    at : datetime or None
+        Event time up to which readings had come before them, where any had.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    fingerprint: str
+    rules: str
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Offsets [first, end) of a partition that the log lost before anybody read them."""
 
@@ -182,6 +231,9 @@ class Flush:
     gaps : sequence of Gap
     cards : sequence of SensorCard
         Sensors that are new or changed, each once.
+    shadowed : sequence of Shadowed or ShadowEnded
+        In the order in which they happened.
+    ruled : sequence of Ruled
     is_last : bool
         With states: whether this may be the worker's last word for long, so that what `latest`
         still lacks goes along with them.
@@ -196,4 +248,6 @@ class Flush:
     states: Sequence[SavedState] = field(default=())
     gaps: Sequence[Gap] = ()
     cards: Sequence[SensorCard] = ()
+    shadowed: Sequence[Shadowed | ShadowEnded] = ()
+    ruled: Sequence[Ruled] = ()
     is_last: bool = True

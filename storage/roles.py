@@ -37,6 +37,8 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         "ledger_kind": "SELECT, INSERT, UPDATE",
         "dead_letter": "INSERT",
         "log_gap": "INSERT",
+        "rules_applied": "INSERT",
+        "shadow_alert": "SELECT, INSERT, UPDATE",
     },
     "pager": {
         "outbox": "SELECT, UPDATE (claimed_until, attempts, next_attempt_at, delivered_at,"
@@ -62,6 +64,8 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
                 "expired",
                 "log_gap",
                 "dead_letter_listed",
+                "rules_applied",
+                "shadow_alert",
             ),
             "SELECT",
         ),

@@ -30,6 +30,7 @@ from storage.latest import Latest
 from storage.migrate import session_options
 from storage.pages import encode_page, outbox_channel
 from storage.rows import COLUMNS, Rows, copy_readings, copy_staged
+from storage.rules import put_ruled, put_shadowed
 
 _LOG = logging.getLogger(__name__)
 
@@ -353,6 +354,8 @@ class Sink:
                 await _put_sensors(cursor, flush.cards)
                 counts = await _store(cursor, flush)
                 await _alerts(cursor, flush.changes, outbox_channel(self._schema))
+                await put_shadowed(cursor, flush.shadowed)
+                await put_ruled(cursor, flush.ruled, self._log_id)
                 await _ledger(cursor, flush, counts)
                 await _letters(cursor, flush)
                 await cursor.executemany(

@@ -1,19 +1,20 @@
 """What the verdicts mean for alerts: which open, close, become stale, and what people are told."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid5
 
 import numpy as np
 
-from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, SILENCE, Silences
+from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, NEVER, SILENCE, Silences
 from ingest.quantities import QUANTITIES
-from storage.flush import Change, Moved, Opened, Resolved
+from storage.flush import Change, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
 from storage.pages import MISSING, Category, Page, Severity
 from streams.minutes import Move
 from streams.partition import Partition
-from streams.scoring import Scored, Who
+from streams.scoring import NewRules, Scored, Who
 
 _ALERTS: Final = UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11")  # namespace of alert ids
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,6 +62,38 @@ def changes(partition: Partition, scored: Scored, namespace: str) -> list[Change
     return ordered
 
 
+def shadow_changes(
+    partition: Partition, scored: Scored, namespace: str
+) -> list[Shadowed | ShadowEnded]:
+    """Return what becomes of the alerts of shadows, as `changes` does of those that are told."""
+    found: list[Shadowed | ShadowEnded] = []
+    for name, shadow in scored.shadows.items():
+        theirs = replace(scored, verdicts=shadow.verdicts, silences=shadow.silences)
+        found += [
+            Shadowed(name, change)
+            for change in changes(partition, theirs, namespace)
+            # Of the suite alone; and nobody waits for an alert that may be stale.
+            if not isinstance(change, Moved) and change.page.kind in KIND_NAMES
+        ]
+    new_rules = scored.new_rules
+    if new_rules is not None and new_rules.ended:
+        series_ids = partition.series_id[: new_rules.series].tolist()
+        at = _reached(new_rules)
+        found += [ShadowEnded(name, series_ids, at) for name in new_rules.ended]
+    return found
+
+
+def ruled(topic: str, partition: int, new: NewRules) -> Ruled:
+    """Return what is to be noted of new rules of a partition."""
+    text = new.rules.canonical.decode()
+    return Ruled(topic, partition, new.offset, new.rules.fingerprint, text, _reached(new))
+
+
+def _reached(new: NewRules) -> datetime | None:
+    """Return the event time up to which readings had come before new rules."""
+    return None if new.watermark_ns == NEVER else _moment(new.watermark_ns)
+
+
 def _row(pair: tuple[int, Change]) -> int:
     return pair[0]
 
@@ -92,6 +125,7 @@ def _fallen_silent(
             seen=0.0 if last is None else last,
             quality=MISSING if last is None else None,
             **_identity(who, HEALTH, opened_ns, namespace),
+            severity=_severity(who, scored, SILENCE, HEALTH),
         )
         found.append(Opened(series_id, None, page, _SUITE, is_told=who.key.sensor not in told))
         told.add(who.key.sensor)
@@ -149,7 +183,6 @@ def _identity(
         "namespace": namespace,
         "alert_id": uuid5(_ALERTS, identity),
         "category": name,
-        "severity": _SEVERITY[name],
         "sensor": key.sensor,
         "quantity": key.quantity,
         "unit": QUANTITIES[key.quantity].unit,
@@ -159,6 +192,11 @@ def _identity(
         "latitude": card.latitude if card else None,
         "clock_offset_s": card.clock_offset_s if card else None,
     }
+
+
+def _severity(who: Who, scored: Scored, kind: int, category: int) -> Severity:
+    by_rules = scored.ruling.severity(KIND_NAMES[kind], who.key)
+    return by_rules or _SEVERITY[CATEGORY_NAMES[category]]
 
 
 def _page(who: Who, scored: Scored, index: int, namespace: str) -> Page:
@@ -185,6 +223,7 @@ def _page(who: Who, scored: Scored, index: int, namespace: str) -> Page:
         score=_finite(verdicts.score[row]),
         quality=int(verdicts.quality[row]),
         **_identity(who, int(moves.category[index]), opened_ns, namespace),
+        severity=_severity(who, scored, int(moves.kind[index]), int(moves.category[index])),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from detectors import NEVER, Limits, StateError, Suite, SuiteConfig
+from detectors import NEVER, StateError, Suite, SuiteConfig
 from ingest.batch import ReadingBatch
 from ingest.ledger import SensorCard
 from ingest.quantities import QUANTITIES
@@ -17,14 +17,23 @@ from ingest.topics import SeriesKey, is_level
 from storage.sink import Resumption
 from streams.facts import CityFacts
 from streams.minutes import MinuteStage
+from streams.rules import Rules, RulesError, decode_rules, encode_rules
+from streams.ruling import Ruling
 from streams.watermark import Watermark, WatermarkState
 
 STATE_VERSION: Final = 3
-# Version 1 had no watermark, version 2 no minutes.
+# Version 1 had no watermark, version 2 neither minutes nor rules.
 _READ_VERSIONS: Final = (1, 2, STATE_VERSION)
 UNREGISTERED: Final = -1
 # Sensors of one partition of which it is remembered where they stand.
 _MAX_CARDS: Final = 500_000
+
+
+class _SavedRules(msgspec.Struct, array_like=True):
+    """Rules that the log has brought, and the state of their shadows by name."""
+
+    rules: bytes
+    shadows: dict[str, bytes]
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -33,6 +42,7 @@ class _Saved(msgspec.Struct, array_like=True):
     watermark: WatermarkState = msgspec.field(default_factory=WatermarkState)
     cards: list[SensorCard] = []
     minutes: bytes = b""
+    rules: _SavedRules | None = None
 
 
 class Partition:
@@ -43,7 +53,7 @@ class Partition:
     resumption : Resumption
         Where the database says it goes on.
     config : SuiteConfig
-        Thresholds of the detectors.
+        Thresholds of the detectors, where no rules say otherwise.
     facts : CityFacts
         What the kernels of the minute stage must know of the city.
 
@@ -66,6 +76,10 @@ class Partition:
     watermark : Watermark
         Up to which event time readings have come; belongs to the offset `seen`.
     minutes : MinuteStage
+    ruling : Ruling
+        The rules that hold at `seen`.
+    shadows : dict of str to Suite
+        What runs beside `suite` over the same series, by the names of the rules' shadows.
 
     Raises
     ------
@@ -95,6 +109,9 @@ class Partition:
         self._domains: dict[str, int] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
         self.minutes = MinuteStage(facts)
+        self._config = config
+        self.ruling = Ruling(Rules(), config)
+        self.shadows: dict[str, Suite] = {}
         if resumption.state is None:
             self.suite = Suite(config)
         else:
@@ -188,6 +205,32 @@ class Partition:
         """Domains of the texts that were seen, in the order of `domain_of`."""
         return list(self._domains)
 
+    def ruled(self, rules: Rules) -> Ruling:
+        """Return what rules mean here; nothing changes yet.
+
+        Raises
+        ------
+        RulesError
+            If they contradict themselves over this worker's defaults.
+        """
+        return Ruling(rules, self._config)
+
+    def obey(self, ruling: Ruling) -> None:
+        """Judge by other rules from now on; everything before must have been judged.
+
+        What was learned stays. A shadow that is new knows of every series, and has learned nothing.
+        """
+        self.ruling = ruling
+        ruling.rule(self.suite, self.keys, limits=True)
+        before, self.shadows = self.shadows, {}
+        for name, shadow in ruling.shadows.items():
+            suite = before.get(name)
+            if suite is None:
+                suite = Suite(shadow.suite)
+                suite.add(shadow.limits(self.keys))
+            shadow.rule(suite, self.keys, limits=True)
+            self.shadows[name] = suite
+
     def unregistered(self) -> NDArray[np.int64]:
         """Return the slots that have no database id yet."""
         return np.flatnonzero(self.series_id == UNREGISTERED)
@@ -197,22 +240,22 @@ class Partition:
         keys = [str(key) for key in self.keys]
         cards = list(self.cards.values())
         suite, minutes = self.suite.save(), self.minutes.save()
-        return msgspec.msgpack.encode(_Saved(keys, suite, self.watermark.state, cards, minutes))
+        rules = None
+        if self.ruling.rules != Rules():
+            shadows = {name: shadow.save() for name, shadow in self.shadows.items()}
+            rules = _SavedRules(encode_rules(self.ruling.rules), shadows)
+        return msgspec.msgpack.encode(
+            _Saved(keys, suite, self.watermark.state, cards, minutes, rules)
+        )
 
     def _add(self, keys: Sequence[SeriesKey]) -> None:
         added = self._enter(keys)
         if added:
             self.minutes.add(added)
-            rows = [QUANTITIES[key.quantity] for key in added]
-            self.suite.add(
-                Limits(
-                    low=np.array([row.low for row in rows]),
-                    high=np.array([row.high for row in rows]),
-                    max_rate=np.array([row.max_rate for row in rows]),
-                    state=np.array([row.is_state for row in rows]),
-                    period_s=np.array([row.period_s for row in rows]),
-                )
-            )
+            self.suite.add(self.ruling.limits(added), self.ruling.columns(added))
+            for name, suite in self.shadows.items():
+                shadow = self.ruling.shadows[name]
+                suite.add(shadow.limits(added), shadow.columns(added))
 
     def _enter(self, keys: Sequence[SeriesKey]) -> list[SeriesKey]:
         """Give every text a number, and every series a slot; return the keys of new series.
@@ -264,7 +307,27 @@ class Partition:
         self.minutes.add(keys)
         if saved.minutes:
             self.minutes.load(saved.minutes)
-        self.suite.expect(np.array([_period_s(key.quantity) for key in self.keys]))
+        if saved.rules is not None:
+            self._load_rules(saved.rules)
+        period_s = np.array([_period_s(key.quantity) for key in self.keys])
+        for suite in (self.suite, *self.shadows.values()):
+            suite.expect(period_s)
+
+    def _load_rules(self, saved: _SavedRules) -> None:
+        try:
+            self.ruling = self.ruled(decode_rules(saved.rules))
+        except RulesError as error:
+            raise StateError(f"saved rules cannot be used: {error}") from error
+        if saved.shadows.keys() != self.ruling.shadows.keys():
+            raise StateError("saved shadows are not those of the saved rules")
+        # Ranges and rates are part of a suite's state.
+        self.ruling.rule(self.suite, self.keys, limits=False)
+        for name, shadow in self.ruling.shadows.items():
+            suite = Suite.load(saved.shadows[name], shadow.suite)
+            if len(suite) != len(self.keys):
+                raise StateError(f"shadow {name} holds {len(suite)} series, {len(self.keys)} keys")
+            shadow.rule(suite, self.keys, limits=False)
+            self.shadows[name] = suite
 
 
 def _period_s(quantity: str) -> float:

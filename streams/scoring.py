@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ from storage.flush import Buried, Tallied
 from storage.rows import Rows
 from streams.minutes import Move, Standing
 from streams.partition import Partition
+from streams.rules import CONTROL, Rules, decode_rules
+from streams.ruling import Ruling
 from streams.watermark import Turn
 
 # What a worker keeps of a Kafka message that nobody has counted. Of one that a bridge wrote it
@@ -123,6 +125,36 @@ class Who(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What a shadow says of the same readings, and what it found silent behind them."""
+
+    verdicts: Verdicts
+    silences: Silences | None
+
+
+class NewRules(NamedTuple):
+    """Rules that hold from an offset on.
+
+    Parameters
+    ----------
+    offset : int
+    rules : Rules
+    watermark_ns : int
+        Where the watermark stood.
+    ended : tuple of str
+        Shadows that they no longer have.
+    series : int
+        How many series there were.
+    """
+
+    offset: int
+    rules: Rules
+    watermark_ns: int
+    ended: tuple[str, ...]
+    series: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """Readings of one partition with their verdicts; replayed ones are gone already.
 
@@ -142,6 +174,12 @@ class Scored:
     tally : (n,) int32
     verdicts : Verdicts
         Row by row; `verdicts.transitions.row` indexes these columns.
+    ruling : Ruling
+        The rules by which all this was judged.
+    shadows : mapping of str to Shadow
+        By their names.
+    new_rules : NewRules or None
+        What holds behind it.
     """
 
     who: Mapping[int, Who]
@@ -153,6 +191,9 @@ class Scored:
     value: NDArray[np.float64]
     tally: NDArray[np.int32]
     verdicts: Verdicts
+    ruling: Ruling
+    shadows: Mapping[str, Shadow]
+    new_rules: NewRules | None = None
 
     def rows(self, partition: Partition) -> Rows:
         """Return the rows to store; every series must be registered."""
@@ -171,13 +212,17 @@ class Scored:
 
 @dataclass(slots=True)
 class _Stretch:
-    """Messages that are judged in one step: those up to a check for silences."""
+    """Messages that are judged in one step: those up to a check for silences, or new rules."""
 
     replayed: int = 0
     slots: list[NDArray[np.int32]] = field(default_factory=list)
     batches: list[ReadingBatch] = field(default_factory=list)
     tallies: list[NDArray[np.int32]] = field(default_factory=list)
     watermarks: list[NDArray[np.int64]] = field(default_factory=list)
+    # What the shadows say of it.
+    shadows: dict[str, Verdicts] = field(default_factory=dict)
+    silences: dict[str, Silences] = field(default_factory=dict)
+    new_rules: NewRules | None = None
 
 
 def score(
@@ -201,7 +246,7 @@ def score(
     -------
     scored : list of Scored
         In log order. A check ends one, so what fell silent, and what closed minutes say, stands
-        between what was read before and after it.
+        between what was read before and after it; and so do new rules.
     letters : list of Buried
     """
     scored: list[Scored] = []
@@ -211,6 +256,10 @@ def score(
         is_replay = message.offset < partition.stored
         partition.seen = message.offset + 1
         try:
+            if message.provenance.control is not None:
+                found, stretch = _obeyed(partition, message, stretch, is_replay=is_replay)
+                scored += found
+                continue
             batch = _batch(message)
             numbers = partition.numbers(batch.keys)
         except (BatchError, ValueError) as error:
@@ -245,6 +294,35 @@ def score(
     return scored, letters
 
 
+def _obeyed(
+    partition: Partition, message: Message, stretch: _Stretch, *, is_replay: bool
+) -> tuple[list[Scored], _Stretch]:
+    """Judge a stretch, and what comes behind it by the rules of a message; return what follows.
+
+    Raises
+    ------
+    BatchError, RulesError
+        If they are refused; nothing has changed then.
+    """
+    if message.refusal is not None:
+        raise BatchError(message.refusal)
+    if message.provenance.control != CONTROL:
+        raise BatchError(f"no message of this kind is known: {message.provenance.control!r}")
+    rules = decode_rules(message.value)
+    if rules.fingerprint == partition.ruling.rules.fingerprint:
+        return [], stretch  # said again
+    ruling = partition.ruled(rules)
+    judged = _judged(partition, stretch)
+    if not is_replay:
+        ended = tuple(sorted(partition.shadows.keys() - ruling.shadows.keys()))
+        stretch.new_rules = NewRules(
+            message.offset, rules, partition.watermark.now_ns, ended, len(partition.keys)
+        )
+    found = _new(partition, stretch, judged, None, 0)
+    partition.obey(ruling)
+    return found, _Stretch()
+
+
 def _checked(
     partition: Partition, stretch: _Stretch, turn: Turn, *, is_replay: bool
 ) -> list[Scored]:
@@ -252,10 +330,15 @@ def _checked(
     judged = _judged(partition, stretch)
     silences = None
     if turn.hole_ns is not None:
-        partition.suite.excuse(turn.hole_ns)
+        for suite in (partition.suite, *partition.shadows.values()):
+            suite.excuse(turn.hole_ns)
     elif turn.check_ns is not None:
         found = partition.suite.silences(turn.check_ns)
         silences = None if is_replay or not len(found) else found
+        for name, shadow in partition.shadows.items():
+            found = shadow.silences(turn.check_ns)
+            if len(found) and not is_replay:
+                stretch.silences[name] = found
     moves: list[Move] = []
     if turn.check_ns is not None:
         suite = partition.suite
@@ -300,6 +383,8 @@ def _judged(
         partition.minutes.take(slot, time_ns, value)
     else:
         partition.minutes.take(slot[usable], time_ns[usable], value[usable])
+    for name, shadow in partition.shadows.items():
+        stretch.shadows[name] = shadow.step(slot, time_ns, value, quality, watermark_ns)
     return slot, time_ns, value, verdicts
 
 
@@ -318,15 +403,35 @@ def _new(
     """Return what is not replayed, if there is anything."""
     tally = _whole(stretch.tallies, np.int32)
     start = stretch.replayed
-    if start == len(tally) and silences is None and not moves:
+    nothing_behind = silences is None and not stretch.silences and stretch.new_rules is None
+    if start == len(tally) and nothing_behind and not moves:
         return []
     slot, time_ns, value, verdicts = judged
     named = set(verdicts.transitions.series.tolist())
-    if silences is not None:
-        named.update(silences.series.tolist())
+    for theirs in stretch.shadows.values():
+        named.update(theirs.transitions.series.tolist())
+    for quiet in (silences, *stretch.silences.values()):
+        if quiet is not None:
+            named.update(quiet.series.tolist())
     named.update(move.slot for move in moves)
     who = {one: _who(partition, one) for one in named}
-    whole = Scored(who, silences, silent_ns, moves, slot, time_ns, value, tally, verdicts)
+    shadows = {
+        name: Shadow(theirs, stretch.silences.get(name)) for name, theirs in stretch.shadows.items()
+    }
+    whole = Scored(
+        who,
+        silences,
+        silent_ns,
+        moves,
+        slot,
+        time_ns,
+        value,
+        tally,
+        verdicts,
+        partition.ruling,
+        shadows,
+        stretch.new_rules,
+    )
     return [_behind(whole, start) if start else whole]
 
 
@@ -353,7 +458,7 @@ def _unreadable_batch(message: Message, ledger: Ledger, error: ValueError) -> li
         # said how many, the message itself is one.
         lost = tally.readings or int(index == 0 and not any(one.readings for one in tallies))
         if lost:
-            letters.append(_refused(provenance.bridge, tally, lost, place, message.value, ledger))
+            letters.append(_refused(message, tally, lost, place, ledger))
         else:
             ledger.add(provenance.bridge, tally)
     return letters
@@ -379,34 +484,38 @@ def unreadable_letter(
         ledger.add(bridge, other)
     place = f"{topic} offset {message.offset}: {error or 'not of a bridge of this namespace'}"
     if not tally.rejected and not tally.refused:
-        return _refused(bridge, tally, 1, place, message.value, ledger)
+        return _refused(message, tally, 1, place, ledger)
     ledger.add(bridge, tally)
-    return _unreadable(bridge, tally, tally.refused, place, message.value)
+    return _unreadable(message, tally, tally.refused, place)
 
 
-def _refused(
-    bridge: str, tally: Tally, lost: int, place: str, value: bytes, ledger: Ledger
-) -> Buried:
+def _refused(message: Message, tally: Tally, lost: int, place: str, ledger: Ledger) -> Buried:
     """Count what a tally accounts for, but `lost` of its records as refused."""
     reasons = Counter(tally.reasons)
-    reasons[reject.UNREADABLE_BATCH] += lost
+    reasons[_reason(message)] += lost
     refused = structs.replace(
         tally, readings=0, refused=tally.refused + lost, reasons=dict(reasons)
     )
-    ledger.add(bridge, refused)
-    return _unreadable(bridge, tally, lost, place, value)
+    ledger.add(message.provenance.bridge, refused)
+    return _unreadable(message, tally, lost, place)
 
 
-def _unreadable(bridge: str, tally: Tally, records: int, place: str, value: bytes) -> Buried:
+def _reason(message: Message) -> str:
+    is_batch = message.provenance.control is None
+    return reject.UNREADABLE_BATCH if is_batch else reject.UNREADABLE_RULES
+
+
+def _unreadable(message: Message, tally: Tally, records: int, place: str) -> Buried:
+    value = message.value
     letter = DeadLetter(
         mqtt_topic="",
-        reason=reject.UNREADABLE_BATCH,
+        reason=_reason(message),
         place=place[:_MAX_PLACE],
         received_ns=tally.minute_s * 10**9,
         payload=value[:_MAX_FOREIGN_BYTES] if tally is _NOTHING else value,
         records=records,
     )
-    return Buried(bridge, tally.source, letter)
+    return Buried(message.provenance.bridge, tally.source, letter)
 
 
 def _tally(
@@ -427,38 +536,42 @@ def _tally(
 
 def _behind(scored: Scored, start: int) -> Scored:
     """Return the rows from `start` on, with what they caused."""
-    verdicts = scored.verdicts
+    return replace(
+        scored,
+        slot=scored.slot[start:],
+        time_ns=scored.time_ns[start:],
+        value=scored.value[start:],
+        tally=scored.tally[start:],
+        verdicts=_verdicts_behind(scored.verdicts, start),
+        shadows={
+            name: Shadow(_verdicts_behind(shadow.verdicts, start), shadow.silences)
+            for name, shadow in scored.shadows.items()
+        },
+    )
+
+
+def _verdicts_behind(verdicts: Verdicts, start: int) -> Verdicts:
     moves, back = verdicts.transitions, verdicts.returns
     kept, kept_back = moves.row >= start, back.row >= start
-    return Scored(
-        scored.who,
-        scored.silences,
-        scored.silent_ns,
-        scored.moves,
-        scored.slot[start:],
-        scored.time_ns[start:],
-        scored.value[start:],
-        scored.tally[start:],
-        Verdicts(
-            fresh=verdicts.fresh[start:],
-            late=verdicts.late[start:],
-            quality=verdicts.quality[start:],
-            score=verdicts.score[start:],
-            expected=verdicts.expected[start:],
-            band=verdicts.band[start:],
-            transitions=Transitions(
-                row=moves.row[kept] - start,
-                series=moves.series[kept],
-                category=moves.category[kept],
-                kind=moves.kind[kept],
-                opened=moves.opened[kept],
-                opened_ns=moves.opened_ns[kept],
-            ),
-            returns=Returns(
-                row=back.row[kept_back] - start,
-                series=back.series[kept_back],
-                category=back.category[kept_back],
-                opened_ns=back.opened_ns[kept_back],
-            ),
+    return Verdicts(
+        fresh=verdicts.fresh[start:],
+        late=verdicts.late[start:],
+        quality=verdicts.quality[start:],
+        score=verdicts.score[start:],
+        expected=verdicts.expected[start:],
+        band=verdicts.band[start:],
+        transitions=Transitions(
+            row=moves.row[kept] - start,
+            series=moves.series[kept],
+            category=moves.category[kept],
+            kind=moves.kind[kept],
+            opened=moves.opened[kept],
+            opened_ns=moves.opened_ns[kept],
+        ),
+        returns=Returns(
+            row=back.row[kept_back] - start,
+            series=back.series[kept_back],
+            category=back.category[kept_back],
+            opened_ns=back.opened_ns[kept_back],
         ),
     )

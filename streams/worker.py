@@ -23,10 +23,10 @@ from detectors import NEVER, StateError, SuiteConfig
 from ingest.ledger import SensorCard
 from ingest.records import MAX_TIME_NS, DeadLetter, HeaderError, Provenance
 from ingest.topics import dead_letters_topic, readings_topic
-from storage.flush import Buried, Flush, Gap, SavedState, Step
+from storage.flush import Buried, Flush, Gap, Ruled, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
-from streams.alerts import changes
+from streams.alerts import changes, ruled, shadow_changes
 from streams.facts import CityFacts
 from streams.meter import Meter
 from streams.partition import STATE_VERSION, Partition
@@ -450,6 +450,7 @@ class Worker:
         steps: list[Step] = []
         scored: list[tuple[Partition, Scored]] = []
         cards: dict[str, SensorCard] = {}
+        rules: list[Ruled] = []
         budget = self._config.max_flush_rows
         # A copy: partitions may be assigned while the database is asked. Each is first in its turn:
         # where all are full, the last ones get nothing.
@@ -468,6 +469,7 @@ class Worker:
             parts, unreadable = score(partition, messages, ledger)
             letters.extend(unreadable)
             scored.extend((partition, part) for part in parts)
+            rules.extend(ruled(topic, number, part.new_rules) for part in parts if part.new_rules)
             cards.update(_cards(partition, messages))
             if partition.seen > partition.stored:
                 steps.append(Step(topic, number, partition.stored, partition.seen))
@@ -493,6 +495,12 @@ class Worker:
             else (),
             gaps=tuple(self._gaps),
             cards=list(cards.values()),
+            shadowed=[
+                change
+                for partition, part in scored
+                for change in shadow_changes(partition, part, self._config.namespace)
+            ],
+            ruled=rules,
         )
 
     def _draw(self, inbox: _Inbox, budget: int) -> tuple[list[_Taken], int]:

@@ -26,6 +26,7 @@ COMMANDS = {
     "audit",
     "db",
     "rejects",
+    "rules",
     "status",
 }
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from citywatch.settings import GroupSettings, Settings, read_settings
+from detectors import SuiteConfig
+from streams.rules import Rules, SuiteRules
+from streams.ruling import Ruling
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -44,3 +47,19 @@ def test_environment_example_names_settings(repository: Path) -> None:
     assert lines
     read_settings(None, lines)
     assert not re.search(r"^[^#\n]", text, re.MULTILINE), "an example sets nothing by itself"
+
+
+def test_rules_say_the_defaults_and_name_every_threshold(repository: Path) -> None:
+    text = (repository / "deploy/rules.toml").read_text(encoding="utf-8")
+    rules = Rules.read(tomllib.loads(text))
+    assert Ruling(rules, SuiteConfig()).suite == SuiteConfig()
+    assert set(rules.suite.model_fields_set) == set(SuiteRules.model_fields)
+    assert rules.model_fields_set == {"suite"}
+
+
+def test_what_rules_show_in_comments_is_understood(repository: Path) -> None:
+    text = (repository / "deploy/rules.toml").read_text(encoding="utf-8")
+    shown = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    rules = Rules.read(tomllib.loads(shown))
+    Ruling(rules, SuiteConfig())
+    assert rules.model_fields_set == set(Rules.model_fields)

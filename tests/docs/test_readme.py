@@ -12,12 +12,15 @@ import citywatch.commands
 import citywatch.demo_command  # noqa: F401 - adds its command
 from citywatch.cli import app
 from citywatch.settings import read_settings
+from detectors import SuiteConfig, Terms
 from ingest.decode import decode
 from ingest.message import Message
 from ingest.ngsi import ENTITIES
 from ingest.quantities import QUANTITIES
 from ingest.topics import MqttTopic
 from storage.pages import decode_page
+from streams.rules import SWITCHES, Rules
+from streams.ruling import Ruling
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -173,3 +176,11 @@ def test_the_version_is_told_once() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_a_document_begins_with_its_title(document: Path) -> None:
     assert document.read_text(encoding="utf-8").startswith("# ")
+
+
+def test_the_example_of_rules_is_understood() -> None:
+    text = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    Ruling(Rules.read(tomllib.loads(example)), SuiteConfig())
+    for name in (*Terms._fields, *SWITCHES):
+        assert name in text

@@ -37,6 +37,22 @@ def test_ledger_and_cards_come_back(tallies: list[Tally], cards: list[SensorCard
     assert ledger.decode_cards(ledger.encode(cards)) == cards
 
 
+@pytest.mark.parametrize("control", ["rules", ""])
+def test_what_is_no_reading_accounts_for_nothing(control: str) -> None:
+    provenance = Provenance("rules", [], control=control)
+    headers = dict(provenance.headers("live"))
+    assert headers == {
+        "schema": b"1",
+        "namespace": b"live",
+        "bridge": b"rules",
+        "citywatch-control": control.encode(),
+    }
+    assert Provenance.read(headers, "live") == provenance
+    for wrong in ({"namespace": b"replay-x"}, {"schema": b"2"}, {"citywatch-control": b"x" * 41}):
+        with pytest.raises(HeaderError):
+            Provenance.read(headers | wrong, "live")
+
+
 def test_what_an_older_bridge_wrote_is_read() -> None:
     found = Provenance.read(
         {

@@ -23,6 +23,15 @@ CONTENTS = {
         FROM alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
     """,
     "alert_transition": "SELECT alert_id::text, at, state, cause, actor FROM alert_transition",
+    "rules_applied": """
+        SELECT topic, partition, log_id, message_offset, fingerprint, rules::text, watermark
+        FROM rules_applied
+    """,
+    "shadow_alert": """
+        SELECT a.shadow, s.name, q.quantity, a.category, a.kind, a.opened_at, a.closed_at, a.seen,
+               a.expected, a.lower, a.upper, a.score, a.sentence
+        FROM shadow_alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
+    """,
     "outbox": "SELECT alert_id::text, event, dedup_key, payload::text FROM outbox",
     "stream_position": "SELECT topic, partition, log_id, next_offset FROM stream_position",
     "detector_state": """

@@ -9,7 +9,19 @@ import numpy as np
 
 from ingest.ledger import Tally
 from ingest.records import DeadLetter
-from storage.flush import Buried, Flush, Moved, Opened, Resolved, SavedState, Step, Tallied
+from storage.flush import (
+    Buried,
+    Flush,
+    Moved,
+    Opened,
+    Resolved,
+    Ruled,
+    SavedState,
+    Shadowed,
+    ShadowEnded,
+    Step,
+    Tallied,
+)
 from storage.pages import Page
 from storage.rows import Rows
 
@@ -104,6 +116,18 @@ def moved(
     return Moved(series_id, category, state, moment(seconds), "because", (kind,))
 
 
+def shadowed(change: Opened | Resolved, shadow: str = "tight") -> Shadowed:
+    return Shadowed(shadow, change)
+
+
+def ended(*series_ids: int, seconds: int | None, shadow: str = "tight") -> ShadowEnded:
+    return ShadowEnded(shadow, series_ids, None if seconds is None else moment(seconds))
+
+
+def ruled(offset: int, rules: str = "{}", *, partition: int = 0) -> Ruled:
+    return Ruled(TOPIC, partition, offset, f"f{rules}", rules, moment(offset))
+
+
 def _page(series_id: int, since: int, until: int | None, category: Any, kind: str) -> Page:
     sensor = f"sensor-{series_id}"
     named = category if kind == "level" else f"{category} {kind}"
@@ -159,6 +183,8 @@ def everything(next_offset: int = 1, expected: int = 0) -> Flush:
         rows((1, next_offset - 50, 2.0)),
         tallies=[line],
         changes=[opened(1, next_offset), resolved(1, next_offset, next_offset + 1)],
+        shadowed=[shadowed(opened(1, next_offset)), shadowed(resolved(1, 0, next_offset + 1))],
+        ruled=[ruled(next_offset - 1)],
         letters=[letter(), letter("bad-time", records=4)],
         states=[state(next_offset)],
     )

@@ -179,6 +179,9 @@ WRITERS = [
     "CREATE TABLE mine (x integer)",
     "SELECT expire_readings(now(), '{}')",
     'CALL expire(NULL, \'{"readings": 1, "sources": {}}\')',
+    "DELETE FROM shadow_alert",
+    "UPDATE rules_applied SET rules = '{}'",
+    "SELECT FROM rules_applied",
 ]
 PAGERS = [
     "SELECT FROM reading",
@@ -187,6 +190,7 @@ PAGERS = [
     "UPDATE outbox SET payload = '{}'",
     "DELETE FROM outbox",
     "CREATE TABLE mine (x integer)",
+    "SELECT FROM shadow_alert",
 ]
 READERS = [
     "SELECT payload FROM dead_letter",
@@ -199,6 +203,8 @@ READERS = [
     "UPDATE outbox SET delivered_at = now()",
     "DELETE FROM alert",
     "SELECT FROM stream_position FOR UPDATE",
+    "DELETE FROM shadow_alert",
+    "UPDATE rules_applied SET rules = '{}'",
     "CREATE TABLE mine (x integer)",
 ]
 
@@ -217,6 +223,20 @@ def test_more_it_may_not(city: City, group: Group, statement: str) -> None:
         connection.execute("SET default_transaction_read_only = off")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(statement)
+
+
+def test_a_worker_cannot_page_for_a_shadow(city: City) -> None:
+    """What it may write for alerts it may, and no page can refer to anything else."""
+    with psycopg.connect(
+        city.reach(city.live, "writer"), autocommit=True, options=session_options(city.live)
+    ) as connection:
+        insert = (
+            "INSERT INTO outbox (alert_id, event, dedup_key, payload)"
+            " VALUES (%s, 'firing', 'shadow', '{}')"
+        )
+        assert connection.execute("SELECT count(*) FROM shadow_alert").fetchone() != (0,)
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            connection.execute(insert, (uuid4(),))
 
 
 def test_a_right_that_was_given_by_hand_is_taken_away(city: City) -> None:

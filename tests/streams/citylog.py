@@ -1,6 +1,6 @@
 """A Kafka log of a small city, made from a seed, with all that a worker may meet in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from ingest.ledger import SensorCard, Tally
 from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey, dead_letters_topic, readings_topic
 from streams.facts import CityFacts, Group
+from streams.rules import Rules, rules_record
 from streams.worker import Delivery, TopicPartition
 
 NAMESPACE = "replay-log"
@@ -110,11 +111,20 @@ def letter_message(number: int) -> tuple[list[tuple[str, bytes]], bytes]:
     return [*provenance.headers(NAMESPACE), *letter.headers()], b"{"
 
 
-def city_log(seed: int, *, partitions: int = 2, messages: int = 40, letters: int = 12) -> Log:
+def city_log(
+    seed: int,
+    *,
+    partitions: int = 2,
+    messages: int = 40,
+    letters: int = 12,
+    rules: Mapping[int, Rules] | None = None,
+) -> Log:
     """Return a log with steady readings, shifts, broken sensors, repeats, latecomers and rubbish.
 
     Alerts of both categories open, become stale and close in it, those of the minute stage too: the
     road is full for long, then something blocks it between its stations.
+
+    Rules come before the messages of those numbers, in every partition.
     """
     rng = np.random.default_rng(seed)
     log = Log()
@@ -129,6 +139,9 @@ def city_log(seed: int, *, partitions: int = 2, messages: int = 40, letters: int
         told: set[str] = set()
         before: list[tuple[str, int, float]] = []
         for number in range(messages):
+            if rules and number in rules:
+                record = rules_record(rules[number], NAMESPACE, partition)
+                log.add(place, record.headers, record.value)
             readings = []
             # Some sensors report from later on only.
             known = keys if number > messages // 3 else keys[:5]

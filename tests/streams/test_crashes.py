@@ -7,13 +7,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streams.rules import Rules
 from tests.storage.database import Database
 from tests.streams.citylog import LETTERS, READINGS, city_log
 from tests.streams.sessions import CrashError, Kafka, Session, undisturbed
 
 pytestmark = pytest.mark.integration
 
-LOG = city_log(11, messages=40)
+RULES = Rules.read(
+    {
+        "quantity": {"intensity": {"city_open_after": 2}, "no2": {"warm_up": 5}},
+        "shadow": {"tight": {"suite": {"city_open_spreads": 3.0, "warm_up": 5}}},
+    }
+)
+LOG = city_log(11, messages=40, rules={8: RULES, 30: Rules.read({"suite": {"close_after": 3}})})
 PLACES = sorted(LOG.messages)
 EVENTS = st.one_of(
     st.tuples(st.just("deliver"), st.sampled_from(PLACES), st.integers(1, 12)),
@@ -67,6 +74,8 @@ def expected(database: Database) -> dict[str, list[tuple[Any, ...]]]:
         "no readings",
     }
     assert len(found["reading"]) > 1000
+    assert len(found["rules_applied"]) == 4
+    assert len(found["shadow_alert"]) > 2
     assert database.unbalanced() == []
     return found
 

@@ -17,10 +17,10 @@ from detectors import KIND_NAMES, StateError, SuiteConfig
 from ingest.ledger import SensorCard, Tally
 from ingest.records import HeaderError, Provenance
 from ingest.topics import SeriesKey
-from storage.flush import Change, Moved, Opened, Resolved
+from storage.flush import Change, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
 from storage.rows import Rows
 from storage.sink import Resumption
-from streams.alerts import changes
+from streams.alerts import changes, ruled, shadow_changes
 from streams.partition import STATE_VERSION, UNREGISTERED, Partition
 from streams.scoring import NOBODY, Ledger, Message, score
 from tests.streams.citylog import FACTS, NAMESPACE, READINGS, START_NS, Log, batch_message, city_log
@@ -60,6 +60,8 @@ class Run:
         self.rows: list[Rows] = []
         self.fresh: list[np.ndarray] = []
         self.changes: list[Change] = []
+        self.shadowed: list[Shadowed | ShadowEnded] = []
+        self.ruled: list[Ruled] = []
         self.letters: list[Any] = []
         self.counts: dict[tuple[str, str, int], Counter[str]] = {}
 
@@ -74,6 +76,9 @@ class Run:
             self.rows.append(rows)
             self.fresh.append(scored.verdicts.fresh)
             self.changes += changes(self.partition, scored, NAMESPACE)
+            self.shadowed += shadow_changes(self.partition, scored, NAMESPACE)
+            if scored.new_rules:
+                self.ruled.append(ruled(READINGS, 0, scored.new_rules))
             offered += np.bincount(rows.tally, minlength=len(offered))
         for line, count in zip(ledger.tallies, offered.tolist(), strict=False):
             tally = line.tally
@@ -97,6 +102,8 @@ class Run:
         return columns | {
             "fresh": np.concatenate([np.empty(0, bool), *self.fresh]).tobytes(),
             "changes": self.changes,
+            "shadowed": self.shadowed,
+            "ruled": self.ruled,
             "letters": self.letters,
             "counts": self.counts,
             "state": self.partition.snapshot(),

@@ -260,16 +260,20 @@ class Town:
         self.until(lambda: self.database.one(query) == count, f"{count} workers have partitions")
 
     def audit(self) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "citywatch", "audit", "--json"],
+        done = self.command("audit", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the command line to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "citywatch", *words],
             env=self._environment,
             capture_output=True,
             text=True,
             check=False,
             timeout=DEADLINE_S,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
 
     def check(self, published: Published, sent: list[Message]) -> None:
         """Wait for the last reading, end everything in good order, compare."""

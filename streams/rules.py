@@ -1,0 +1,277 @@
+"""Rules: thresholds, switches and severities of the detectors, as people write them.
+
+A file of rules says what differs from the worker's defaults: for every series (`[suite]`,
+`[detectors]`, `[severity]`), for a quantity, for a sensor, for one quantity of one sensor. The
+closer section wins. `[shadow.<name>]` holds the same once more, laid over all that: a second suite
+runs by it, and nobody is told what it finds.
+
+Rules travel through the log of readings, so that a change holds from one offset on, whoever reads
+it when. What travels is canonical: the same rules are the same bytes, and have one fingerprint.
+"""
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Annotated, Any, Final
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from detectors import KIND_NAMES
+from ingest.quantities import QUANTITIES
+from ingest.records import KafkaRecord, Provenance
+from ingest.topics import is_level, readings_topic
+from storage.pages import Severity
+
+RULES_VERSION: Final = 1
+# What a message of rules is called in its header.
+CONTROL: Final = "rules"
+# Below what Kafka takes in one message; a sensor with a section of its own needs about 60 bytes.
+MAX_RULES_BYTES: Final = 256 << 10
+# Each costs as much as the live suite.
+MAX_SHADOWS: Final = 4
+# In the place of a bridge.
+_SENDER: Final = "citywatch-rules"
+# What can be switched off. A bad flag that a sensor gives its own reading cannot.
+SWITCHES: Final = ("level", "flatline", "range", "rate", "silence")
+# Of a faulty file nobody mends more at once.
+_MAX_FAULTS: Final = 100
+_RANGE: Final = ("low", "high", "max_rate")
+# What pydantic puts before the message of a validator.
+_OWN_MESSAGE: Final = "Value error, "
+
+
+class RulesError(ValueError):
+    """Rules that cannot be used.
+
+    Attributes
+    ----------
+    faults : list of str
+        Each with its place.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+def _quantity(name: str) -> str:
+    if name not in QUANTITIES:
+        raise ValueError("no such quantity")
+    return name
+
+
+def _sensor(name: str) -> str:
+    if not is_level(name):
+        raise ValueError("no id of a sensor")
+    return name
+
+
+def _switch(name: str) -> str:
+    if name not in SWITCHES:
+        raise ValueError(f"no detector that can be switched off: {', '.join(SWITCHES)} can")
+    return name
+
+
+def _kind(name: str) -> str:
+    if name not in KIND_NAMES:
+        raise ValueError(f"no kind of alert: {', '.join(KIND_NAMES)} are")
+    return name
+
+
+_Readings = Annotated[int, Field(ge=1, le=100_000)]
+_Remembered = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+_Weight = Annotated[float, Field(gt=0, le=1)]
+_Share = Annotated[float, Field(ge=0, le=10)]
+_Spreads = Annotated[float, Field(gt=0, le=1_000)]
+_Chance = Annotated[float, Field(gt=0, lt=1)]
+_Seconds = Annotated[float, Field(gt=0, le=31 * 86_400)]
+_Value = Annotated[float, Field(allow_inf_nan=False)]
+_Detectors = dict[Annotated[str, AfterValidator(_switch)], bool]
+_Severities = dict[Annotated[str, AfterValidator(_kind)], Severity]
+_Quantity = Annotated[str, AfterValidator(_quantity)]
+_Sensor = Annotated[str, AfterValidator(_sensor)]
+_Shadow = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,39}$")]
+
+
+class _Section(BaseModel):
+    # Strict: "3" is no number, and true is not 1.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Thresholds(_Section):
+    """Those that each series may have its own of: the fields of `detectors.Terms`."""
+
+    warm_up: _Readings | None = None
+    city_open_spreads: _Spreads | None = None
+    city_close_spreads: _Spreads | None = None
+    city_open_after: _Readings | None = None
+    health_open_after: _Readings | None = None
+    close_after: _Readings | None = None
+    flatline_chance: _Chance | None = None
+    silence_floor_s: _Seconds | None = None
+    silence_factor: Annotated[float, Field(ge=1, le=1_000)] | None = None
+
+
+class SuiteRules(_Thresholds):
+    """Those of every series: the fields of `detectors.SuiteConfig`."""
+
+    level_weight: _Weight | None = None
+    spread_weight: _Weight | None = None
+    innovation_bound: _Spreads | None = None
+    adopt_after: _Readings | None = None
+    early_widening: Annotated[float, Field(ge=0, le=1_000)] | None = None
+    smooth_widening: _Share | None = None
+    floor_absolute: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    floor_relative: _Weight | None = None
+    repeat_floor: _Weight | None = None
+    repeat_prior: _Remembered | None = None
+    change_prior: _Remembered | None = None
+    repeat_memory: _Remembered | None = None
+    repeat_lesson: _Remembered | None = None
+    rate_max_gap_s: _Seconds | None = None
+    forget_after_s: _Seconds | None = None
+    allowed_lateness_s: _Seconds | None = None
+    silence_decay: _Weight | None = None
+
+
+class Scope(_Thresholds):
+    """What some series have otherwise than all."""
+
+    detectors: _Detectors = {}
+    severity: _Severities = {}
+
+
+class QuantityRules(Scope):
+    """Of a quantity, or of one quantity of one sensor; ranges are in the quantity's unit."""
+
+    low: _Value | None = None
+    high: _Value | None = None
+    max_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+class SensorRules(Scope):
+    """Of a sensor."""
+
+    quantity: dict[_Quantity, QuantityRules] = {}
+
+
+class Layer(_Section):
+    """What may be said of series; a shadow is one."""
+
+    suite: SuiteRules = SuiteRules()
+    detectors: _Detectors = {}
+    quantity: dict[_Quantity, QuantityRules] = {}
+    sensor: dict[_Sensor, SensorRules] = {}
+
+
+class Rules(Layer):
+    """All that a file of rules may say."""
+
+    severity: _Severities = {}
+    shadow: Annotated[dict[_Shadow, Layer], Field(max_length=MAX_SHADOWS)] = {}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Rules":
+        """Check what a file says.
+
+        Raises
+        ------
+        RulesError
+            With every fault and its place.
+        """
+        try:
+            rules = cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise RulesError(list(_told(error))[:_MAX_FAULTS]) from error
+        size = len(rules.canonical)
+        if size > MAX_RULES_BYTES:
+            raise RulesError([f"{size} bytes; at most {MAX_RULES_BYTES} go through the log"])
+        return rules
+
+    @property
+    def canonical(self) -> bytes:
+        """The rules as JSON: the same rules are the same bytes."""
+        return msgspec.json.encode(said(self), order="sorted")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical form, in hexadecimal."""
+        return sha256(self.canonical).hexdigest()
+
+    def shadowed(self, name: str) -> "Rules":
+        """Return the rules that a shadow is judged by: its own, laid over these."""
+        own = said(self)
+        own.pop("shadow", None)
+        return Rules.model_validate(_laid(own, said(self.shadow[name])))
+
+
+def said(section: BaseModel) -> dict[str, Any]:
+    """Return what a section says, without what it leaves as it is."""
+    return section.model_dump(exclude_defaults=True)
+
+
+def encode_rules(rules: Rules) -> bytes:
+    """Return the rules as they go through the log."""
+    envelope = {
+        "version": RULES_VERSION,
+        "fingerprint": rules.fingerprint,
+        "rules": msgspec.Raw(rules.canonical),
+    }
+    return msgspec.json.encode(envelope, order="sorted")
+
+
+def rules_record(rules: Rules, namespace: str, partition: int) -> KafkaRecord:
+    """Return the message that brings rules to a partition."""
+    provenance = Provenance(_SENDER, [], control=CONTROL)
+    topic = readings_topic(namespace)
+    return KafkaRecord(topic, partition, encode_rules(rules), provenance.headers(namespace))
+
+
+def decode_rules(data: bytes) -> Rules:
+    """Read rules from the log.
+
+    Raises
+    ------
+    RulesError
+        If they are damaged, of another version, or say what this version does not know.
+    """
+    # The envelope takes about 100 bytes.
+    if len(data) > MAX_RULES_BYTES + 1_000:
+        raise RulesError([f"{len(data)} bytes, at most {MAX_RULES_BYTES} are read"])
+    try:
+        envelope = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RulesError([f"not rules: {error}"]) from error
+    version = envelope.get("version")
+    if version != RULES_VERSION or type(version) is not int:
+        raise RulesError([f"rules of version {version!r:.20}, version {RULES_VERSION} is read"])
+    values = envelope.get("rules")
+    if not isinstance(values, dict):
+        raise RulesError(["not rules: there are none in it"])
+    rules = Rules.read(values)
+    if envelope.get("fingerprint") != rules.fingerprint:
+        raise RulesError(["the fingerprint is not that of the rules: damaged"])
+    return rules
+
+
+def _laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, section by section."""
+    whole = dict(below)
+    for name, value in above.items():
+        under = whole.get(name)
+        is_section = isinstance(under, dict) and isinstance(value, dict)
+        whole[name] = _laid(under or {}, value) if is_section else value
+    return whole
+
+
+def _told(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_url=False, include_input=False):
+        # Pydantic says that it is the key and not the value that is wrong.
+        place = [str(part) for part in fault["loc"] if part != "[key]"]
+        message = fault["msg"].removeprefix(_OWN_MESSAGE)
+        if fault["type"] == "extra_forbidden":
+            message = "no such rule"
+            if place[-1] in _RANGE and "sensor" in place:
+                sensor = ".".join(place[:-1])
+                message = f"a range is that of a quantity: [{sensor}.quantity.<name>]"
+        yield f"{'.'.join(place)}: {message}"
