@@ -36,10 +36,9 @@ _SPREAD_SHARE: Final = 0.25
 _DISPERSION: Final = 4.0
 _PEOPLE: Final = frozenset({"peopleCount", "occupancyCount"})
 _COUNTS: Final = _PEOPLE | {"intensity"}
-# What goes with the hours of a city; the rest goes with these, or with the weather.
-_RHYTHMIC: Final = frozenset(
-    {"intensity", "occupancy", "averageVehicleSpeed", "LAeq", "pm25", "pm10", "no2", "o3", "co"}
-)
+# What goes with the hours of a city by itself; the rest goes with these, or with the weather. A
+# profile takes 800 bytes a series.
+_RHYTHMIC: Final = frozenset({"intensity", "averageVehicleSpeed", "LAeq"})
 _MOST_NEIGHBOURS: Final = 7
 # What `drift` asks for.
 _LEAST_NEIGHBOURS: Final = 3
