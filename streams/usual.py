@@ -163,12 +163,17 @@ def _clock_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
     return (clock_skew.step(state, wave.time_ns, wave.value, wave.usable, limits),)
 
 
+def _no_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
+    del facts, slot_of
+    return {"least": np.ones(len(keys))}
+
+
 CLOCK_SKEW: Final = Kernel(
     name="clock-skew",
     quantities=frozenset(),
     kinds=(Kind("clock-skew", HEALTH, Rule(5, 5, 60, HOUR_NS), {0: "minor"}, unit="s"),),
     new_state=clock_skew.new_state,
-    terms=lambda keys, facts, slot_of: {"least": np.ones(len(keys))},
+    terms=_no_terms,
     step=_clock_step,
     watched=everywhere,
     of_clocks=True,
