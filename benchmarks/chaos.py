@@ -127,6 +127,13 @@ _RULES: Final = (
 )
 _TOLD: Final = "SELECT count(*) = %s FROM rules_applied"
 _SHADOWED: Final = "SELECT count(*) FROM shadow_alert"
+# So close that everything before these cameras is a crowd, which takes two minutes to be told.
+_CITY: Final = f"""
+[groups.market]
+kind = "place"
+sensors = {[f"camera-{number:04}" for number in range(1, 41)]}
+area_m2 = 10.0
+"""
 Facts = dict[str, Any]
 
 
@@ -171,6 +178,8 @@ class Chaos:
         self._logs = logs
         self._published_file = folder / "published"
         self._rules_file = folder / "rules.toml"
+        self._settings_file = folder / "city.toml"
+        self._settings_file.write_text(_CITY)
         self._begun = time.monotonic()
         self._mqtt = make_mqtt(folder / "mqtt", 0, "auto")
         self._postgres = Postgres(folder / "postgres", 0, fast=False)
@@ -454,6 +463,7 @@ class Chaos:
             name: text for name, text in os.environ.items() if not name.startswith("CITYWATCH_")
         }
         return inherited | {
+            "CITYWATCH_SETTINGS": str(self._settings_file),
             "CITYWATCH_NAMESPACE": NAMESPACE,
             "CITYWATCH_MQTT__PORT": str(self._mqtt.port),
             "CITYWATCH_KAFKA__BOOTSTRAP": self._bootstrap,

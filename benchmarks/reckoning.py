@@ -186,16 +186,17 @@ _TABLES: Final = {
     "alerts": """
         SELECT s.name, q.quantity, a.category, a.kind, a.severity, a.state, a.opened_at,
                a.resolved_at, float8send(a.seen) AS seen, float8send(a.expected) AS expected,
-               float8send(a.band) AS band, float8send(a.score) AS score, a.sentence
+               float8send(a.band) AS band, float8send(a.lower) AS lower,
+               float8send(a.upper) AS upper, float8send(a.score) AS score, a.sentence
         FROM {0}.alert a JOIN {0}.series q USING (series_id) JOIN {0}.sensor s USING (sensor_id)
     """,
     "transitions": """
-        SELECT s.name, q.quantity, a.category, a.opened_at, t.at, t.state, t.cause, t.actor
+        SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, t.at, t.state, t.cause, t.actor
         FROM {0}.alert_transition t JOIN {0}.alert a USING (alert_id)
         JOIN {0}.series q USING (series_id) JOIN {0}.sensor s USING (sensor_id)
     """,
     "pages": """
-        SELECT s.name, q.quantity, a.category, a.opened_at, o.event,
+        SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, o.event,
                o.payload - 'alert_id' - 'namespace' AS payload
         FROM {0}.outbox o JOIN {0}.alert a USING (alert_id)
         JOIN {0}.series q USING (series_id) JOIN {0}.sensor s USING (sensor_id)

@@ -23,7 +23,7 @@ from ingest.ledger import MINUTE_NS, Tally
 from ingest.quantities import QUANTITIES
 from ingest.records import DeadLetter, KafkaRecord, Provenance
 from ingest.reject import Reject
-from ingest.topics import SeriesKey, dead_letters_topic, is_level, partition_of, readings_topic
+from ingest.topics import SeriesKey, dead_letters_topic, is_level, readings_topic
 from storage.rejects import KeptLetter, Wanted, draw, mark, not_kept
 
 # Under this name replays stand in the ledger.
@@ -146,7 +146,7 @@ class Redecoding:
         config = self._config
         # One letter for each source of the message, each with all of it.
         wanted = np.array([key.domain == letter.source for key in keys], np.bool_)
-        partition = np.array([partition_of(key.sensor, config.partitions) for key in keys])
+        partition = np.array([config.home_of(key.sensor) for key in keys])
         minute_s = _ns(letter.received_at) // MINUTE_NS * 60
         for number in np.unique(partition[wanted]).tolist():
             rows = (wanted & (partition == number))[batch.series]

@@ -8,8 +8,10 @@ commas. Passwords come from the environment or from files named by `*_file`; the
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +33,11 @@ _MAX_FILE_BYTES = 1 << 20
 _MAX_GATEWAYS = 1000
 # storage.upkeep.LEAST_KEPT_DAYS, which a test holds it against: settings import no room but ingest.
 _LEAST_KEPT_DAYS = 6
+# Whose limits there are: detectors.exceedance.STANDARDS, which a test holds it against.
+_LIMITS = Literal["EU 2008/50/EC", "EU 2024/2881", "WHO 2021"]
+# All of them are asked for at every new series of a partition.
+_MAX_GROUPS = 1000
+_MAX_HOLIDAYS = 1000
 # What pydantic puts before the message of a validator.
 _OWN_MESSAGE = "Value error, "
 
@@ -38,6 +45,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 OptionalPort = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Decibels = Annotated[float, Field(ge=0, le=140)]
 # 0 is for ever.
 Days = Annotated[int, Field(ge=0, le=36_500)]
 
@@ -192,6 +200,53 @@ class WorkerSettings(_Section):
     metrics_port: OptionalPort = 9471
 
 
+class CitySettings(_Section):
+    """What of a city cannot be read off its sensors."""
+
+    # Of the IANA database, like "Europe/Madrid": for days, evenings and nights.
+    time_zone: str = "UTC"
+    air_quality_index: Literal["EU", "US"] = "EU"
+    limits: _LIMITS = "EU 2008/50/EC"
+    # Local days that are as Sundays.
+    holidays: Annotated[
+        tuple[date, ...], BeforeValidator(_listed), Field(max_length=_MAX_HOLIDAYS)
+    ] = ()
+    # Limits of noise are national; without them noise is not judged.
+    noise_day_db: Decibels | None = None
+    noise_evening_db: Decibels | None = None
+    noise_night_db: Decibels | None = None
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            return value if value == "UTC" else ZoneInfo(value).key
+        # OSError: the name of a folder, ValueError: no name at all.
+        except (KeyError, OSError, ValueError) as error:
+            raise ValueError("a time zone that this host knows is expected") from error
+
+
+class GroupSettings(_Section):
+    """Sensors that belong together: their readings go to one partition."""
+
+    kind: Literal["road", "place", "neighbours"]
+    # Of a road its stations, in the direction of traffic.
+    sensors: Annotated[Ids, Field(min_length=1)]
+    # Of a road: how fast one drives when it is empty, or, where it has no signals, the length of a
+    # vehicle and of what a station sees of the road.
+    free_flow_kmh: Annotated[float, Field(gt=0, le=300)] | None = None
+    seen_length_m: Annotated[float, Field(gt=0, le=100)] | None = None
+    # What each camera of it sees of the ground.
+    area_m2: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+    @field_validator("sensors")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a sensor stands in it twice")
+        return value
+
+
 class PagerSettings(_Section):
     """The pager."""
 
@@ -237,9 +292,23 @@ class Settings(_Section):
     retention: RetentionSettings = RetentionSettings()
     bridge: BridgeSettings = BridgeSettings()
     worker: WorkerSettings = WorkerSettings()
+    city: CitySettings = CitySettings()
+    groups: Annotated[
+        dict[Annotated[str, AfterValidator(_level)], GroupSettings], Field(max_length=_MAX_GROUPS)
+    ] = {}
     pager: PagerSettings = PagerSettings()
     console: ConsoleSettings = ConsoleSettings()
     grafana: GrafanaSettings = GrafanaSettings()
+
+    @field_validator("groups")
+    @classmethod
+    def _in_one_group(cls, value: dict[str, GroupSettings]) -> dict[str, GroupSettings]:
+        seen: dict[str, str] = {}
+        for name, group in value.items():
+            for sensor in group.sensors:
+                if seen.setdefault(sensor, name) != name:
+                    raise ValueError(f"{sensor} stands in {seen[sensor]} and in {name}")
+        return value
 
 
 def read_settings(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -11,6 +11,7 @@ from ingest.topics import LIVE, mqtt_filter
 from paging.pager import PagerConfig
 from storage.expiry import Keep
 from storage.upkeep import Upkeep
+from streams.facts import CityFacts, Group
 from streams.worker import WorkerConfig
 
 _DAY_NS = 86_400 * 10**9
@@ -64,6 +65,9 @@ def assembly_config(settings: Settings) -> AssemblyConfig:
         ),
         clock_ahead_ns=round(bridge.clock_ahead_s * 1e9),
         clock_behind_ns=round(bridge.clock_behind_s * 1e9),
+        groups={
+            sensor: name for name, group in settings.groups.items() for sensor in group.sensors
+        },
     )
 
 
@@ -113,6 +117,29 @@ def worker_config(settings: Settings) -> WorkerConfig:
         max_flush_rows=worker.max_flush_rows,
         max_pending_rows=worker.max_pending_rows,
         state_interval_s=worker.state_interval_s,
+        facts=city_facts(settings),
+    )
+
+
+def city_facts(settings: Settings) -> CityFacts:
+    """Return what the kernels of the minute stage must know of the city."""
+    city = settings.city
+    return CityFacts(
+        time_zone=city.time_zone,
+        air_quality_index=city.air_quality_index,
+        limits=city.limits,
+        noise_limits_db=(city.noise_day_db, city.noise_evening_db, city.noise_night_db),
+        groups={
+            name: Group(
+                sensors=group.sensors,
+                kind=group.kind,
+                free_flow_kmh=group.free_flow_kmh,
+                seen_length_m=group.seen_length_m,
+                area_m2=group.area_m2,
+            )
+            for name, group in settings.groups.items()
+        },
+        holidays=city.holidays,
     )
 
 

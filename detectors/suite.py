@@ -262,6 +262,21 @@ class Suite:
         """Return the time of the newest reading of each of the series, UTC nanoseconds."""
         return self._table.last_ns(series)
 
+    def in_doubt(self) -> NDArray[np.bool_]:
+        """Return of which series a sensor-health alert is open."""
+        doubtful: NDArray[np.bool_] = self._table.whole().health_opened_ns != NEVER
+        return doubtful
+
+    def in_alert(self) -> NDArray[np.bool_]:
+        """Return of which series a city alert is open."""
+        alarming: NDArray[np.bool_] = self._table.whole().city_opened_ns != NEVER
+        return alarming
+
+    def are_silent(self) -> NDArray[np.bool_]:
+        """Return which series were found silent and have not spoken since."""
+        silent: NDArray[np.bool_] = self._table.whole().silent_ns != NEVER
+        return silent
+
     def silences(self, watermark_ns: int) -> Silences:
         """Find the series that have been quiet for too long when the watermark stands there.
 

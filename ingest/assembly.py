@@ -1,6 +1,7 @@
 """MQTT messages in, Kafka messages out: the bridge's work as plain functions of its input."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -56,6 +57,8 @@ class AssemblyConfig:
     acceptance : Acceptance
     clock_ahead_ns, clock_behind_ns : int
         A sensor's clock within these is right.
+    groups : mapping of str to str
+        Names of the groups that sensors belong to: those of one group share a partition.
     """
 
     namespace: str
@@ -65,6 +68,11 @@ class AssemblyConfig:
     acceptance: Acceptance = field(default_factory=Acceptance)
     clock_ahead_ns: int = 5 * 10**9
     clock_behind_ns: int = 900 * 10**9
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def home_of(self, sensor: str) -> int:
+        """Return the Kafka partition that holds all readings of a sensor."""
+        return partition_of(self.groups.get(sensor, sensor), self.partitions)
 
 
 class _Place(NamedTuple):
@@ -85,12 +93,12 @@ class _Source:
     told: set[str] = field(default_factory=set)
     round: int = 0
 
-    def place(self, channel: Channel, partitions: int) -> _Place:
+    def place(self, channel: Channel, config: AssemblyConfig) -> _Place:
         topic = self.topic
         key = SeriesKey(topic.domain, topic.zone, channel.sensor, channel.quantity)
         if len(self.places) >= _MAX_CHANNELS:
             self.places.clear()
-        place = _Place(partition_of(channel.sensor, partitions), str(key))
+        place = _Place(config.home_of(channel.sensor), str(key))
         self.places[channel] = place
         return place
 
@@ -251,12 +259,12 @@ class Assembler:
                 self._announce(source, sensor, None, received_ns)
 
     def _fill(self, source: _Source, message: Message, received_ns: int, minute: int) -> None:
-        places, partitions = source.places, self._config.partitions
+        places, config = source.places, self._config
         doubtful = set(message.doubtful)
         opened: dict[int, Columns] = {}
         rows = zip(message.channels, message.time_ns, message.value, strict=True)
         for index, (channel, time_ns, value) in enumerate(rows):
-            partition, key = places.get(channel) or source.place(channel, partitions)
+            partition, key = places.get(channel) or source.place(channel, config)
             columns = opened.get(partition)
             if columns is None:
                 columns = opened[partition] = self._room(partition, minute)
@@ -308,7 +316,7 @@ class Assembler:
                 return None
             if len(self._sources) >= _MAX_TOPICS:
                 self._sources.clear()
-            source = _Source(topic, partition_of(topic.sensor, self._config.partitions))
+            source = _Source(topic, self._config.home_of(topic.sensor))
             self._sources[text] = source
         return source
 
@@ -334,7 +342,7 @@ class Assembler:
         if known is not None and (known.domain, known.zone) != (card.domain, card.zone):
             self._round += 1  # another topic may think that the sensor is still there
         self._announced[sensor] = card
-        partition = partition_of(sensor, self._config.partitions)
+        partition = self._config.home_of(sensor)
         self._room(partition, now_ns // MINUTE_NS * 60).announce(card)
 
     def _reject(self, fault: Reject, arrival: Arrival, source: str) -> Reject:

@@ -119,6 +119,6 @@ def database_schema(namespace: str) -> str:
     return namespace.replace("-", "_")
 
 
-def partition_of(sensor: str, partitions: int) -> int:
-    """Return the Kafka partition that holds all readings of a sensor."""
-    return crc32(sensor.encode()) % partitions
+def partition_of(name: str, partitions: int) -> int:
+    """Return the Kafka partition that holds all readings of a sensor, or of a group of them."""
+    return crc32(name.encode()) % partitions

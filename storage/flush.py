@@ -90,6 +90,9 @@ class Opened:
         Half width of what was expected.
     page : Page
         All else about it, as people are told.
+    kinds : tuple of str
+        Of these, the page's among them, one alert of a series and category is open at a time;
+        empty where the page's kind stands alone.
     is_told : bool
         Whether people are told at all; the page of another alert may speak for it.
     """
@@ -97,16 +100,27 @@ class Opened:
     series_id: int
     band: float | None
     page: Page
+    kinds: tuple[str, ...] = ()
     is_told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An alert whose sensor reports as it should again, and why it is taken to be over."""
+    """An alert whose sensor reports as it should again, and why it is taken to be over.
+
+    Parameters
+    ----------
+    series_id : int
+    cause : str
+    page : Page
+    kinds : tuple of str
+        As of `Opened`.
+    """
 
     series_id: int
     cause: str
     page: Page
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,8 @@ class Moved:
     at : datetime
         Event time.
     cause : str
+    kinds : tuple of str
+        Of which kind it may be.
     """
 
     series_id: int
@@ -129,6 +145,7 @@ class Moved:
     state: Literal["stale", "open"]
     at: datetime
     cause: str
+    kinds: tuple[str, ...]
 
 
 Change = Opened | Resolved | Moved

@@ -21,13 +21,33 @@ Severity = Literal["informational", "minor", "major", "critical"]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 # UCUM codes that people write otherwise; a code that is missing here is shown as it is.
-_SPOKEN_UNITS: Final = {"1": "", "Cel": "°C", "ug/m3": "µg/m³", "mg/m3": "mg/m³"}
+_SPOKEN_UNITS: Final = {
+    "1": "",
+    "Cel": "°C",
+    "ug/m3": "µg/m³",
+    "mg/m3": "mg/m³",
+    "{person}/m2": "persons/m²",
+}
 # What a sensor does when it is at fault; of the city one says how it is.
 _VERBS: Final = {
     "flatline": "is stuck at",
     "range": "claims an impossible",
     "rate": "jumps faster than it can, now",
     "reported": "comes with a bad quality flag, at",
+    "spike": "has single values far off, the last one",
+    "noise-change": "does not scatter as it did, but by",
+    "air-quality": "makes the air bad, on average",
+    "exceedance": "is over the limit, on average",
+    "noise": "is too loud for the time of day, on average",
+    "service-level": "tells of traffic that has broken down, at",
+    "incident": "tells of an obstacle before the next station, at",
+    "crowd": "tells of a crowd that is too dense, of",
+    "season": "is unusual for the hour, at",
+    "shift": "has changed its level, to",
+    "forecast": "does not follow from what was before, at",
+    "tampering": "sees nobody where there are always people, but",
+    "drift": "drifts away from its neighbours, by",
+    "clock-skew": "comes from a clock that runs off, with a lag of",
 }
 # What a camera tells of itself: 1 while it lasts.
 _CONDITIONS: Final = {

@@ -134,22 +134,30 @@ _LOOK_UP: Final = """
       ON s.name = n.name AND q.quantity = n.quantity
     ORDER BY n.position
 """
+# One of `kinds` is open at a time; an index holds that no kind is twice.
 _OPEN_ALERT: Final = """
-    INSERT INTO alert (alert_id, series_id, category, kind, severity, state, opened_at,
-                       seen, expected, band, score, sentence)
-    VALUES (%s, %s, %s, %s, %s, 'open', %s, %s, %s, %s, %s, %s)
+    INSERT INTO alert (alert_id, series_id, category, kind, severity, state, opened_at, seen,
+                       expected, band, lower, upper, score, sentence)
+    SELECT %(alert_id)s, %(series_id)s, %(category)s, %(kind)s, %(severity)s, 'open', %(since)s,
+           %(seen)s, %(expected)s::float8, %(band)s::float8, %(lower)s::float8, %(upper)s::float8,
+           %(score)s::float8, %(sentence)s
+    WHERE NOT EXISTS (
+        SELECT FROM alert
+        WHERE series_id = %(series_id)s AND category = %(category)s AND kind = ANY(%(kinds)s)
+          AND state <> 'resolved')
     ON CONFLICT DO NOTHING
 """
 _RESOLVE_ALERT: Final = """
     UPDATE alert SET state = 'resolved', resolved_at = %s
-    WHERE series_id = %s AND category = %s AND state <> 'resolved'
+    WHERE series_id = %s AND category = %s AND kind = ANY(%s) AND state <> 'resolved'
     RETURNING alert_id
 """
 # What it was before it became stale: acknowledged, where somebody had said so.
 _MOVE_ALERT: Final = {
     "stale": """
         UPDATE alert SET state = 'stale'
-        WHERE series_id = %s AND category = %s AND state IN ('open', 'acknowledged')
+        WHERE series_id = %s AND category = %s AND kind = ANY(%s)
+          AND state IN ('open', 'acknowledged')
         RETURNING alert_id, state
     """,
     "open": """
@@ -157,7 +165,7 @@ _MOVE_ALERT: Final = {
             SELECT t.state FROM alert_transition t
             WHERE t.alert_id = a.alert_id AND t.state <> 'stale'
             ORDER BY t.recorded_at DESC, t.at DESC LIMIT 1), 'open')
-        WHERE series_id = %s AND category = %s AND state = 'stale'
+        WHERE series_id = %s AND category = %s AND kind = ANY(%s) AND state = 'stale'
         RETURNING alert_id, state
     """,
 }
@@ -508,21 +516,11 @@ async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change], channel: 
 
 async def _open(cursor: AsyncCursor[Any], alert: Opened) -> None:
     page = alert.page
+    names = ("category", "kind", "severity", "since", "seen", "expected", "lower", "upper")
     await cursor.execute(
         _OPEN_ALERT,
-        (
-            page.alert_id,
-            alert.series_id,
-            page.category,
-            page.kind,
-            page.severity,
-            page.since,
-            page.seen,
-            page.expected,
-            alert.band,
-            page.score,
-            page.sentence,
-        ),
+        {name: getattr(page, name) for name in ("alert_id", *names, "score", "sentence")}
+        | {"series_id": alert.series_id, "band": alert.band, "kinds": _kinds(alert)},
     )
     if not cursor.rowcount:
         return  # open already, from before its detector state was lost
@@ -535,18 +533,22 @@ async def _open(cursor: AsyncCursor[Any], alert: Opened) -> None:
 
 async def _resolve(cursor: AsyncCursor[Any], alert: Resolved) -> None:
     page = alert.page
-    values = (page.resolved_at, alert.series_id, page.category)
-    row = await _one(cursor, _RESOLVE_ALERT, values)
-    if row is None:
-        return
-    await cursor.execute(_TRANSITION, (row[0], page.resolved_at, "resolved", alert.cause))
-    await cursor.execute(_TELL_RESOLVED, (encode_page(page).decode(), row[0]))
+    values = (page.resolved_at, alert.series_id, page.category, _kinds(alert))
+    await cursor.execute(_RESOLVE_ALERT, values)
+    for (alert_id,) in await cursor.fetchall():
+        await cursor.execute(_TRANSITION, (alert_id, page.resolved_at, "resolved", alert.cause))
+        await cursor.execute(_TELL_RESOLVED, (encode_page(page).decode(), alert_id))
 
 
 async def _move(cursor: AsyncCursor[Any], alert: Moved) -> None:
-    row = await _one(cursor, _MOVE_ALERT[alert.state], (alert.series_id, alert.category))
-    if row is not None:
-        await cursor.execute(_TRANSITION, (row[0], alert.at, row[1], alert.cause))
+    values = (alert.series_id, alert.category, list(alert.kinds))
+    await cursor.execute(_MOVE_ALERT[alert.state], values)
+    for alert_id, state in await cursor.fetchall():
+        await cursor.execute(_TRANSITION, (alert_id, alert.at, state, alert.cause))
+
+
+def _kinds(alert: Opened | Resolved) -> list[str]:
+    return list(alert.kinds) or [alert.page.kind]
 
 
 async def _ledger(cursor: AsyncCursor[Any], flush: Flush, counts: NDArray[np.int64]) -> None:

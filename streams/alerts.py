@@ -12,11 +12,15 @@ from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, NEVER, SILENCE, Silenc
 from ingest.quantities import QUANTITIES
 from storage.flush import Change, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
 from storage.pages import MISSING, Category, Page, Severity
+from streams.minutes import Move
 from streams.partition import Partition
+from streams.ruling import Ruling
 from streams.scoring import NewRules, Scored, Who
 
 _ALERTS: Final = UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11")  # namespace of alert ids
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# The suite has one alert of a series and category at a time, whatever its kind.
+_SUITE: Final = KIND_NAMES
 _SEVERITY: Final[dict[Category, Severity]] = {"city": "major", "sensor-health": "minor"}
 
 
@@ -37,7 +41,9 @@ def changes(partition: Partition, scored: Scored, namespace: str) -> list[Change
         series_id = int(partition.series_id[back.series[index]])
         category: Category = CATEGORY_NAMES[back.category[index]]
         at = _moment(int(scored.time_ns[row]))
-        found.append((row, Moved(series_id, category, "open", at, "the sensor speaks again")))
+        found.append(
+            (row, Moved(series_id, category, "open", at, "the sensor speaks again", _SUITE))
+        )
     moves = scored.verdicts.transitions
     for index in range(len(moves.row)):
         slot, row = int(moves.series[index]), int(moves.row[index])
@@ -45,13 +51,17 @@ def changes(partition: Partition, scored: Scored, namespace: str) -> list[Change
         series_id = int(partition.series_id[slot])
         if moves.opened[index]:
             band = _finite(scored.verdicts.band[row])
-            found.append((row, Opened(series_id, band, page)))
+            found.append((row, Opened(series_id, band, page, _SUITE)))
         else:
-            found.append((row, Resolved(series_id, "good readings", page)))
+            found.append((row, Resolved(series_id, "good readings", page, _SUITE)))
     # Stable: an alert is no longer stale before its reading is judged.
     ordered = [change for _, change in sorted(found, key=_row)]
     if scored.silences is not None:
         ordered += _fallen_silent(partition, scored, scored.silences, namespace)
+    for move in scored.moves:
+        ordered.append(
+            _by_minutes(partition, scored.who[move.slot], move, scored.ruling, namespace)
+        )
     return ordered
 
 
@@ -61,12 +71,12 @@ def shadow_changes(
     """Return what becomes of the alerts of shadows, as `changes` does of those that are told."""
     found: list[Shadowed | ShadowEnded] = []
     for name, shadow in scored.shadows.items():
-        theirs = replace(scored, verdicts=shadow.verdicts, silences=shadow.silences)
+        theirs = replace(scored, verdicts=shadow.verdicts, silences=shadow.silences, moves=())
         found += [
             Shadowed(name, change)
             for change in changes(partition, theirs, namespace)
-            # Of the suite alone; and nobody waits for an alert that may be stale.
-            if not isinstance(change, Moved) and change.page.kind in KIND_NAMES
+            # Nobody waits for an alert that may be stale.
+            if not isinstance(change, Moved)
         ]
     new_rules = scored.new_rules
     if new_rules is not None and new_rules.ended:
@@ -107,7 +117,7 @@ def _fallen_silent(
         if silences.stale[index]:
             category: Category = CATEGORY_NAMES[silences.category[index]]
             at = _moment(scored.silent_ns)
-            found.append(Moved(series_id, category, "stale", at, "no readings"))
+            found.append(Moved(series_id, category, "stale", at, "no readings", _SUITE))
             continue
         opened_ns = int(silences.opened_ns[index])
         last = _finite(silences.last[index])
@@ -120,16 +130,60 @@ def _fallen_silent(
             **_identity(who, HEALTH, opened_ns, namespace),
             severity=_severity(who, scored, SILENCE, HEALTH),
         )
-        found.append(Opened(series_id, None, page, is_told=who.key.sensor not in told))
+        found.append(Opened(series_id, None, page, _SUITE, is_told=who.key.sensor not in told))
         told.add(who.key.sensor)
     return found
 
 
-def _identity(who: Who, category: int, opened_ns: int, namespace: str) -> dict[str, Any]:
-    """Return the fields of a page that say which alert it speaks of."""
+def _by_minutes(
+    partition: Partition, who: Who, move: Move, ruling: Ruling, namespace: str
+) -> Change:
+    """Return what becomes of an alert of the minute stage."""
+    kind, series_id = move.kind, int(partition.series_id[move.slot])
+    category: Category = CATEGORY_NAMES[kind.category]
+    at = _moment(move.at_ns)
+    if move.state in ("stale", "open"):
+        return Moved(series_id, category, move.state, at, move.cause, (kind.name,))
+    is_over = move.state == "resolved"
+    expected, lower, upper = map(_finite, (move.expected, move.lower, move.upper))
+    page = Page(
+        event="resolved" if is_over else "firing",
+        kind=kind.name,
+        since=_moment(move.opened_ns),
+        resolved_at=at if is_over else None,
+        seen=float(np.nan_to_num(move.seen)),
+        expected=expected,
+        lower=lower,
+        upper=upper,
+        **_identity(who, kind.category, move.opened_ns, namespace, kind=kind.name)
+        | {"severity": ruling.severity(kind.name, who.key) or kind.severity_of(move.level)}
+        | ({"unit": kind.unit} if kind.unit else {}),
+    )
+    if is_over:
+        return Resolved(series_id, move.cause, page)
+    return Opened(series_id, _half_width(page), page, is_told=move.is_told)
+
+
+def _half_width(page: Page) -> float | None:
+    """Return the half width of what was expected, where it lies evenly around it."""
+    if page.expected is None or page.lower is None or page.upper is None:
+        return None
+    below, above = page.expected - page.lower, page.upper - page.expected
+    return above if math.isclose(below, above, rel_tol=1e-6) else None
+
+
+def _identity(
+    who: Who, category: int, opened_ns: int, namespace: str, *, kind: str = ""
+) -> dict[str, Any]:
+    """Return the fields of a page that say which alert it speaks of.
+
+    Alerts of the suite are known by their category, for it has one of each at a time; those of
+    minutes by their kind as well.
+    """
     key, card = who
     name: Category = CATEGORY_NAMES[category]
-    identity = f"{namespace}|{key.sensor}|{key.quantity}|{name}|{opened_ns}"
+    identity = "|".join(filter(None, (namespace, key.sensor, key.quantity, name, kind)))
+    identity = f"{identity}|{opened_ns}"
     return {
         "namespace": namespace,
         "alert_id": uuid5(_ALERTS, identity),

@@ -15,12 +15,14 @@ from ingest.ledger import SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey, is_level
 from storage.sink import Resumption
+from streams.facts import CityFacts
+from streams.minutes import MinuteStage
 from streams.rules import Rules, RulesError, decode_rules, encode_rules
 from streams.ruling import Ruling
 from streams.watermark import Watermark, WatermarkState
 
 STATE_VERSION: Final = 3
-# Version 1 had no watermark, version 2 no rules.
+# Version 1 had no watermark, version 2 neither minutes nor rules.
 _READ_VERSIONS: Final = (1, 2, STATE_VERSION)
 UNREGISTERED: Final = -1
 # Sensors of one partition of which it is remembered where they stand.
@@ -39,6 +41,7 @@ class _Saved(msgspec.Struct, array_like=True):
     suite: bytes
     watermark: WatermarkState = msgspec.field(default_factory=WatermarkState)
     cards: list[SensorCard] = []
+    minutes: bytes = b""
     rules: _SavedRules | None = None
 
 
@@ -51,6 +54,8 @@ class Partition:
         Where the database says it goes on.
     config : SuiteConfig
         Thresholds of the detectors, where no rules say otherwise.
+    facts : CityFacts
+        What the kernels of the minute stage must know of the city.
 
     Attributes
     ----------
@@ -70,6 +75,7 @@ class Partition:
         What was told of sensors, by their names.
     watermark : Watermark
         Up to which event time readings have come; belongs to the offset `seen`.
+    minutes : MinuteStage
     ruling : Ruling
         The rules that hold at `seen`.
     shadows : dict of str to Suite
@@ -81,7 +87,12 @@ class Partition:
         If the saved state is of an unknown version or damaged.
     """
 
-    def __init__(self, resumption: Resumption, config: SuiteConfig) -> None:
+    def __init__(
+        self,
+        resumption: Resumption,
+        config: SuiteConfig,
+        facts: CityFacts = CityFacts(),  # noqa: B008 - frozen
+    ) -> None:
         self.stored = resumption.stored
         self.seen = self.saved = resumption.state_offset
         self.keys: list[SeriesKey] = []
@@ -100,6 +111,7 @@ class Partition:
         self._config = config
         self.ruling = Ruling(Rules(), config)
         self.shadows: dict[str, Suite] = {}
+        self.minutes = MinuteStage(facts)
         if resumption.state is None:
             self.suite = Suite(config)
         else:
@@ -210,6 +222,7 @@ class Partition:
         """
         self.ruling = ruling
         ruling.rule(self.suite, self.keys, limits=True)
+        self.minutes.switch(ruling.is_on if ruling.switches_minutes else None)
         before, self.shadows = self.shadows, {}
         for name, shadow in ruling.shadows.items():
             suite = before.get(name)
@@ -227,17 +240,18 @@ class Partition:
         """Return the state as bytes; it belongs to the offset `seen`."""
         keys = [str(key) for key in self.keys]
         cards = list(self.cards.values())
-        rules = None
+        minutes, rules = self.minutes.save(), None
         if self.ruling.rules != Rules():
             shadows = {name: shadow.save() for name, shadow in self.shadows.items()}
             rules = _SavedRules(encode_rules(self.ruling.rules), shadows)
         return msgspec.msgpack.encode(
-            _Saved(keys, self.suite.save(), self.watermark.state, cards, rules)
+            _Saved(keys, self.suite.save(), self.watermark.state, cards, minutes, rules)
         )
 
     def _add(self, keys: Sequence[SeriesKey]) -> None:
         added = self._enter(keys)
         if added:
+            self.minutes.add(added)
             self.suite.add(self.ruling.limits(added), self.ruling.columns(added))
             for name, suite in self.shadows.items():
                 shadow = self.ruling.shadows[name]
@@ -290,6 +304,9 @@ class Partition:
             raise StateError(f"saved state holds {len(self.suite)} series, {len(self.keys)} keys")
         self.watermark = Watermark(saved.watermark)
         self.cards = {card.sensor: card for card in saved.cards}
+        self.minutes.add(keys)
+        if saved.minutes:
+            self.minutes.load(saved.minutes)
         if saved.rules is not None:
             self._load_rules(saved.rules)
         period_s = np.array([_period_s(key.quantity) for key in self.keys])
@@ -305,6 +322,7 @@ class Partition:
             raise StateError("saved shadows are not those of the saved rules")
         # Ranges and rates are part of a suite's state.
         self.ruling.rule(self.suite, self.keys, limits=False)
+        self.minutes.switch(self.ruling.is_on if self.ruling.switches_minutes else None)
         for name, shadow in self.ruling.shadows.items():
             suite = Suite.load(saved.shadows[name], shadow.suite)
             if len(suite) != len(self.keys):

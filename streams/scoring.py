@@ -22,6 +22,7 @@ from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Tallied
 from storage.rows import Rows
+from streams.minutes import Move, Standing
 from streams.partition import Partition
 from streams.rules import CONTROL, Rules, decode_rules
 from streams.ruling import Ruling
@@ -31,6 +32,8 @@ from streams.watermark import Turn
 # keeps all, which Kafka bounds: after a fix its readings can be stored.
 _MAX_FOREIGN_BYTES: Final = 65_536
 _MAX_PLACE: Final = 200
+# QARTOD: from here on a reading is doubtful.
+_SUSPECT: Final = 3
 # Of a message whose headers cannot be read: it may be another namespace's.
 NOBODY: Final = Provenance("unknown", [])
 _NOTHING: Final = Tally("unknown", 0)
@@ -163,6 +166,8 @@ class Scored:
         What fell silent behind these readings, and what became stale.
     silent_ns : int
         Watermark by which that was judged.
+    moves : sequence of Move
+        What the minutes that were closed behind these readings mean for alerts.
     slot : (n,) int32
         Index into the partition's series.
     time_ns, value : (n,) int64, (n,) float64
@@ -180,6 +185,7 @@ class Scored:
     who: Mapping[int, Who]
     silences: Silences | None
     silent_ns: int
+    moves: Sequence[Move]
     slot: NDArray[np.int32]
     time_ns: NDArray[np.int64]
     value: NDArray[np.float64]
@@ -239,8 +245,8 @@ def score(
     Returns
     -------
     scored : list of Scored
-        In log order. A check for silences ends one, so what fell silent stands between what was
-        read before and after it; and so do new rules.
+        In log order. A check ends one, so what fell silent, and what closed minutes say, stands
+        between what was read before and after it; and so do new rules.
     letters : list of Buried
     """
     scored: list[Scored] = []
@@ -263,7 +269,7 @@ def score(
         cards = message.provenance.cards
         if not partition.is_told(numbers, cards):
             # What an alert says is what was known at its reading, however a flush is cut.
-            scored += _new(partition, stretch, _judged(partition, stretch), None, 0)
+            scored += _new(partition, stretch, _judged(partition, stretch))
             stretch = _Stretch()
         partition.tell(numbers, cards, batch)
         slot = partition.slot_of[numbers][batch.series]
@@ -280,7 +286,7 @@ def score(
         if turn.hole_ns is not None or turn.check_ns is not None:
             scored += _checked(partition, stretch, turn, is_replay=is_replay)
             stretch = _Stretch()
-    scored += _new(partition, stretch, _judged(partition, stretch), None, 0)
+    scored += _new(partition, stretch, _judged(partition, stretch))
     for part in scored:
         late = part.tally[part.verdicts.late]
         if len(late):
@@ -320,7 +326,7 @@ def _obeyed(
 def _checked(
     partition: Partition, stretch: _Stretch, turn: Turn, *, is_replay: bool
 ) -> list[Scored]:
-    """Judge a stretch, and look for those that have fallen silent behind it."""
+    """Judge a stretch, look for those that have fallen silent behind it, and close minutes."""
     judged = _judged(partition, stretch)
     silences = None
     if turn.hole_ns is not None:
@@ -333,7 +339,14 @@ def _checked(
             found = shadow.silences(turn.check_ns)
             if len(found) and not is_replay:
                 stretch.silences[name] = found
-    return _new(partition, stretch, judged, silences, turn.check_ns or 0)
+    moves: list[Move] = []
+    if turn.check_ns is not None:
+        suite = partition.suite
+        standing = Standing(suite.in_doubt(), suite.in_alert(), suite.are_silent())
+        moves = partition.minutes.check(turn.check_ns, standing)
+        if is_replay:
+            moves = []
+    return _new(partition, stretch, judged, silences, turn.check_ns or 0, moves)
 
 
 def _moved(
@@ -342,6 +355,8 @@ def _moved(
     """Move the partition's watermark; return where it stood before the message."""
     before_ns = partition.watermark.now_ns
     provenance = message.provenance
+    if provenance.arrived_ns is not None and partition.watermark.trusts(provenance.bridge):
+        partition.minutes.hear(slot, batch.time_ns, provenance.arrived_ns)
     turn = partition.watermark.move(
         partition.sensor[slot],
         batch.time_ns,
@@ -365,6 +380,11 @@ def _judged(
     verdicts = partition.suite.step(slot, time_ns, value, quality, watermark_ns)
     for name, shadow in partition.shadows.items():
         stretch.shadows[name] = shadow.step(slot, time_ns, value, quality, watermark_ns)
+    usable = verdicts.fresh & ~verdicts.late & (verdicts.quality < _SUSPECT)
+    if usable.all():
+        partition.minutes.take(slot, time_ns, value)
+    else:
+        partition.minutes.take(slot[usable], time_ns[usable], value[usable])
     return slot, time_ns, value, verdicts
 
 
@@ -376,14 +396,15 @@ def _new(
     partition: Partition,
     stretch: _Stretch,
     judged: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], Verdicts],
-    silences: Silences | None,
-    silent_ns: int,
+    silences: Silences | None = None,
+    silent_ns: int = 0,
+    moves: Sequence[Move] = (),
 ) -> list[Scored]:
     """Return what is not replayed, if there is anything."""
     tally = _whole(stretch.tallies, np.int32)
     start = stretch.replayed
     nothing_behind = silences is None and not stretch.silences and stretch.new_rules is None
-    if start == len(tally) and nothing_behind:
+    if start == len(tally) and nothing_behind and not moves:
         return []
     slot, time_ns, value, verdicts = judged
     named = set(verdicts.transitions.series.tolist())
@@ -392,6 +413,7 @@ def _new(
     for quiet in (silences, *stretch.silences.values()):
         if quiet is not None:
             named.update(quiet.series.tolist())
+    named.update(move.slot for move in moves)
     who = {one: _who(partition, one) for one in named}
     shadows = {
         name: Shadow(theirs, stretch.silences.get(name)) for name, theirs in stretch.shadows.items()
@@ -400,6 +422,7 @@ def _new(
         who,
         silences,
         silent_ns,
+        moves,
         slot,
         time_ns,
         value,

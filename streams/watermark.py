@@ -90,6 +90,11 @@ class Watermark:
         """Event time, UTC nanoseconds; `NEVER` before there is any."""
         return self.state.now_ns
 
+    def trusts(self, bridge: str) -> bool:
+        """Say whether a bridge has vouched for a time: then what it takes in is of now."""
+        word = self.state.bridges.get(bridge)
+        return word is not None and word.complete_ns != NEVER
+
     def move(
         self,
         sensor: NDArray[np.int32],

@@ -27,6 +27,7 @@ from storage.flush import Buried, Flush, Gap, Ruled, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
 from streams.alerts import changes, ruled, shadow_changes
+from streams.facts import CityFacts
 from streams.meter import Meter
 from streams.partition import STATE_VERSION, Partition
 from streams.patience import REFUSALS, Origin, Quarantine, Refusal, is_passing, words
@@ -76,6 +77,8 @@ class WorkerConfig:
         Messages kept until a saved state has seen them; beyond it state is saved at once.
     suite : SuiteConfig
         Thresholds of the detectors.
+    facts : CityFacts
+        What the kernels of the minute stage must know of the city.
     """
 
     namespace: str
@@ -85,6 +88,7 @@ class WorkerConfig:
     state_interval_s: float
     max_held_bytes: int = 256 << 20
     suite: SuiteConfig = field(default_factory=SuiteConfig)
+    facts: CityFacts = field(default_factory=CityFacts)
 
 
 class Delivery(NamedTuple):
@@ -520,7 +524,7 @@ class Worker:
         partition = self._partitions.get(number)
         if partition is None:
             resumption = await self._resume(self._readings, number)
-            partition = Partition(resumption, self._config.suite)
+            partition = Partition(resumption, self._config.suite, self._config.facts)
             self._partitions[number] = partition
             _LOG.info(
                 "partition %d: %d series, state at %d, stored to %d",

@@ -4,7 +4,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from citywatch.settings import Settings, SettingsError, read_settings, secret
-from citywatch.wiring import bridge_config
+from citywatch.wiring import bridge_config, worker_config
+from detectors.exceedance import STANDARDS
 from storage.upkeep import LEAST_KEPT_DAYS
 
 
@@ -201,6 +202,61 @@ def test_what_a_level_is_made_of_is_kept_long_enough_to_fill_it(name: str) -> No
     for text in ("-1", "1", str(LEAST_KEPT_DAYS - 1), "36501", "1.5"):
         (line,) = faults(None, {key: text})
         assert line.startswith(f"retention.{name}: "), (text, line)
+
+
+@pytest.mark.parametrize("limits", list(STANDARDS))
+def test_every_standard_can_be_set(tmp_path: Path, limits: str) -> None:
+    file = write(tmp_path, f'[city]\nlimits = "{limits}"\ntime_zone = "Europe/Madrid"\n')
+    settings = read_settings(file, {"CITYWATCH_CITY__NOISE_NIGHT_DB": "55"})
+    facts = worker_config(settings).facts
+    assert (facts.limits, facts.noise_limits_db) == (limits, (None, None, 55.0))
+    assert str(facts.zone()) == "Europe/Madrid"
+
+
+@pytest.mark.parametrize("zone", ["Atlantis", "", "../etc", "Europe"])
+def test_a_time_zone_that_is_not_there_is_a_fault(tmp_path: Path, zone: str) -> None:
+    with pytest.raises(SettingsError, match=r"city\.time_zone: a time zone that this host knows"):
+        read_settings(write(tmp_path, f'[city]\ntime_zone = "{zone}"\n'), {})
+
+
+GROUPS = """
+[groups.ring]
+kind = "road"
+sensors = ["a", "b"]
+free_flow_kmh = 100.0
+[groups.market]
+kind = "place"
+sensors = ["c"]
+area_m2 = 250.0
+"""
+
+
+def test_bridge_and_worker_are_told_of_groups(tmp_path: Path) -> None:
+    settings = read_settings(write(tmp_path, GROUPS), {})
+    assert bridge_config(settings).assembly.groups == {"a": "ring", "b": "ring", "c": "market"}
+    groups = worker_config(settings).facts.groups
+    assert (groups["ring"].sensors, groups["ring"].kind) == (("a", "b"), "road")
+    assert (groups["ring"].free_flow_kmh, groups["market"].area_m2) == (100.0, 250.0)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ('["c"]', '["a"]', "groups: a stands in ring and in market"),
+        ('["a", "b"]', '["a", "a"]', "groups.ring.sensors: a sensor stands in it twice"),
+        ('["a", "b"]', "[]", "groups.ring.sensors: "),
+        ('["a", "b"]', '["a/b"]', "groups.ring.sensors.0: an id that can stand as one level"),
+        ('"road"', '"street"', "groups.ring.kind: "),
+        ("100.0", "0", "groups.ring.free_flow_kmh: "),
+        ("groups.ring", 'groups."a b"', "groups.a b.[key]: an id that can stand as one level"),
+    ],
+)
+def test_groups_that_make_no_sense_are_faults(
+    tmp_path: Path, right: str, wrong: str, told: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(write(tmp_path, GROUPS.replace(right, wrong)), {})
+    assert str(caught.value).startswith(told)
 
 
 def test_idempotence_is_on_unless_it_is_switched_off() -> None:

@@ -463,6 +463,18 @@ def test_readings_of_a_pack_go_to_their_own_partitions() -> None:
     assert [sum(getattr(t, name) for t in tallies) for name in ("messages", "passed")] == [1, 1]
 
 
+def test_sensors_of_a_group_share_its_partition_with_their_cards() -> None:
+    names = [f"gw:s{number}" for number in range(20)]
+    groups = dict.fromkeys(names[:12], "ring-road")
+    made = assembler(groups=groups)
+    made.add(pack(*({"n": f"{name}/pm10", "v": 1.0} for name in names)))
+    for record in made.take():
+        told = {SeriesKey.parse(key).sensor for key in decode(record.value).keys}
+        told |= {card.sensor for card in provenance(record).cards}
+        homes = {partition_of(groups.get(sensor, sensor), PARTITIONS) for sensor in told}
+        assert homes == {record.partition}
+
+
 def test_a_pack_larger_than_a_record_is_divided() -> None:
     made = assembler(partitions=1, max_payload_bytes=10**7)
     rows = ({"n": f"gw:{number:090}/pm10", "v": 1.0} for number in range(10_000))

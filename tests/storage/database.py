@@ -18,7 +18,8 @@ CONTENTS = {
     "series": "SELECT s.name, q.quantity, q.unit FROM series q JOIN sensor s USING (sensor_id)",
     "alert": """
         SELECT a.alert_id::text, s.name, q.quantity, a.category, a.kind, a.severity, a.state,
-               a.opened_at, a.resolved_at, a.seen, a.expected, a.band, a.score, a.sentence
+               a.opened_at, a.resolved_at, a.seen, a.expected, a.band, a.lower, a.upper,
+               a.score, a.sentence
         FROM alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
     """,
     "alert_transition": "SELECT alert_id::text, at, state, cause, actor FROM alert_transition",

@@ -100,16 +100,20 @@ def alert_id(sensor: str, seconds: int, category: str = "city") -> UUID:
     return uuid5(UUID(int=1), f"{sensor} {seconds} {category}")
 
 
-def opened(series_id: int, seconds: int, *, category: str = "city") -> Opened:
-    return Opened(series_id, 2.0, _page(series_id, seconds, None, category))
+def opened(series_id: int, seconds: int, *, category: str = "city", kind: str = "level") -> Opened:
+    return Opened(series_id, 2.0, _page(series_id, seconds, None, category, kind))
 
 
-def resolved(series_id: int, since: int, seconds: int, *, category: str = "city") -> Resolved:
-    return Resolved(series_id, "good readings", _page(series_id, since, seconds, category))
+def resolved(
+    series_id: int, since: int, seconds: int, *, category: str = "city", kind: str = "level"
+) -> Resolved:
+    return Resolved(series_id, "good readings", _page(series_id, since, seconds, category, kind))
 
 
-def moved(series_id: int, state: Any, seconds: int, *, category: Any = "city") -> Moved:
-    return Moved(series_id, category, state, moment(seconds), "because")
+def moved(
+    series_id: int, state: Any, seconds: int, *, category: Any = "city", kind: str = "level"
+) -> Moved:
+    return Moved(series_id, category, state, moment(seconds), "because", (kind,))
 
 
 def shadowed(change: Opened | Resolved, shadow: str = "tight") -> Shadowed:
@@ -124,14 +128,15 @@ def ruled(offset: int, rules: str = "{}", *, partition: int = 0) -> Ruled:
     return Ruled(TOPIC, partition, offset, f"f{rules}", rules, moment(offset))
 
 
-def _page(series_id: int, since: int, until: int | None, category: Any) -> Page:
+def _page(series_id: int, since: int, until: int | None, category: Any, kind: str) -> Page:
     sensor = f"sensor-{series_id}"
+    named = category if kind == "level" else f"{category} {kind}"
     return Page(
         namespace="live",
-        alert_id=alert_id(sensor, since, category),
+        alert_id=alert_id(sensor, since, named),
         event="firing" if until is None else "resolved",
         category=category,
-        kind="level",
+        kind=kind,
         severity="major",
         sensor=sensor,
         quantity="intensity",

@@ -124,6 +124,14 @@ FIRST_DATA = f"""
                  (4, 'city/elsewhere', 'topic'),
                  (0, '', 'unreadable-batch'),
                  (0, '', 'unreadable-batch')) AS d (at, topic, reason);
+    INSERT INTO alert (alert_id, series_id, category, kind, severity, state, opened_at, resolved_at,
+                       seen, expected, band, sentence)
+    VALUES ('00000000-0000-0000-0000-000000000001', 1, 'city', 'level', 'major', 'resolved',
+            '{MINUTE}', '{MINUTE}', 9, 5, 2, 'is 9'),
+           ('00000000-0000-0000-0000-000000000002', 1, 'city', 'level', 'major', 'open',
+            '{MINUTE}', NULL, 9, 5, 2, 'is 9'),
+           ('00000000-0000-0000-0000-000000000003', 1, 'sensor-health', 'range', 'minor', 'stale',
+            '{MINUTE}', NULL, -1, NULL, NULL, 'is -1');
     INSERT INTO dead_letter (received_at, bridge, mqtt_topic, reason, place, payload)
     VALUES (to_timestamp(0), 'unknown', '', 'unreadable-batch', 'offset 3', 'rubbish'),
            (to_timestamp(0), 'unknown', '', 'unreadable-batch', 'offset 4', 'rubbish');
@@ -201,6 +209,12 @@ def test_every_version_goes_up_with_its_data(
     assert found.storage == [StorageLine("traffic", stored=10, expired=3, rows=7)]
     assert len(first.newest()) == 1
     assert first.latest() == first.newest()
+    alerts = "SELECT kind, state, band, lower, upper FROM alert ORDER BY alert_id"
+    assert first.all(alerts) == [
+        ("level", "resolved", 2.0, 3.0, 7.0),
+        ("level", "open", 2.0, 3.0, 7.0),
+        ("range", "stale", None, None, None),
+    ]
     minute = datetime.fromisoformat(MINUTE)
     for level, width in (("1m", "1 minute"), ("15m", "15 minutes"), ("1d", "1 day")):
         begins = first.one("SELECT time_bucket(%s::interval, %s::timestamptz)", width, minute)
@@ -273,7 +287,7 @@ def test_time_bucket_is_our_own_without_timescale(database: Database) -> None:
     assert (database.schema,) in database.all(query)
 
 
-def test_one_alert_is_open_per_series_and_category(database: Database) -> None:
+def test_one_alert_is_open_per_series_category_and_kind(database: Database) -> None:
     """The database itself refuses a second one, whatever the worker believes."""
     database.connection.execute(
         "INSERT INTO sensor (name, domain, zone) VALUES ('s', 'traffic', 'z');"
@@ -282,13 +296,14 @@ def test_one_alert_is_open_per_series_and_category(database: Database) -> None:
     alert = """
         INSERT INTO alert (alert_id, series_id, category, kind, severity, state, opened_at, seen,
                            sentence)
-        VALUES (gen_random_uuid(), 1, 'city', 'level', 'major', %s, now(), 1, '')
+        VALUES (gen_random_uuid(), 1, 'city', %s, 'major', %s, now(), 1, '')
     """
     for state in ("resolved", "resolved", "open"):
-        database.connection.execute(alert, (state,))
+        database.connection.execute(alert, ("level", state))
     for state in ("open", "acknowledged", "stale"):
         with pytest.raises(psycopg.errors.UniqueViolation):
-            database.connection.execute(alert, (state,))
+            database.connection.execute(alert, ("level", state))
+    database.connection.execute(alert, ("incident", "open"))
 
 
 def test_what_is_not_scored_is_null_in_the_view(database: Database) -> None:

@@ -479,7 +479,7 @@ def test_an_alert_that_opens_and_resolves(database: Database, with_sinks: Use) -
     name = alert_id("sensor-1", 10)
     assert database.all(
         "SELECT alert_id, series_id, category, kind, severity, state, opened_at, resolved_at, seen,"
-        " expected, band, score FROM alert"
+        " expected, band, lower, upper, score FROM alert"
     ) == [
         (
             name,
@@ -493,6 +493,8 @@ def test_an_alert_that_opens_and_resolves(database: Database, with_sinks: Use) -
             12.5,
             3.0,
             2.0,
+            1.0,
+            5.0,
             7.25,
         )
     ]
@@ -589,7 +591,9 @@ def test_an_alert_that_another_one_speaks_for_is_told_to_nobody(
     assert keys == [(told, "firing"), (told, "resolved")]
 
 
-def test_one_alert_is_open_per_series_and_category(database: Database, with_sinks: Use) -> None:
+def test_one_alert_is_open_per_series_category_and_kind(
+    database: Database, with_sinks: Use
+) -> None:
     changes = [
         opened(1, 10),
         opened(1, 11),
@@ -605,6 +609,40 @@ def test_one_alert_is_open_per_series_and_category(database: Database, with_sink
     ]
     assert database.one("SELECT count(*) FROM outbox") == 3
     assert database.one("SELECT count(*) FROM alert_transition") == 3
+
+
+def test_alerts_of_different_kinds_have_lives_of_their_own(
+    database: Database, with_sinks: Use
+) -> None:
+    found = "SELECT kind, state FROM alert ORDER BY kind"
+
+    async def work(sink: Sink) -> None:
+        changes = [opened(1, 10), opened(1, 10, kind="incident"), moved(1, "stale", 20)]
+        await sink.write(flush((0, 1), changes=changes, tallies=[]))
+        assert database.all(found) == [("incident", "open"), ("level", "stale")]
+        changes = [resolved(1, 10, 30, kind="incident"), moved(1, "open", 30)]
+        await sink.write(flush((1, 2), changes=changes, tallies=[]))
+
+    with_sinks(work)
+    assert database.all(found) == [("incident", "resolved"), ("level", "open")]
+    assert database.one("SELECT count(*) FROM outbox") == 3
+
+
+def test_of_kinds_that_exclude_each_other_one_is_open_and_the_other_closes_it(
+    database: Database, with_sinks: Use
+) -> None:
+    """As of the suite: state was lost, and what is wrong now has another name."""
+    kinds = ("level", "range")
+
+    async def work(sink: Sink) -> None:
+        first = replace(opened(1, 10, kind="range"), kinds=kinds)
+        await sink.write(flush((0, 1), changes=[first], tallies=[]))
+        second = replace(opened(1, 50), kinds=kinds)
+        over = replace(resolved(1, 50, 90), kinds=kinds)
+        await sink.write(flush((1, 2), changes=[second, over], tallies=[]))
+
+    with_sinks(work)
+    assert database.all("SELECT kind, state FROM alert") == [("range", "resolved")]
 
 
 def test_an_alert_from_before_the_state_was_lost_is_resolved_under_its_own_name(

@@ -9,6 +9,7 @@ from ingest.batch import ReadingBatch, encode
 from ingest.ledger import SensorCard, Tally
 from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey, dead_letters_topic, readings_topic
+from streams.facts import CityFacts, Group
 from streams.rules import Rules, rules_record
 from streams.worker import Delivery, TopicPartition
 
@@ -17,6 +18,15 @@ READINGS = readings_topic(NAMESPACE)
 LETTERS = dead_letters_topic(NAMESPACE)
 START_NS = 1_700_000_000 * 10**9
 SECOND_NS = 10**9
+# A road in each partition, of which occupancy tells.
+FACTS = CityFacts(
+    groups={
+        f"road-{partition}": Group(
+            (f"traffic-{partition}-0", f"traffic-{partition}-1"), kind="road", seen_length_m=3.0
+        )
+        for partition in range(4)
+    }
+)
 QUANTITIES = {"traffic": ("intensity", "occupancy"), "environment": ("temperature", "no2")}
 
 
@@ -113,7 +123,8 @@ def city_log(
 
     Rules come before the messages of those numbers, in every partition.
 
-    Alerts of both categories open, become stale and close in it.
+    Alerts of both categories open, become stale and close in it, those of the minute stage too: the
+    road is full for long, then something blocks it between its stations.
     """
     rng = np.random.default_rng(seed)
     log = Log()
@@ -180,6 +191,9 @@ def _value(key: str, number: int, messages: int, rng: np.random.Generator) -> fl
         # A closed road from the middle on, adopted or over by the end.
         return 400.0 + 5 * noise + (3000.0 if 0.55 < share < 0.7 else 0.0)
     if key.endswith("occupancy"):
+        # From level F on both stations; the one ahead runs empty behind the obstacle.
+        if 0.5 < share < 0.85:
+            return 0.6 + 0.01 * noise if "-0/" in key else 0.05 + 0.001 * noise
         return 0.3 + 0.01 * noise
     if key.endswith("temperature"):
         return 300.0 if 0.6 < share < 0.7 else 20.0 + 0.1 * noise

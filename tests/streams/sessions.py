@@ -11,7 +11,7 @@ from storage.flush import Flush
 from storage.sink import Outcome, Sink
 from streams.worker import TopicPartition, Worker, WorkerConfig
 from tests.storage.database import Database
-from tests.streams.citylog import NAMESPACE, READINGS, Log
+from tests.streams.citylog import FACTS, NAMESPACE, READINGS, Log
 
 LOG_ID = "log-1"
 DEADLINE_S = 60.0
@@ -34,6 +34,7 @@ def config(**changes: Any) -> WorkerConfig:
         "max_flush_rows": 20_000,
         "max_pending_rows": 200_000,
         "state_interval_s": 3600.0,
+        "facts": FACTS,
     }
     return WorkerConfig(**quick | changes)
 

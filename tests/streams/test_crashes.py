@@ -67,6 +67,7 @@ async def befall(session: Session, event: str, *details: Any) -> None:
 def expected(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     found = undisturbed(LOG, database)
     kinds = {(row[3], row[6]) for row in found["alert"]}
+    assert {row[4] for row in found["alert"]} >= {"level", "range", "incident", "service-level"}
     assert {category for category, _ in kinds} == {"city", "sensor-health"}
     assert {row[3] for row in found["alert_transition"]} > {
         "the sensor speaks again",

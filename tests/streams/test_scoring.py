@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import StateError, SuiteConfig
+from detectors import KIND_NAMES, StateError, SuiteConfig
 from ingest.ledger import SensorCard, Tally
 from ingest.records import HeaderError, Provenance
 from ingest.topics import SeriesKey
@@ -23,7 +23,7 @@ from storage.sink import Resumption
 from streams.alerts import changes, ruled, shadow_changes
 from streams.partition import STATE_VERSION, UNREGISTERED, Partition
 from streams.scoring import NOBODY, Ledger, Message, score
-from tests.streams.citylog import NAMESPACE, READINGS, START_NS, Log, batch_message, city_log
+from tests.streams.citylog import FACTS, NAMESPACE, READINGS, START_NS, Log, batch_message, city_log
 
 CONFIG = SuiteConfig()
 NEW = Resumption(0, 0, None, None)
@@ -56,7 +56,7 @@ class Run:
     """What came out of a partition, flush by flush."""
 
     def __init__(self, resumption: Resumption = NEW) -> None:
-        self.partition = Partition(resumption, CONFIG)
+        self.partition = Partition(resumption, CONFIG, FACTS)
         self.rows: list[Rows] = []
         self.fresh: list[np.ndarray] = []
         self.changes: list[Change] = []
@@ -131,11 +131,22 @@ def test_the_log_has_everything_in_it() -> None:
         ("Moved stale", "city"),
         ("Moved open", "city"),
     }
-    assert "silence" in {one.page.kind for one in WHOLE.changes if isinstance(one, Opened)}
+    assert {one.page.kind for one in WHOLE.changes if isinstance(one, Opened)} >= {
+        "silence",
+        "incident",
+        "service-level",
+    }
+    by_minutes = [one for one in WHOLE.changes if not _is_of_suite(one)]
+    assert {type(one) for one in by_minutes} == {Opened, Resolved, Moved}
     assert len(WHOLE.letters) > 4
     fresh = np.concatenate(WHOLE.fresh)
     assert fresh.sum() > 500
     assert (~fresh).sum() > 10
+
+
+def _is_of_suite(change: Change) -> bool:
+    kinds = change.kinds if isinstance(change, Moved) else (change.page.kind,)
+    return set(kinds) <= set(KIND_NAMES)
 
 
 @given(st.sets(st.integers(1, len(LOG) - 1)))
@@ -453,15 +464,21 @@ def test_a_hole_in_the_log_makes_nobody_silent_who_speaks_again() -> None:
     assert run.changes == []
 
 
-def test_a_state_of_the_version_before_watermarks_is_read() -> None:
+@pytest.mark.parametrize(("version", "fields"), [(1, 2), (2, 4)])
+def test_states_of_older_versions_are_read(version: int, fields: int) -> None:
     run = Run()
     run.flush(LOG[:20])
-    keys, suite, *_ = msgspec.msgpack.decode(run.partition.snapshot())
-    older = msgspec.msgpack.encode([keys, suite])
-    partition = Partition(Resumption(20, 20, 1, older), CONFIG)
-    assert partition.watermark.now_ns < 0
+    whole = msgspec.msgpack.decode(run.partition.snapshot())
+    older = msgspec.msgpack.encode(whole[:fields])
+    partition = Partition(Resumption(20, 20, version, older), CONFIG, FACTS)
+    assert (partition.watermark.now_ns < 0) == (version == 1)
     assert partition.suite.save() == run.partition.suite.save()
     assert partition.sensor.tolist() == run.partition.sensor.tolist()
+    # Minutes begin anew.
+    assert len(partition.minutes) == len(partition.keys)
+    after = Run(Resumption(20, 20, version, older))
+    after.flush(LOG[20:])
+    assert {one.page.kind for one in after.changes if isinstance(one, Opened)} >= {"incident"}
     with pytest.raises(StateError, match="version 4, this worker reads versions up to 3"):
         Partition(Resumption(20, 20, 4, older), CONFIG)
 

@@ -1,0 +1,270 @@
+"""The European and the U.S. air quality index, for each pollutant and for a station.
+
+Both come from the means of `averages`; three quarters of a window must be covered. The tables are
+in `air_quality_tables`.
+
+The European index names a band. The U.S. index is a number, piecewise linear between breakpoints
+(40 CFR 58 Appendix G, equation 1)::
+
+    I = (I_high - I_low) / (C_high - C_low) * (C - C_low) + I_low
+
+where the concentration C is cut off at the last digit of the table before, and I is rounded half
+up after. Above 500 the last line goes on. Two pollutants have two tables: the higher index of ozone
+counts, and of sulphur dioxide the 24-hour mean counts from 305 ppb on; an hour above that alone is
+held at 200. Particles are judged by their NowCast, as AirNow does, for their 24-hour index is known
+the day after. The ozone NowCast, a regression that EPA fits for each station, is not here; the mean
+of the last eight hours is used.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.air_quality_tables import POLLUTANTS, Bands, Scale
+from detectors.averages import COVERAGE, Means, State, Terms, learn, means, new_state
+from detectors.finding import Finding, known, nothing
+
+__all__ = [
+    "EU_MOLAR_VOLUME",
+    "US_MOLAR_VOLUME",
+    "State",
+    "Terms",
+    "Worst",
+    "european",
+    "european_step",
+    "in_ppb",
+    "new_state",
+    "united_states",
+    "united_states_step",
+    "worst_of_stations",
+]
+
+# Litres in a mole of an ideal gas, R T / p. U.S. concentrations are corrected to 25 degrees and
+# 760 mmHg (40 CFR 50.3), European ones to 293 K and 101.3 kPa (2008/50/EC, Annex VI B).
+US_MOLAR_VOLUME: Final = 24.465
+EU_MOLAR_VOLUME: Final = 24.049
+# A concentration that misses a breakpoint by rounding alone has reached it.
+_ROUNDING: Final = 1e-6
+_CATEGORY_ENDS: Final = np.array([50.0, 100.0, 150.0, 200.0, 300.0])
+_SO2_HELD_AT: Final = 200.0
+_SO2: Final = POLLUTANTS.index("so2")
+_CO: Final = POLLUTANTS.index("co")
+
+
+class Worst(NamedTuple):
+    """The index of stations: the worst of what they measure.
+
+    Parameters
+    ----------
+    worst : (stations,) float64
+        NaN where nothing was judged.
+    row : (stations,) int64
+        The row it comes from, the first of equal ones; -1 where nothing was judged.
+    """
+
+    worst: NDArray[np.float64]
+    row: NDArray[np.int64]
+
+
+def european_step(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    terms: Terms,
+    pollutant: NDArray[np.intp],
+    bands: Bands,
+    speak_from: int,
+) -> Finding:
+    """Judge one reading of each series, in ug/m3, by the European index; see `european`."""
+    added = learn(state, time_ns, value, usable, terms)
+    return european(means(state, time_ns), added, pollutant, bands, speak_from)
+
+
+def european(
+    found: Means,
+    added: NDArray[np.bool_],
+    pollutant: NDArray[np.intp],
+    bands: Bands,
+    speak_from: int,
+) -> Finding:
+    """Return the band of each series.
+
+    Parameters
+    ----------
+    found : Means
+        Of concentrations in ug/m3.
+    added : (n,) bool
+        Which rows brought something new.
+    pollutant : (n,) intp
+        Index into `POLLUTANTS`. One that has no bands is not judged.
+    bands : Bands
+        The version of the index.
+    speak_from : int
+        Band from which on it speaks, 2 to 6.
+
+    Returns
+    -------
+    Finding
+        `level` is the band, 1 to 6; `measure` the mean; `upper` the highest concentration that
+        would not speak.
+    """
+    row = np.arange(len(pollutant))
+    window = bands.windows()[pollutant]
+    mean = found.mean[window, row]
+    edges = bands.edge_columns()[:, pollutant]
+    judged = added & (found.coverage[window, row] >= COVERAGE) & ~np.isnan(edges[0])
+    level = np.ones(len(row), np.uint8)
+    for edge in edges:
+        level += mean > edge
+    level[~judged] = 0
+    return Finding(
+        judged=judged,
+        speaks=level >= speak_from,
+        level=level,
+        measure=known(mean, judged),
+        expected=nothing(len(row)),
+        lower=nothing(len(row)),
+        upper=known(edges[speak_from - 2], judged),
+    )
+
+
+def united_states_step(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    terms: Terms,
+    pollutant: NDArray[np.intp],
+    scales: tuple[Scale, ...],
+    speak_from: int,
+    molar_volume: float = US_MOLAR_VOLUME,
+) -> Finding:
+    """Judge one reading of each series by the U.S. index; see `united_states`."""
+    added = learn(state, time_ns, value, usable, terms)
+    return united_states(
+        means(state, time_ns), state.nowcast, added, pollutant, scales, speak_from, molar_volume
+    )
+
+
+def united_states(
+    found: Means,
+    nowcast: NDArray[np.float64],
+    added: NDArray[np.bool_],
+    pollutant: NDArray[np.intp],
+    scales: tuple[Scale, ...],
+    speak_from: int,
+    molar_volume: float = US_MOLAR_VOLUME,
+) -> Finding:
+    """Return the index of each series.
+
+    Parameters
+    ----------
+    found : Means
+        Of concentrations in ug/m3, of carbon monoxide in mg/m3.
+    nowcast : (n,) float64
+        NowCast of the same series.
+    added : (n,) bool
+        Which rows brought something new.
+    pollutant : (n,) intp
+        Index into `POLLUTANTS`.
+    scales : tuple of Scale
+        The version of the index.
+    speak_from : int
+        Category from which on it speaks, 2 (moderate) to 6 (hazardous).
+    molar_volume : float
+        Litres a mole at which the concentrations are given.
+
+    Returns
+    -------
+    Finding
+        `level` is the category, 1 to 6; `measure` the index; `upper` the highest index that would
+        not speak.
+    """
+    count = len(pollutant)
+    index = nothing(count)
+    for scale in scales:
+        number = POLLUTANTS.index(scale.pollutant)
+        rows = np.flatnonzero(added & (pollutant == number))
+        if not len(rows):
+            continue
+        if scale.window is None:
+            mean = nowcast[rows]
+        else:
+            covered = found.coverage[scale.window, rows] >= COVERAGE
+            mean = known(found.mean[scale.window, rows], covered)
+        if scale.gas_g_mol is not None:
+            ug_m3 = mean * 1_000.0 if number == _CO else mean
+            mean = in_ppb(ug_m3, scale.gas_g_mol, molar_volume)
+        part = _on_scale(mean, scale)
+        if number == _SO2 and scale.rows[0].low == 0:
+            part = np.minimum(part, _SO2_HELD_AT)
+        index[rows] = np.fmax(index[rows], part)
+    judged = ~np.isnan(index)
+    level = np.ones(count, np.uint8)
+    for end in _CATEGORY_ENDS:
+        level += index > end
+    level[~judged] = 0
+    return Finding(
+        judged=judged,
+        speaks=level >= speak_from,
+        level=level,
+        measure=index,
+        expected=nothing(count),
+        lower=nothing(count),
+        upper=known(float(_CATEGORY_ENDS[speak_from - 2]), judged),
+    )
+
+
+def in_ppb(
+    ug_m3: NDArray[np.float64], gas_g_mol: float, molar_volume: float
+) -> NDArray[np.float64]:
+    """Return parts per billion of a gas from its mass concentration."""
+    return ug_m3 * (molar_volume / gas_g_mol)
+
+
+def worst_of_stations(
+    index: NDArray[np.float64], station: NDArray[np.intp], stations: int
+) -> Worst:
+    """Return the highest index (or band) of each station.
+
+    Parameters
+    ----------
+    index : (n,) float64
+        NaN where a pollutant was not judged: it does not count.
+    station : (n,) intp
+        Station of each row, in any order.
+    stations : int
+    """
+    # By station, then the worst first, then the first row first; NaN sorts last.
+    order = np.lexsort((np.arange(len(index)), -index, station))
+    found, first = np.unique(station[order], return_index=True)
+    top = order[first]
+    known_rows = ~np.isnan(index[top])
+    worst, row = nothing(stations), np.full(stations, -1, np.int64)
+    worst[found] = index[top]
+    row[found[known_rows]] = top[known_rows]
+    return Worst(worst, row)
+
+
+def _on_scale(mean: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
+    """Return the index of concentrations in the unit of the table; NaN where it says nothing."""
+    cut = np.floor(mean * scale.steps + _ROUNDING)
+    last = len(scale.rows) - 1
+    place = np.zeros(len(cut), np.intp)
+    for row in scale.rows[1:]:
+        place += cut >= row.low
+    low, high, index_low, index_high = (
+        np.array([getattr(row, name) for row in scale.rows], np.float64)[place]
+        for name in ("low", "high", "index_low", "index_high")
+    )
+    index = (index_high - index_low) / (high - low) * (cut - low) + index_low
+    said = cut >= scale.rows[0].low
+    if scale.ends:
+        said &= cut <= scale.rows[last].high
+    # An instrument near zero may report a little less than nothing.
+    if scale.rows[0].low == 0:
+        said |= cut < 0
+        index = np.maximum(index, 0.0)
+    return np.where(said, np.floor(index + 0.5), np.nan)

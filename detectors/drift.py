@@ -1,0 +1,183 @@
+"""A sensor that slowly walks off from its neighbours.
+
+Sensors that stand near each other see the same weather and the same city, while each ages in its
+own way: that is what makes drift visible without a reference (Takruri & Challa, *Drift aware
+wireless sensor networks*, 10th International Conference on Information Fusion, 2007). So the
+difference between a sensor and the median of its neighbours is watched. A change of the whole city
+leaves it as it is, and of three neighbours one may drift itself.
+
+Two sensors differ by the hour of the day and by where the sun stands, so a whole day of UTC makes
+one difference D, if three quarters of its hours have been seen. Over such days::
+
+    now += (D - now) / 4        norm += (D - norm) / 128
+
+and the sensor drifts when the two are further apart than the tolerance of the instrument, and than
+three spreads of D. The spread is 1 / 1.128 times the mean absolute difference of successive days
+(the moving range of Shewhart's charts of individual values), which a slow walk does not widen.
+While a sensor drifts its norm is learned an eighth as fast: what is seen does not become normal at
+once, but does when nobody mends it.
+
+A walk of a thirtieth of the tolerance a day is told after 42 days, of a sixtieth after 90, of a
+ninetieth after 160; what takes more than 124 days for the tolerance is never told, for the norm
+follows it.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.averages import COVERAGE, HOUR_NS
+from detectors.finding import Finding, known, sound
+from detectors.table import NEVER
+
+# Levels.
+HIGH: Final = 1
+LOW: Final = 2
+
+_DAY_HOURS: Final = 24
+_LEAST_HOURS: Final = COVERAGE * _DAY_HOURS
+_NO_HOUR: Final = NEVER // HOUR_NS - 1
+# With two, one that drifts takes the median half of its way.
+_LEAST_NEIGHBOURS: Final = 3
+_NOW_WEIGHT: Final = 1.0 / 4.0
+_NORM_WEIGHT: Final = 1.0 / 128.0
+_DRIFTING_WEIGHT: Final = 1.0 / 1_024.0
+_WARM_UP: Final = 14.0
+_FAR_SPREADS: Final = 3.0
+_BOUND_SPREADS: Final = 5.0
+# Mean absolute difference of two Gaussian values over their spread, 2 / sqrt(pi).
+_DIFFERENCE_OF_SPREAD: Final = 1.1283791670955126
+
+
+class State(NamedTuple):
+    """Columns of some series; days count that were seen for three quarters."""
+
+    hour: NDArray[np.int64]  # the present one, hours since 1970
+    hours: NDArray[np.float64]  # of the present day that were seen
+    total: NDArray[np.float64]  # of the present day's differences
+    readings: NDArray[np.float64]
+    last: NDArray[np.float64]  # difference of the last day
+    change: NDArray[np.float64]  # mean absolute difference of successive days
+    now: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    days: NDArray[np.float64]
+
+
+def new_state(count: int) -> State:
+    """Return the state of series that have said nothing yet."""
+    return State(
+        hour=np.full(count, _NO_HOUR),
+        hours=np.zeros(count),
+        total=np.zeros(count),
+        readings=np.zeros(count),
+        last=np.zeros(count),
+        change=np.zeros(count),
+        now=np.zeros(count),
+        norm=np.zeros(count),
+        days=np.zeros(count),
+    )
+
+
+def step(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    neighbours: NDArray[np.float64],
+    tolerance: NDArray[np.float64],
+) -> Finding:
+    """Judge one reading of each series.
+
+    Parameters
+    ----------
+    state, time_ns, value, usable
+        As of every kernel. A reading on the full hour belongs to the hour before.
+    neighbours : (k, n) float64
+        What k neighbours read at that time, in the unit of the series; NaN where one is missing.
+        With fewer than three the reading is neither judged nor learned.
+    tolerance : (n,) float64
+        In the unit of the series and above 0: how far two sound sensors may move against each
+        other, twice the accuracy that the maker states, say.
+
+    Returns
+    -------
+    Finding
+        `measure` is the difference from the neighbours now, `expected` its norm. It moves once a
+        day; what is told of a reading is what the days before have shown.
+    """
+    middle, enough = _medians(neighbours)
+    heard = sound(value, usable) & enough
+    hour = (time_ns - 1) // HOUR_NS
+    fresh = heard & (hour != state.hour)
+    over = np.flatnonzero(fresh & (hour // _DAY_HOURS != state.hour // _DAY_HOURS))
+    if len(over):
+        _close(state, over, tolerance)
+    np.copyto(state.hours, state.hours + 1.0, where=fresh)
+    np.copyto(state.hour, hour, where=heard)
+    np.copyto(state.total, state.total + (value - middle), where=heard)
+    np.copyto(state.readings, state.readings + 1.0, where=heard)
+
+    judged = heard & (state.days >= _WARM_UP)
+    reach = _reach(state.change, tolerance)
+    level = np.zeros(len(value), np.uint8)
+    level[judged & (state.now - state.norm > reach)] = HIGH
+    level[judged & (state.now - state.norm < -reach)] = LOW
+    return Finding(
+        judged=judged,
+        speaks=level > 0,
+        level=level,
+        measure=known(state.now, judged),
+        expected=known(state.norm, judged),
+        lower=known(state.norm - reach, judged),
+        upper=known(state.norm + reach, judged),
+    )
+
+
+def _reach(change: NDArray[np.float64], tolerance: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(change * (_FAR_SPREADS / _DIFFERENCE_OF_SPREAD), tolerance)
+
+
+def _close(state: State, rows: NDArray[np.intp], tolerance: NDArray[np.float64]) -> None:
+    """Learn the days of some series that are over, and begin the next."""
+    seen = rows[state.hours[rows] >= _LEAST_HOURS]
+    day = state.total[seen] / state.readings[seen]
+    now, norm, change = state.now[seen], state.norm[seen], state.change[seen]
+    before = state.days[seen]
+    days = before + 1.0
+    warm = before >= _WARM_UP
+    reach = _reach(change, tolerance[seen])
+    drifting = warm & (np.abs(now - norm) > reach)
+    bound = np.where(warm, reach * (_BOUND_SPREADS / _FAR_SPREADS), np.inf)
+    step_of_day = np.minimum(np.abs(day - state.last[seen]), bound)
+    # The first day differs from none.
+    weight = np.maximum(1.0 / np.maximum(before, 1.0), _NORM_WEIGHT)
+    change = np.where(before > 0.0, change + (step_of_day - change) * weight, 0.0)
+    away = np.minimum(np.maximum(day - norm, -bound), bound)
+    weight = np.where(drifting, _DRIFTING_WEIGHT, np.maximum(1.0 / days, _NORM_WEIGHT))
+    state.norm[seen] = norm + away * weight
+    state.now[seen] = now + (day - now) * np.maximum(1.0 / days, _NOW_WEIGHT)
+    state.change[seen] = change
+    state.last[seen] = day
+    state.days[seen] = days
+    state.total[rows] = state.readings[rows] = state.hours[rows] = 0.0
+
+
+def _medians(columns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the median of what is there in each column, and whether that is enough."""
+    there = np.abs(columns) < np.inf
+    present = there.sum(axis=0)
+    # What is missing goes to the end. An odd-even transposition sort: a handful of neighbours.
+    rows = list(np.where(there, columns, np.inf))
+    for turn in range(len(rows)):
+        for low in range(turn % 2, len(rows) - 1, 2):
+            one, other = rows[low], rows[low + 1]
+            rows[low], rows[low + 1] = np.minimum(one, other), np.maximum(one, other)
+    enough = present >= _LEAST_NEIGHBOURS
+    if len(rows) < _LEAST_NEIGHBOURS:
+        return np.full(columns.shape[1], np.nan), enough
+    ordered = np.stack(rows)
+    half = np.maximum(present, 1)
+    place = np.arange(columns.shape[1])
+    lower, upper = ordered[(half - 1) // 2, place], ordered[half // 2, place]
+    return (lower + upper) / 2.0, enough

@@ -1,0 +1,136 @@
+"""When what a kernel finds in closed minutes opens an alert, and when it closes it.
+
+An alert opens when so many of the last judged minutes spoke, and closes when so many judged minutes
+in a row did not. A minute that is not judged counts for neither: loss of data is no all-clear.
+After it has closed it stays closed for a while.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.finding import ages
+from detectors.table import NEVER
+
+# Of so many minutes it is remembered whether they spoke.
+MOST_MINUTES: Final = 63
+# What was found before a longer break is no part of what is found after it: as `forget_after_s`.
+_FORGET_NS: Final = np.uint64(7_200_000_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When an alert opens and closes.
+
+    Parameters
+    ----------
+    open_after, open_within : int
+        It opens when so many of so many judged minutes spoke, the newest among them.
+    close_after : int
+        Judged minutes in a row that do not speak, until it closes.
+    refractory_ns : int
+        From its end until the next one may open.
+
+    Raises
+    ------
+    ValueError
+        If more minutes are asked for than are remembered, or none.
+    """
+
+    open_after: int
+    open_within: int
+    close_after: int
+    refractory_ns: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        if not 1 <= self.open_after <= self.open_within <= MOST_MINUTES:
+            raise ValueError(f"{self.open_after} of {self.open_within} minutes cannot be asked for")
+        if not 1 <= self.close_after <= MOST_MINUTES:
+            raise ValueError(f"{self.close_after} minutes cannot be asked for")
+
+
+class State(NamedTuple):
+    """Columns of some series."""
+
+    history: NDArray[np.int64]  # bit i: whether the judged minute i ago spoke
+    judged_ns: NDArray[np.int64]
+    opened_ns: NDArray[np.int64]  # `NEVER` while nothing is open
+    rests_ns: NDArray[np.int64]  # nothing opens before
+    stale: NDArray[np.int64]  # 1 while the series of an open alert is silent
+
+
+class Flips(NamedTuple):
+    """Alerts that opened or closed, by their places in the wave."""
+
+    place: NDArray[np.intp]
+    opened: NDArray[np.bool_]
+    opened_ns: NDArray[np.int64]
+
+
+def new_state(count: int) -> State:
+    """Return the state of series that have said nothing yet."""
+    return State(
+        history=np.zeros(count, np.int64),
+        judged_ns=np.full(count, NEVER),
+        opened_ns=np.full(count, NEVER),
+        rests_ns=np.full(count, NEVER),
+        stale=np.zeros(count, np.int64),
+    )
+
+
+def step(
+    state: State,
+    time_ns: NDArray[np.int64],
+    judged: NDArray[np.bool_],
+    speaks: NDArray[np.bool_],
+    rule: Rule,
+) -> Flips | None:
+    """Count one minute of each series; return what flips, None where nothing does.
+
+    Parameters
+    ----------
+    state : State
+    time_ns : (n,) int64
+        End of the minute.
+    judged, speaks : (n,) bool
+        As in a `Finding`.
+    rule : Rule
+    """
+    is_open = state.opened_ns != NEVER
+    if not (speaks.any() or is_open.any() or state.history.any()):
+        np.copyto(state.judged_ns, time_ns, where=judged)
+        return None
+    history = state.history.view(np.uint64)
+    forgotten = ~is_open & (ages(state.judged_ns, time_ns) > _FORGET_NS)
+    history = np.where(forgotten, np.uint64(0), history)
+    history = np.where(judged, history << np.uint64(1) | speaks, history)
+    spoke = np.bitwise_count(history & _mask(rule.open_within))
+    opens = judged & speaks & ~is_open & (spoke >= rule.open_after) & (time_ns >= state.rests_ns)
+    closes = judged & is_open & (history & _mask(rule.close_after) == 0)
+    np.copyto(state.history, history.view(np.int64))
+    np.copyto(state.judged_ns, time_ns, where=judged)
+    place = np.flatnonzero(opens | closes)
+    if not len(place):
+        return None
+    opened = opens[place]
+    opened_ns = np.where(opened, time_ns[place], state.opened_ns[place])
+    state.opened_ns[place] = np.where(opened, opened_ns, NEVER)
+    closed = place[~opened]
+    end(state, closed, time_ns[closed], rule)
+    return Flips(place, opened, opened_ns)
+
+
+def end(
+    state: State, place: NDArray[np.intp], time_ns: NDArray[np.int64] | int, rule: Rule
+) -> None:
+    """Take note that alerts are over."""
+    state.opened_ns[place] = NEVER
+    state.history[place] = state.stale[place] = 0
+    state.rests_ns[place] = time_ns + rule.refractory_ns
+
+
+def _mask(minutes: int) -> np.uint64:
+    return np.uint64((1 << minutes) - 1)

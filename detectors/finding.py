@@ -1,0 +1,86 @@
+"""What one kernel says of one wave of readings, in the same columns whichever kernel it is.
+
+A kernel is a module with
+
+- `State`, the columns of its series: float64 or int64, the last axis is the series, so that a
+  series is eight bytes a row and `column[..., series]` is its part;
+- `new_state(count)`, the state of series that have said nothing yet;
+- `step(state, time_ns, value, usable, …)`, which judges one reading of each of the series, moves
+  the state on in place and returns a `Finding`.
+
+Readings of one series come in the order of event time. What is not `usable` (flagged, out of
+range) may be any bits; it moves no state. Whoever calls a kernel ignores floating-point warnings
+(`numpy.errstate(all="ignore")`): masks keep NaN and infinity out of the state.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.table import LARGEST_VALUE
+
+
+class Finding(NamedTuple):
+    """What is to be said of a wave; row i speaks of its row i.
+
+    Parameters
+    ----------
+    judged : (n,) bool
+        Whether enough is known to say yes or no. A row that is not judged is no all-clear.
+    speaks : (n,) bool
+        Beyond the limit; never where it is not judged.
+    level : (n,) uint8
+        Band or severity, as the kernel defines it; 0 where it is not judged.
+    measure : (n,) float64
+        What was held against the limit (a mean, an index, the reading itself); NaN where nothing.
+    expected, lower, upper : (n,) float64
+        The norm and the limits it was held against, in the unit of `measure`; NaN where none.
+    """
+
+    judged: NDArray[np.bool_]
+    speaks: NDArray[np.bool_]
+    level: NDArray[np.uint8]
+    measure: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+
+def sound(value: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which usable readings are numbers whose square is one too."""
+    result: NDArray[np.bool_] = usable & (np.abs(value) <= LARGEST_VALUE)
+    return result
+
+
+def nothing(count: int) -> NDArray[np.float64]:
+    """Return a column of NaN."""
+    return np.full(count, np.nan)
+
+
+def known(column: NDArray[np.float64] | float, where: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the column where something is known, and NaN elsewhere."""
+    return np.where(where, column, np.nan)
+
+
+def spans_ns(
+    time_ns: NDArray[np.int64], previous_ns: NDArray[np.int64], longest_ns: NDArray[np.int64] | int
+) -> NDArray[np.int64]:
+    """Return how long the series had been quiet before a reading, at most `longest_ns`.
+
+    Parameters
+    ----------
+    time_ns : (n,) int64
+    previous_ns : (n,) int64
+        Not later than `time_ns`; `NEVER` before the first reading, which was quiet for ever.
+    longest_ns : (n,) int64 or int
+    """
+    # Unsigned: it holds the difference of any two times.
+    quiet = (time_ns - previous_ns).view(np.uint64)
+    longest = np.asarray(longest_ns, np.int64).view(np.uint64)
+    return np.minimum(quiet, longest).view(np.int64)
+
+
+def ages(previous_ns: NDArray[np.int64], time_ns: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the nanoseconds since `previous_ns`, which is not later; huge when it is `NEVER`."""
+    return (time_ns - previous_ns).view(np.uint64)

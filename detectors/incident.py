@@ -1,0 +1,191 @@
+"""A traffic incident between two stations on one road.
+
+The California algorithms (Payne & Tignor, *Freeway incident-detection algorithms based on decision
+trees with states*, Transportation Research Record 682, 1978) compare a station with the next one
+downstream. With u and d their occupancies now, and d2 that of the downstream station two readings
+ago::
+
+    OCCDF = u - d            OCCRDF = (u - d) / u            DOCCTD = (d2 - d) / d2
+
+A blocked lane fills the road before it and empties the road behind it: all three are high. That is
+*tentative*; it is *confirmed* if OCCRDF is still high with the next reading, and goes on as long as
+it stays high. This persistence is that of algorithm #7. Stop-and-go traffic sends waves upstream
+that look alike when they have passed. As in algorithm #8 a wave is a dense downstream station whose
+occupancy has jumped (DOCCTD far below zero), and for five readings after one nothing is begun.
+
+The tree follows later descriptions and implementations of the two, not the paper itself. Accounts
+of #7 differ in one test (the downstream occupancy itself in place of its change); the one above
+is asked here. Where the speed upstream is known it must have fallen as well, as in the successor
+APID (Masters, Lam & Wong, 1991). Thresholds belong to a road: the defaults are in common use, and
+have to be calibrated.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.finding import Finding, ages, known, nothing, sound
+from detectors.table import NEVER
+
+# Levels.
+TENTATIVE: Final = 1
+CONFIRMED: Final = 2
+
+# Phases: nothing, so many readings since a wave, and an incident.
+_FREE: Final = 0.0
+_WAVE: Final = 1.0
+_LAST_WAVE: Final = 5.0
+_TENTATIVE: Final = 6.0
+_CONFIRMED: Final = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When readings speak of an incident.
+
+    Parameters
+    ----------
+    difference : float
+        Least OCCDF, occupancy from 0 to 1.
+    relative_difference : float
+        Least OCCRDF.
+    downstream_fall : float
+        Least DOCCTD of an incident.
+    downstream_jump : float
+        DOCCTD below which a dense downstream station is a wave.
+    dense : float
+        Downstream occupancy from which on there may be a wave.
+    speed_fall : float
+        Least fall of the upstream speed over two readings, relative; our own choice.
+    skew_ns : int
+        How far apart in time readings of the two stations may be to be compared. A minute, the
+        usual interval of loops.
+    forget_ns : int
+        Silence after which nothing is known of before. Five minutes, the longest usual interval.
+    """
+
+    difference: float = 0.08
+    relative_difference: float = 0.5
+    downstream_fall: float = 0.3
+    downstream_jump: float = -0.4
+    dense: float = 0.3
+    speed_fall: float = 0.2
+    skew_ns: int = 60_000_000_000
+    forget_ns: int = 300_000_000_000
+
+
+class State(NamedTuple):
+    """Columns of some pairs: what they are in, and the last two readings, newest first."""
+
+    phase: NDArray[np.float64]
+    time_ns: NDArray[np.int64]  # (2, n)
+    downstream: NDArray[np.float64]  # (2, n)
+    speed: NDArray[np.float64]  # (2, n) upstream, in km/h
+
+
+class Downstream(NamedTuple):
+    """The newest reading of the next station downstream, and the upstream station's speed.
+
+    Parameters
+    ----------
+    time_ns : (n,) int64
+        `NEVER` where there is none.
+    occupancy : (n,) float64
+        0 to 1, NaN where it is not usable.
+    speed : (n,) float64
+        Of the upstream station, km/h; NaN where it is not known.
+    """
+
+    time_ns: NDArray[np.int64]
+    occupancy: NDArray[np.float64]
+    speed: NDArray[np.float64]
+
+
+def new_state(count: int) -> State:
+    """Return the state of pairs that have said nothing yet."""
+    return State(
+        phase=np.zeros(count),
+        time_ns=np.full((2, count), NEVER),
+        downstream=np.full((2, count), np.nan),
+        speed=np.full((2, count), np.nan),
+    )
+
+
+def step(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    downstream: Downstream,
+    thresholds: Thresholds = Thresholds(),
+) -> Finding:
+    """Judge a reading of the upstream station of each pair.
+
+    Which stations are neighbours is known to whoever calls: with `up` and `down` their indices into
+    columns of the newest readings of stations, `value` is `occupancy[up]` and
+    `downstream.occupancy` is `occupancy[down]`.
+
+    Parameters
+    ----------
+    state : State
+        Of pairs.
+    time_ns, value, usable : (n,)
+        Time and occupancy (0 to 1) of the upstream station.
+    downstream : Downstream
+        What belongs to it.
+    thresholds : Thresholds
+        The same for all pairs.
+
+    Returns
+    -------
+    Finding
+        `level` is `TENTATIVE` or `CONFIRMED`; it speaks when confirmed. `measure` is the upstream
+        occupancy, `expected` the downstream one, and `upper` the highest upstream occupancy that
+        would end an incident.
+    """
+    ahead = downstream.occupancy
+    apart = np.abs(time_ns - downstream.time_ns).view(np.uint64)
+    judged = sound(value, usable) & sound(ahead, usable) & (apart <= np.uint64(thresholds.skew_ns))
+    forget = np.uint64(thresholds.forget_ns)
+    phase = np.where(ages(state.time_ns[0], time_ns) > forget, _FREE, state.phase)
+    # Two readings ago is more than one interval, and less than two silences.
+    recent = ages(state.time_ns[1], time_ns) <= 2 * forget
+
+    difference = value - ahead
+    relative = difference / value >= thresholds.relative_difference
+    change = np.where(recent, 1.0 - ahead / state.downstream[1], np.nan)
+    fallen = 1.0 - downstream.speed / np.where(recent, state.speed[1], np.nan)
+    slower = ~(fallen < thresholds.speed_fall)
+    begins = relative & slower & (difference >= thresholds.difference)
+    begins &= change >= thresholds.downstream_fall
+    wave = (ahead >= thresholds.dense) & (change < thresholds.downstream_jump)
+
+    waiting = np.where((phase >= _WAVE) & (phase < _LAST_WAVE), phase + 1.0, _FREE)
+    idle = np.where((phase == _FREE) & begins, _TENTATIVE, waiting)
+    idle = np.where(wave, _WAVE, idle)
+    broken = np.where(wave & (phase == _TENTATIVE), _WAVE, _FREE)
+    active = np.where(relative, _CONFIRMED, broken)
+    phase = np.where(phase >= _TENTATIVE, active, idle)
+
+    np.copyto(state.phase, phase, where=judged)
+    for column, new in (
+        (state.time_ns, time_ns),
+        (state.downstream, ahead),
+        (state.speed, downstream.speed),
+    ):
+        np.copyto(column[1], column[0], where=judged)
+        np.copyto(column[0], new, where=judged)
+    level = np.zeros(len(value), np.uint8)
+    level[judged & (phase == _TENTATIVE)] = TENTATIVE
+    level[judged & (phase == _CONFIRMED)] = CONFIRMED
+    return Finding(
+        judged=judged,
+        speaks=level == CONFIRMED,
+        level=level,
+        measure=known(value, judged),
+        expected=known(ahead, judged),
+        lower=nothing(len(value)),
+        upper=known(ahead / (1.0 - thresholds.relative_difference), judged),
+    )

@@ -1,0 +1,221 @@
+"""Noise by day, evening and night, against the limit of the period.
+
+The periods are those of Directive 2002/49/EC, Annex I: day 07-19, evening 19-23, night 23-07, local
+time. They are cut from a day that begins at 07, so that a night is one period. A level is averaged
+by its energy, weighted by the time each reading stands for (as in `averages`)::
+
+    L = 10 lg( sum(10^(L_i / 10) dt_i) / sum(dt_i) )
+    L_den = 10 lg( (12 * 10^(L_day / 10) + 4 * 10^((L_evening + 5) / 10)
+                    + 8 * 10^((L_night + 10) / 10)) / 24 )
+
+The directive's indicators are averages over a year, and limits are national: they are an input.
+What is judged here is one period: its average so far, once an hour and three quarters of it are
+covered, and whether the limit will be exceeded however quiet the rest is.
+"""
+
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.averages import COVERAGE, HOUR_NS
+from detectors.finding import Finding, known, nothing, sound, spans_ns
+from detectors.table import NEVER
+
+PERIOD_NAMES: Final = ("day", "evening", "night")
+# Level: the average so far is too loud, or the whole period will be, whatever comes.
+ABOVE: Final = 1
+CERTAIN: Final = 2
+
+_NS_PER_S: Final = 1e9
+_DAY_NS: Final = 24 * HOUR_NS
+_BEGIN_NS: Final = 7 * HOUR_NS
+_STARTS_NS: Final = np.array([0, 12 * HOUR_NS, 16 * HOUR_NS])
+_LENGTHS_S: Final = np.array([12.0, 4.0, 8.0]) * 3_600.0
+_PENALTIES_DB: Final = (0.0, 5.0, 10.0)
+_PERIODS: Final = len(PERIOD_NAMES)
+_LEAST_COVER_S: Final = 3_600.0
+_NO_PERIOD: Final = (NEVER // _DAY_NS - 1) * _PERIODS
+# 10^(L / 10) of whole decibels, each the nearest float64.
+_LEAST_DB: Final = -50
+_MOST_DB: Final = 250
+_ENERGIES: Final = np.array(
+    [float(Decimal(10) ** (Decimal(level) / 10)) for level in range(_LEAST_DB, _MOST_DB + 1)]
+)
+_NEPER: Final = 0.23025850929940458  # ln(10) / 10
+# 1 / k! for the exponential of at most 0.116; the next term is below 2^-53.
+_SERIES: Final = tuple(
+    1.0 / factorial for factorial in (362_880, 40_320, 5_040, 720, 120, 24, 6, 2, 1, 1)
+)
+
+
+class State(NamedTuple):
+    """Columns of some series. Totals are in energy * s, covers in s."""
+
+    previous_ns: NDArray[np.int64]
+    period: NDArray[np.int64]  # the present one: three for each day that begins at 07
+    total: NDArray[np.float64]
+    cover: NDArray[np.float64]
+    done: NDArray[np.float64]  # (3, n) mean energy of the last whole period of each kind, or NaN
+
+
+class Terms(NamedTuple):
+    """What is fixed for a series.
+
+    Parameters
+    ----------
+    hold_ns : (n,) int64
+        Longest time one reading stands for, as in `averages`.
+    utc_offset_ns : (n,) int64
+        Local time minus UTC.
+    limit_db : (3, n) float64
+        Limits by day, evening, night; NaN where there is none.
+    """
+
+    hold_ns: NDArray[np.int64]
+    utc_offset_ns: NDArray[np.int64]
+    limit_db: NDArray[np.float64]
+
+
+class Indicators(NamedTuple):
+    """Levels of the last whole periods in dB, NaN where one was not covered.
+
+    Parameters
+    ----------
+    day, evening, night, day_evening_night : (n,) float64
+    """
+
+    day: NDArray[np.float64]
+    evening: NDArray[np.float64]
+    night: NDArray[np.float64]
+    day_evening_night: NDArray[np.float64]
+
+
+def new_state(count: int) -> State:
+    """Return the state of series that have said nothing yet."""
+    return State(
+        previous_ns=np.full(count, NEVER),
+        period=np.full(count, _NO_PERIOD),
+        total=np.zeros(count),
+        cover=np.zeros(count),
+        done=np.full((_PERIODS, count), np.nan),
+    )
+
+
+def step(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    terms: Terms,
+) -> Finding:
+    """Judge one reading of each series, in dB.
+
+    `measure` is the average of the period so far and `upper` its limit, both in dB; `level` is
+    `ABOVE` or `CERTAIN` where it speaks.
+    """
+    added = sound(value, usable)
+    # A reading on the stroke of the hour closes the period.
+    local = time_ns - 1 + terms.utc_offset_ns - _BEGIN_NS
+    day = local // _DAY_NS
+    into_day = local - day * _DAY_NS
+    kind = (into_day >= _STARTS_NS[1]).astype(np.intp) + (into_day >= _STARTS_NS[2])
+    elapsed_ns = into_day - _STARTS_NS[kind] + 1
+    period = day * _PERIODS + kind
+
+    span = spans_ns(time_ns, state.previous_ns, np.minimum(terms.hold_ns, HOUR_NS))
+    now_ns = np.minimum(span, elapsed_ns)
+    loud = energy(value)
+    over = np.flatnonzero(added & (period > state.period))
+    if len(over):
+        _close(state, over, period[over], loud[over], (span - now_ns)[over] / _NS_PER_S)
+    now = now_ns / _NS_PER_S
+    np.copyto(state.total, state.total + loud * now, where=added)
+    np.copyto(state.cover, state.cover + now, where=added)
+    np.copyto(state.previous_ns, time_ns, where=added)
+
+    limit_db = terms.limit_db[kind, np.arange(len(kind))]
+    limit = energy(limit_db)
+    mean = state.total / state.cover
+    enough = np.maximum(elapsed_ns / _NS_PER_S * COVERAGE, _LEAST_COVER_S)
+    certain = state.total > limit * _LENGTHS_S[kind]
+    judged = added & ~np.isnan(limit_db) & ((state.cover >= enough) | certain)
+    above = judged & (mean > limit)
+    level = above.astype(np.uint8)
+    level[judged & certain] = CERTAIN
+    return Finding(
+        judged=judged,
+        speaks=level > 0,
+        level=level,
+        measure=known(_decibels(mean), judged),
+        expected=nothing(len(kind)),
+        lower=nothing(len(kind)),
+        upper=known(limit_db, judged),
+    )
+
+
+def indicators(state: State) -> Indicators:
+    """Return what the last whole periods come to."""
+    day, evening, night = (_decibels(one) for one in state.done)
+    return Indicators(day, evening, night, day_evening_night(day, evening, night))
+
+
+def day_evening_night(
+    day: NDArray[np.float64], evening: NDArray[np.float64], night: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return L_den of three levels in dB (2002/49/EC, Annex I, 1)."""
+    total = np.zeros(np.shape(day))
+    for level, length_s, penalty in zip(
+        (day, evening, night), _LENGTHS_S, _PENALTIES_DB, strict=True
+    ):
+        total = total + length_s * energy(level + penalty)
+    return _decibels(total / _LENGTHS_S.sum())
+
+
+def energy(level: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 10^(level / 10), of levels cut at -50 and 250 dB.
+
+    By a table of whole decibels and a short series for the rest: a library's power may differ in
+    the last bit from one machine to the next.
+    """
+    cut = np.minimum(np.maximum(level, float(_LEAST_DB)), float(_MOST_DB))
+    whole = np.rint(cut)
+    rest = (cut - whole) * _NEPER
+    factor = np.full(np.shape(level), _SERIES[0])
+    for term in _SERIES[1:]:
+        factor = factor * rest + term
+    place = np.where(np.isnan(whole), 0.0, whole - _LEAST_DB).astype(np.intp)
+    result: NDArray[np.float64] = _ENERGIES[place] * factor
+    return result
+
+
+def _decibels(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 10.0 * np.log10(mean)
+
+
+def _close(
+    state: State,
+    over: NDArray[np.intp],
+    period: NDArray[np.int64],
+    loud: NDArray[np.float64],
+    before: NDArray[np.float64],
+) -> None:
+    """Let the present period of some series be `period`.
+
+    What the new reading says of the time before it (`before` seconds) belongs to the period just
+    before; where nothing else was said in that one, it is far too little and forgotten.
+    """
+    old = state.period[over]
+    tail = np.where(old == period - 1, before, 0.0)
+    total = state.total[over] + loud * tail
+    cover = state.cover[over] + tail
+    for kind in range(_PERIODS):
+        # The last period of that kind before the new one.
+        last = period - 1 - (period - 1 - kind) % _PERIODS
+        whole = cover >= COVERAGE * _LENGTHS_S[kind]
+        mean = np.where(whole, total / cover, np.nan)
+        kept = np.where(last < old, state.done[kind, over], np.nan)
+        state.done[kind, over] = np.where(last == old, mean, kept)
+    state.period[over] = period
+    state.total[over] = state.cover[over] = 0.0

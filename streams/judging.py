@@ -1,0 +1,158 @@
+"""What the minute stage asks a kernel, and what its word weighs; no kernel by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import HEALTH
+from detectors.episodes import Rule
+from detectors.finding import Finding
+from ingest.quantities import QUANTITIES
+from ingest.topics import SeriesKey
+from storage.pages import Severity
+from streams.facts import CityFacts
+
+Floats = NDArray[np.float64]
+Terms = dict[str, NDArray[Any]]
+SlotOf = Mapping[tuple[str, str], int]
+Watched = tuple[NDArray[np.bool_], ...]
+MINUTE_NS: Final = 60 * 10**9
+HOUR_NS: Final = 3_600 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """One minute of some series, as a kernel sees it.
+
+    Parameters
+    ----------
+    time_ns : (n,) int64
+        End of the minute.
+    value : (n,) float64
+        Mean of its readings; of what is asked about clocks, the smallest lag in seconds.
+    usable : (n,) bool
+    utc_offset_ns : (n,) int64
+        Local time minus UTC.
+    means : (series,) float64
+        Means of the same minute of all series of the partition; NaN where there is none, or the
+        sensor is in doubt.
+    """
+
+    time_ns: NDArray[np.int64]
+    value: Floats
+    usable: NDArray[np.bool_]
+    utc_offset_ns: NDArray[np.int64]
+    means: Floats
+
+    def whole(self, place: NDArray[np.int64], count: int) -> "Wave":
+        """Return the wave with a row for all of `count` series, its own at `place`."""
+        if len(place) == count:
+            return self
+        value, usable = np.full(count, np.nan), np.zeros(count, np.bool_)
+        value[place], usable[place] = self.value, self.usable
+        # All rows are of one minute.
+        time_ns, offset_ns = (np.full(count, one[0]) for one in (self.time_ns, self.utc_offset_ns))
+        return Wave(time_ns, value, usable, offset_ns, self.means)
+
+
+class Kind(NamedTuple):
+    """One of the things that a kernel may find.
+
+    Parameters
+    ----------
+    name : str
+        Kind of the alert.
+    category : int
+        `CITY` or `HEALTH`.
+    rule : Rule
+    severity : dict of int to str
+        From which level on it is how severe.
+    unit : str or None
+        UCUM code of what is measured, where it is not that of the series.
+    told : {"always", "alone", "never"}
+        When people are told: `alone` is where nothing else is open of the city that this series
+        says, for several may speak of one cause.
+    """
+
+    name: str
+    category: int
+    rule: Rule
+    severity: dict[int, Severity]
+    unit: str | None = None
+    told: Literal["always", "alone", "never"] = "always"
+
+    def severity_of(self, level: int) -> Severity:
+        """Return how severe a finding of that level is."""
+        return self.severity[max(least for least in self.severity if least <= level)]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel, and how it is to be asked.
+
+    Parameters
+    ----------
+    name : str
+        Of its saved state.
+    quantities : frozenset of str
+        It has a place for every series of these.
+    kinds : tuple of Kind
+        What its findings are about, in the order in which `step` returns them.
+    new_state : callable
+    terms : callable of (keys, facts, slot_of)
+        Returns what is fixed for series of these keys, as columns. `slot_of` tells of all series
+        of the partition: (sensor, quantity) to slot.
+    step : callable of (state, wave, terms)
+        Returns a finding for each kind.
+    watched : callable of terms
+        Returns for each kind of which series it can be judged at all; an open alert of another is
+        closed.
+    of_clocks : bool
+        Whether it judges clocks: it has a place for the first series of every sensor then.
+    of_neighbours : bool
+        Whether its terms name other series: they are asked for anew when there are new ones.
+    """
+
+    name: str
+    quantities: frozenset[str]
+    kinds: tuple[Kind, ...]
+    new_state: Callable[[int], Any]
+    terms: Callable[[Sequence[SeriesKey], CityFacts, SlotOf], Terms]
+    step: Callable[[Any, Wave, Terms], tuple[Finding, ...]]
+    watched: Callable[[Terms], Watched]
+    of_clocks: bool = False
+    of_neighbours: bool = False
+
+    @property
+    def is_of_sensors(self) -> bool:
+        """Whether sensors are at fault in all that it finds: others ask it first then."""
+        return all(kind.category == HEALTH for kind in self.kinds)
+
+
+def is_known(columns: Floats) -> NDArray[np.bool_]:
+    """Return of which series one number at least is known."""
+    known: NDArray[np.bool_] = np.any(~np.isnan(np.atleast_2d(columns)), axis=0)
+    return known
+
+
+def everywhere(terms: Terms) -> Watched:
+    """Return that all series are judged, of terms that hold `least`."""
+    return (np.ones(len(terms["least"]), np.bool_),)
+
+
+def least(share: float) -> Callable[[Sequence[SeriesKey], CityFacts, SlotOf], Terms]:
+    """Return terms that hold so much of the least difference that matters."""
+
+    def terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
+        del facts, slot_of
+        return {"least": least_of(keys, share)}
+
+    return terms
+
+
+def least_of(keys: Sequence[SeriesKey], share: float) -> Floats:
+    """Return so much of the least difference that matters of series."""
+    return np.array([QUANTITIES[key.quantity].least * share for key in keys], np.float64)

@@ -1,0 +1,284 @@
+"""Which kernels judge the minutes of which quantities, by which terms, and what their word weighs.
+
+All that a kernel wants to know of a series besides its readings comes from the table of quantities
+and from what the city has said of itself (`CityFacts`). Where it is not known the series is not
+judged.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import (
+    CITY,
+    HEALTH,
+    NEVER,
+    air_quality,
+    averages,
+    crowd,
+    exceedance,
+    incident,
+    noise,
+    noise_change,
+    service_level,
+    spike,
+)
+from detectors.air_quality_tables import AQI_2024, EAQI_2024, POLLUTANTS
+from detectors.episodes import Rule
+from detectors.finding import Finding
+from ingest.quantities import QUANTITIES
+from ingest.topics import SeriesKey
+from storage.pages import Severity
+from streams.facts import CityFacts
+from streams.judging import (
+    HOUR_NS,
+    MINUTE_NS,
+    Floats,
+    Kernel,
+    Kind,
+    SlotOf,
+    Terms,
+    Watched,
+    Wave,
+    everywhere,
+    is_known,
+    least,
+)
+from streams.usual import CLOCK_SKEW, DRIFT, usual
+
+# Longest time that a reading of a pollutant or a sound level stands for: two of the slowest usual
+# periods, five minutes, so that one message may be lost.
+_HOLD_NS: Final = 600 * 10**9
+# Noise of a series is never taken to be less than this share of the least difference that matters.
+_NOISE_SHARE: Final = 0.25
+# What a word weighs, from the level that speaks on.
+_MAJOR: Final[dict[int, Severity]] = {0: "major"}
+_MINOR: Final[dict[int, Severity]] = {0: "minor"}
+
+
+def kernels(facts: CityFacts) -> tuple[Kernel, ...]:
+    """Return all kernels; those that judge sensors come first, for they gate the others."""
+    sensors = (CLOCK_SKEW, _SPIKE, _NOISE_CHANGE, DRIFT)
+    city = (_air(facts), _NOISE, _SERVICE_LEVEL, _CROWD, _INCIDENT, *usual(facts))
+    return (*sensors, *city)
+
+
+_MEASURES: Final = frozenset(name for name, row in QUANTITIES.items() if row.least > 0)
+
+# One reading far off wakes nobody; a sensor that does it again and again within an hour is loose.
+_SPIKE: Final = Kernel(
+    name="spike",
+    quantities=_MEASURES,
+    kinds=(Kind("spike", HEALTH, Rule(3, 60, 60, HOUR_NS), _MINOR),),
+    new_state=spike.new_state,
+    terms=least(1.0),
+    step=lambda state, wave, terms: (
+        spike.step(state, wave.time_ns, wave.value, wave.usable, terms["least"]),
+    ),
+    watched=everywhere,
+)
+
+# Only where noise is the instrument's: that of counts, concentrations and traffic goes with their
+# level, so that every morning would be a change.
+_NOISE_CHANGE: Final = Kernel(
+    name="noise-change",
+    quantities=frozenset({"temperature", "relativeHumidity", "LAeq"}),
+    kinds=(Kind("noise-change", HEALTH, Rule(5, 5, 15, HOUR_NS), _MINOR),),
+    new_state=noise_change.new_state,
+    terms=least(_NOISE_SHARE),
+    step=lambda state, wave, terms: (
+        noise_change.step(state, wave.time_ns, wave.value, wave.usable, terms["least"]),
+    ),
+    watched=everywhere,
+)
+
+
+def _air(facts: CityFacts) -> Kernel:
+    """Return the kernel over the means of pollutants: the index, and the limits of law."""
+    is_us = facts.air_quality_index == "US"
+    # From "very poor" on, or "unhealthy": what is worse than a rush hour beside a motorway.
+    speak_from = 4 if is_us else 5
+    severity: dict[int, Severity] = {0: "minor", speak_from + 1: "major"}
+
+    def terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Terms:
+        names = [key.quantity for key in keys]
+        return {
+            "pollutant": np.array([POLLUTANTS.index(name) for name in names], np.intp),
+            "limit": exceedance.limit_columns(facts.limits, names),
+        }
+
+    def step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+        fixed = averages.Terms(np.full(len(wave.value), _HOLD_NS), wave.utc_offset_ns)
+        added = averages.learn(state, wave.time_ns, wave.value, wave.usable, fixed)
+        means = averages.means(state, wave.time_ns)
+        pollutant = terms["pollutant"]
+        if is_us:
+            index = air_quality.united_states(
+                means, state.nowcast, added, pollutant, AQI_2024, speak_from
+            )
+        else:
+            index = air_quality.european(means, added, pollutant, EAQI_2024, speak_from)
+        return index, exceedance.judge(means, added, terms["limit"])
+
+    def watched(terms: Terms) -> Watched:
+        bands = EAQI_2024.edge_columns()[:, terms["pollutant"]]
+        has_index = np.ones(bands.shape[1], np.bool_) if is_us else is_known(bands)
+        return has_index, is_known(terms["limit"])
+
+    return Kernel(
+        name="averages",
+        quantities=frozenset(POLLUTANTS),
+        kinds=(
+            # What is judged are means over hours: they do not flicker.
+            Kind(
+                "air-quality", CITY, Rule(3, 3, 10, HOUR_NS), severity, unit="1" if is_us else None
+            ),
+            Kind("exceedance", CITY, Rule(3, 3, 10, HOUR_NS), _MAJOR),
+        ),
+        new_state=averages.new_state,
+        terms=terms,
+        step=step,
+        watched=watched,
+    )
+
+
+def _noise_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Terms:
+    limits = [np.nan if limit is None else limit for limit in facts.noise_limits_db]
+    return {"limit_db": np.repeat(np.array(limits)[:, np.newaxis], len(keys), axis=1)}
+
+
+def _noise_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+    count = len(wave.value)
+    fixed = noise.Terms(np.full(count, _HOLD_NS), wave.utc_offset_ns, terms["limit_db"])
+    return (noise.step(state, wave.time_ns, wave.value, wave.usable, fixed),)
+
+
+_NOISE: Final = Kernel(
+    name="noise",
+    quantities=frozenset({"LAeq"}),
+    kinds=(Kind("noise", CITY, Rule(3, 3, 10, HOUR_NS), {0: "minor", noise.CERTAIN: "major"}),),
+    new_state=noise.new_state,
+    terms=_noise_terms,
+    step=_noise_step,
+    watched=lambda terms: (is_known(terms["limit_db"]),),
+)
+
+
+def _service_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Terms:
+    free_flow, length = facts.of_sensors("free_flow_kmh"), facts.of_sensors("seen_length_m")
+    speed = service_level.speed_terms(
+        np.array(
+            [
+                free_flow.get(key.sensor, np.nan)
+                if key.quantity == "averageVehicleSpeed"
+                else np.nan
+                for key in keys
+            ],
+            np.float64,
+        )
+    )
+    occupancy = service_level.occupancy_terms(
+        np.array(
+            [
+                # Where both are known the speed decides.
+                length.get(key.sensor, np.nan)
+                if key.quantity == "occupancy" and key.sensor not in free_flow
+                else np.nan
+                for key in keys
+            ],
+            np.float64,
+        )
+    )
+    falling = np.array([key.quantity == "averageVehicleSpeed" for key in keys], np.float64)
+    return {"edges": np.where(falling == 1.0, speed.edges, occupancy.edges), "falling": falling}
+
+
+# The manual means a quarter of an hour.
+_SERVICE_LEVEL: Final = Kernel(
+    name="service-level",
+    quantities=frozenset({"averageVehicleSpeed", "occupancy"}),
+    kinds=(Kind("service-level", CITY, Rule(12, 15, 10, HOUR_NS), {0: "minor", 6: "major"}),),
+    new_state=service_level.new_state,
+    terms=_service_terms,
+    step=lambda state, wave, terms: (
+        service_level.step(
+            state,
+            wave.time_ns,
+            wave.value,
+            wave.usable,
+            service_level.Terms(terms["edges"], terms["falling"]),
+            len(service_level.LEVEL_NAMES),
+        ),
+    ),
+    watched=lambda terms: (is_known(terms["edges"]),),
+)
+
+
+def _crowd_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Terms:
+    area = facts.of_sensors("area_m2")
+    return {"area_m2": np.array([area.get(key.sensor, np.nan) for key in keys], np.float64)}
+
+
+_CROWD: Final = Kernel(
+    name="crowd",
+    quantities=frozenset({"peopleCount", "occupancyCount"}),
+    kinds=(
+        Kind(
+            "crowd",
+            CITY,
+            Rule(2, 3, 10, 10 * MINUTE_NS),
+            {0: "major", crowd.TOUCHING + 1: "critical"},
+            unit="{person}/m2",
+        ),
+    ),
+    new_state=crowd.new_state,
+    terms=_crowd_terms,
+    step=lambda state, wave, terms: (
+        crowd.step(state, wave.time_ns, wave.value, wave.usable, terms["area_m2"]),
+    ),
+    watched=lambda terms: (is_known(terms["area_m2"]),),
+)
+
+
+def _incident_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
+    ahead = {
+        sensor: group.sensors[place + 1]
+        for group in facts.groups.values()
+        if group.kind == "road"
+        for place, sensor in enumerate(group.sensors[:-1])
+    }
+    return {
+        "ahead": np.array(
+            [slot_of.get((ahead.get(key.sensor, ""), "occupancy"), -1) for key in keys], np.int64
+        ),
+        "speed": np.array(
+            [slot_of.get((key.sensor, "averageVehicleSpeed"), -1) for key in keys], np.int64
+        ),
+    }
+
+
+def _incident_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+    def of(slots: NDArray[np.int64]) -> Floats:
+        found: Floats = np.where(slots >= 0, wave.means[slots], np.nan)
+        return found
+
+    occupancy = of(terms["ahead"])
+    ahead = incident.Downstream(
+        np.where(np.isnan(occupancy), NEVER, wave.time_ns), occupancy, of(terms["speed"])
+    )
+    return (incident.step(state, wave.time_ns, wave.value, wave.usable, ahead),)
+
+
+# The tree has its own persistence: it speaks of what two minutes have confirmed.
+_INCIDENT: Final = Kernel(
+    name="incident",
+    quantities=frozenset({"occupancy"}),
+    kinds=(Kind("incident", CITY, Rule(1, 1, 3, 5 * MINUTE_NS), _MAJOR),),
+    new_state=incident.new_state,
+    terms=_incident_terms,
+    step=_incident_step,
+    watched=lambda terms: (terms["ahead"] >= 0,),
+    of_neighbours=True,
+)

@@ -1,0 +1,561 @@
+"""The minute stage of a partition: readings to minutes, minutes to findings, findings to alerts.
+
+Readings are taken as they come; nothing else happens until the partition's watermark asks for a
+check (`Turn.check_ns`). Then the minutes that are over are closed and shown to the kernels, minute
+by minute. Checks stand at fixed places of the log, so what comes out is a function of the log
+alone, however it was cut into flushes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import CITY, HEALTH, NEVER, StateError, episodes
+from detectors.finding import Finding
+from detectors.local_time import offsets_ns
+from detectors.minutes import MINUTE_NS, Closed, Minutes
+from detectors.noise import energy
+from detectors.saved import from_bytes, to_bytes
+from ingest.topics import SeriesKey
+from streams.facts import CityFacts
+from streams.judging import Kernel, Kind, Terms, Wave
+from streams.kernels import kernels
+
+# A minute is closed when the watermark is so far beyond its end.
+GRACE_NS: Final = 30 * 10**9
+# Where one in so many series of a kernel has a minute, all are shown to it: those without one are
+# not usable, which changes nothing, and columns need not be picked apart and put together again.
+_WHOLE_FROM: Final = 3
+_NO_LAG: Final = int(np.iinfo(np.int64).max)
+# A sound level is averaged by its energy.
+_LEVEL: Final = "LAeq"
+_BACK: Final = "the sensor speaks again"
+_SILENT: Final = "no readings"
+_OVER: Final = "minutes without it"
+_UNWATCHED: Final = "no longer judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What becomes of one alert of the minute stage.
+
+    Parameters
+    ----------
+    slot : int
+        Of the series.
+    kind : Kind
+    state : {"opened", "resolved", "stale", "open"}
+        `open` is one that was stale.
+    at_ns : int
+        Event time: the end of the minute that did it, or the watermark.
+    opened_ns : int
+        End of the minute that opened it: its identity.
+    cause : str
+    is_told : bool
+        Whether people are told of it when it opens.
+    level : int
+        As the kernel defines it; 0 where no minute did it.
+    seen, expected, lower, upper : float
+        In the unit of the kind; NaN where there is none.
+    """
+
+    slot: int
+    kind: Kind
+    state: Literal["opened", "resolved", "stale", "open"]
+    at_ns: int
+    opened_ns: int
+    cause: str
+    is_told: bool = True
+    level: int = 0
+    seen: float = np.nan
+    expected: float = np.nan
+    lower: float = np.nan
+    upper: float = np.nan
+
+
+class Standing(NamedTuple):
+    """What the suite says of all series of a partition.
+
+    Parameters
+    ----------
+    in_doubt : (series,) bool
+        A sensor-health alert is open.
+    in_alert : (series,) bool
+        A city alert is open.
+    silent : (series,) bool
+    """
+
+    in_doubt: NDArray[np.bool_]
+    in_alert: NDArray[np.bool_]
+    silent: NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class _Running:
+    """A kernel with the state of the series that it has a place for."""
+
+    kernel: Kernel
+    slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    state: Any = None
+    alerts: list[episodes.State] = field(default_factory=list)
+    terms: Terms = field(default_factory=dict)
+    watched: tuple[NDArray[np.bool_], ...] = ()
+    # Of each kind, for which series it is switched on; None where none is off.
+    on: tuple[NDArray[np.bool_], ...] | None = None
+    # By slot, the place among `slots`; -1 where there is none.
+    place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    # Alerts that are open, by kind: nearly always none, and then there is nothing to look for.
+    open: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = self.kernel.new_state(0)
+        self.alerts = [episodes.new_state(0) for _ in self.kernel.kinds]
+        self.open = [0 for _ in self.kernel.kinds]
+
+    def count(self) -> None:
+        """Count the alerts that are open."""
+        self.open = [int((one.opened_ns != NEVER).sum()) for one in self.alerts]
+
+    def standing(self) -> Iterator[tuple[int, Kind, episodes.State]]:
+        """Yield the kinds of which an alert is open."""
+        kinds = zip(self.open, self.kernel.kinds, self.alerts, strict=True)
+        yield from ((at, kind, one) for at, (count, kind, one) in enumerate(kinds) if count)
+
+    def grow(self, slots: NDArray[np.int64], series: int) -> None:
+        """Make places for new series; `series` is how many there are in the partition."""
+        self.state = _longer(self.state, self.kernel.new_state(len(slots)))
+        new = episodes.new_state(len(slots))
+        self.alerts = [_longer(one, new) for one in self.alerts]
+        self.slots = np.concatenate((self.slots, slots))
+        self.place_of = np.full(series, -1)
+        self.everywhere = np.arange(len(self.slots))
+        self.place_of[self.slots] = self.everywhere
+
+    def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Return of which places this very kernel has found the sensor at fault."""
+        if self.kernel.is_of_sensors:
+            return None
+        found = None
+        for _, kind, episode in self.standing():
+            if kind.category == HEALTH:
+                is_open = episode.opened_ns[place] != NEVER
+                found = is_open if found is None else found | is_open
+        return found
+
+
+class MinuteStage:
+    """Minutes, kernels and open alerts of one partition.
+
+    Parameters
+    ----------
+    facts : CityFacts
+        Not part of the saved state.
+    """
+
+    def __init__(self, facts: CityFacts) -> None:
+        self._facts = facts
+        self._zone = facts.zone()
+        self._minutes = Minutes()
+        self._running = [_Running(kernel) for kernel in kernels(facts)]
+        # By the name of a kind; None where nothing is switched off.
+        self._is_on: Callable[[str, SeriesKey], bool] | None = None
+        self._keys: list[SeriesKey] = []
+        self._slot_of: dict[tuple[str, str], int] = {}
+        # Series that the kernels have a place for; the rest get theirs at the next check.
+        self._placed = 0
+        self._is_level = np.empty(0, np.bool_)
+        # By slot, the first series of its sensor, which speaks for its clock.
+        self._first = np.empty(0, np.int64)
+        self._first_of: dict[str, int] = {}
+        # By that series, the smallest lag since the last one was judged, in nanoseconds.
+        self._lag_ns = np.empty(0, np.int64)
+        self._clock_minute = NEVER // MINUTE_NS
+
+    def __len__(self) -> int:
+        """Return the number of series."""
+        return len(self._keys)
+
+    def add(self, keys: Sequence[SeriesKey]) -> None:
+        """Append new series, numbered from `len(self)` on."""
+        for slot, key in enumerate(keys, len(self._keys)):
+            self._slot_of[key.sensor, key.quantity] = slot
+            self._first_of.setdefault(key.sensor, slot)
+        self._keys += keys
+        self._minutes.add(len(keys))
+        levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
+        self._is_level = np.concatenate((self._is_level, levels))
+        first = np.array([self._first_of[key.sensor] for key in keys], np.int64)
+        self._first = np.concatenate((self._first, first))
+        self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
+
+    def switch(self, is_on: Callable[[str, SeriesKey], bool] | None) -> None:
+        """Watch from now on for what is on: a function of kind and series; None for everything.
+
+        What is open of others is over with the next check.
+        """
+        if is_on is None and self._is_on is None:
+            return
+        self._is_on = is_on
+        if self._placed:
+            for running in self._running:
+                self._watch(running)
+
+    def take(
+        self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
+    ) -> None:
+        """Add usable readings: fresh, not late, not bad, of each series in the order of time."""
+        level = self._is_level[slot]
+        if level.any():
+            value = value.copy()
+            value[level] = energy(value[level])
+        self._minutes.take(slot, time_ns, value)
+
+    def hear(self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], arrived_ns: int) -> None:
+        """Take note of how long a message's readings took, by the sensors' own clocks.
+
+        Only of messages that came when they were measured: in a replay they do not.
+        """
+        np.minimum.at(self._lag_ns, self._first[slot], arrived_ns - time_ns)
+
+    def check(self, check_ns: int, standing: Standing) -> list[Move]:
+        """Close the minutes that are over, and return what becomes of alerts, in order.
+
+        Parameters
+        ----------
+        check_ns : int
+            Watermark by which is judged, UTC nanoseconds since 1970.
+        standing : Standing
+            What the suite says of the series.
+        """
+        if self._placed < len(self._keys):
+            self._place()
+        moves = self._moved(check_ns, ~standing.silent, is_stale=False)
+        closed = self._minutes.close(check_ns - GRACE_NS)
+        starts = np.flatnonzero(np.diff(closed.start_ns, prepend=NEVER))
+        with np.errstate(all="ignore"):
+            moves += self._judge_clocks(check_ns, standing)
+            for start, stop in pairwise([*starts.tolist(), len(closed.series)]):
+                wave = Closed._make(column[start:stop] for column in closed)
+                moves += self._judge(wave, standing)
+        moves += self._unwatched(check_ns)
+        return moves + self._moved(check_ns, standing.silent, is_stale=True)
+
+    def save(self) -> bytes:
+        """Return the state of all series, exactly."""
+        columns: dict[str, NDArray[Any]] = {
+            "minutes": np.frombuffer(self._minutes.save(), np.uint8),
+            "placed": np.array([self._placed], np.int64),
+            "lag_ns": self._lag_ns,
+            "clock_minute": np.array([self._clock_minute], np.int64),
+        }
+        for running in self._running:
+            name = running.kernel.name
+            columns[f"{name}.slots"] = running.slots
+            for column, values in running.state._asdict().items():
+                columns[f"{name}.state.{column}"] = values
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+                for column, values in episode._asdict().items():
+                    columns[f"{name}.{kind.name}.{column}"] = values
+        return to_bytes(columns)
+
+    def load(self, data: bytes) -> None:
+        """Go on where the saved stage stood; the series must have been added.
+
+        A kernel that the saved state does not know, or knows with other columns, begins anew.
+
+        Raises
+        ------
+        StateError
+            If the bytes are damaged, not a state, or of other series.
+        """
+        columns = from_bytes(data)
+        try:
+            self._minutes = Minutes.load(columns["minutes"].tobytes())
+            placed = int(columns["placed"][0])
+            self._lag_ns[:] = columns["lag_ns"]
+            self._clock_minute = int(columns["clock_minute"][0])
+        except (LookupError, ValueError) as error:
+            raise StateError(f"not a saved minute stage: {error}") from error
+        if len(self._minutes) != len(self._keys) or not 0 <= placed <= len(self._keys):
+            raise StateError(
+                f"saved minutes of {len(self._minutes)} series, {len(self._keys)} keys"
+            )
+        self._place(placed)
+        for running in self._running:
+            name = running.kernel.name
+            slots = columns.get(f"{name}.slots", np.empty(0, np.int64))
+            _restore(running.state, f"{name}.state", running.slots, slots, columns)
+            for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
+                _restore(episode, f"{name}.{kind.name}", running.slots, slots, columns)
+            running.count()
+
+    def _place(self, until: int | None = None) -> None:
+        """Give series up to `until` their places with the kernels."""
+        until = len(self._keys) if until is None else until
+        new = range(self._placed, until)
+        for running in self._running:
+            kernel = running.kernel
+            if kernel.of_clocks:
+                slots = [slot for slot in new if self._first[slot] == slot]
+            else:
+                slots = [slot for slot in new if self._keys[slot].quantity in kernel.quantities]
+            running.grow(np.array(slots, np.int64), len(self._keys))
+            if kernel.of_neighbours and self._facts.groups:
+                slots = running.slots.tolist()  # a new series may be an old one's neighbour
+                running.terms = {}
+            terms = kernel.terms([self._keys[slot] for slot in slots], self._facts, self._slot_of)
+            running.terms = {
+                name: np.concatenate((running.terms[name], column), axis=-1)
+                if name in running.terms
+                else column
+                for name, column in terms.items()
+            }
+            self._watch(running)
+        self._placed = until
+
+    def _watch(self, running: _Running) -> None:
+        """Find out which series are watched: what is off is not."""
+        running.watched, running.on = running.kernel.watched(running.terms), None
+        if self._is_on is not None:
+            keys = [self._keys[slot] for slot in running.slots.tolist()]
+            running.on = tuple(
+                np.array([self._is_on(kind.name, key) for key in keys], np.bool_)
+                for kind in running.kernel.kinds
+            )
+            running.watched = tuple(
+                mask & on for mask, on in zip(running.watched, running.on, strict=True)
+            )
+
+    def _judge(self, closed: Closed, standing: Standing) -> list[Move]:
+        """Show one minute of some series to the kernels."""
+        slots = closed.series
+        level = self._is_level[slots]
+        mean = np.where(level, 10.0 * np.log10(closed.mean), closed.mean)
+        end_ns = int(closed.start_ns[0]) + MINUTE_NS
+        offset_ns = int(offsets_ns(self._zone, closed.start_ns[:1])[0])
+        doubtful = standing.in_doubt
+        means = np.full(len(self._keys), np.nan)
+        means[slots] = np.where(doubtful[slots], np.nan, mean)
+        moves: list[Move] = []
+        is_about_city = False
+        for running in self._running:
+            if running.kernel.of_clocks:
+                continue
+            if not is_about_city and not running.kernel.is_of_sensors:
+                # From here on what the kernels before have found of sensors counts as well.
+                is_about_city = True
+                doubtful = self._doubtful(standing)
+                means[doubtful] = np.nan
+            place = running.place_of[slots]
+            rows = np.flatnonzero(place >= 0)
+            if len(rows):
+                wave = Wave(
+                    time_ns=np.full(len(rows), end_ns),
+                    value=mean[rows],
+                    usable=~doubtful[slots[rows]],
+                    utc_offset_ns=np.full(len(rows), offset_ns),
+                    means=means,
+                )
+                moves += self._ask(running, place[rows], wave, standing)
+        return moves
+
+    def _judge_clocks(self, check_ns: int, standing: Standing) -> list[Move]:
+        """Show the lags since the last minute to the kernel that judges clocks."""
+        minute = check_ns // MINUTE_NS
+        if minute <= self._clock_minute:
+            return []
+        self._clock_minute = minute
+        slots = np.flatnonzero(self._lag_ns != _NO_LAG)
+        moves: list[Move] = []
+        for running in self._running:
+            if running.kernel.of_clocks and len(slots):
+                wave = Wave(
+                    time_ns=np.full(len(slots), minute * MINUTE_NS),
+                    value=self._lag_ns[slots] / 1e9,
+                    # A clock that the bridge calls wrong is an alert already.
+                    usable=~standing.in_doubt[slots],
+                    utc_offset_ns=np.zeros(len(slots), np.int64),
+                    means=np.empty(0),
+                )
+                moves += self._ask(running, running.place_of[slots], wave, standing)
+        self._lag_ns[:] = _NO_LAG
+        return moves
+
+    def _doubtful(self, standing: Standing) -> NDArray[np.bool_]:
+        """Return of which series nothing is said of the city."""
+        doubtful = standing.in_doubt.copy()
+        for running in self._running:
+            if running.kernel.is_of_sensors and not running.kernel.of_clocks:
+                for _, _, episode in running.standing():
+                    doubtful[running.slots[episode.opened_ns != NEVER]] = True
+        return doubtful
+
+    def _ask(
+        self, running: _Running, place: NDArray[np.int64], wave: Wave, standing: Standing
+    ) -> list[Move]:
+        """Ask one kernel about one minute of the series in these places."""
+        kernel = running.kernel
+        if _WHOLE_FROM * len(place) >= len(running.slots):
+            wave, place = wave.whole(place, len(running.slots)), running.everywhere
+        # Places are in order: where all are there the columns themselves can be worked on.
+        is_whole = len(place) == len(running.slots)
+        state = running.state if is_whole else _part(running.state, place)
+        terms = running.terms
+        if not is_whole:
+            terms = {name: column[..., place] for name, column in terms.items()}
+        findings = kernel.step(state, wave, terms)
+        if not is_whole:
+            _put(running.state, place, state)
+        blocked = running.blocked(place)
+        moves: list[Move] = []
+        for at, (kind, finding, whole) in enumerate(
+            zip(kernel.kinds, findings, running.alerts, strict=True)
+        ):
+            judged = finding.judged
+            if running.on is not None:
+                judged = judged & running.on[at][place]
+            if blocked is not None and kind.category == CITY:
+                judged = judged & ~blocked
+            episode = whole if is_whole else _part(whole, place)
+            flips = episodes.step(episode, wave.time_ns, judged, finding.speaks & judged, kind.rule)
+            if not is_whole:
+                _put(whole, place, episode)
+            if flips is not None:
+                moves += _flipped(kind, running.slots[place], wave, finding, flips)
+        if moves:
+            running.count()
+        return [self._told(move, standing) for move in moves]
+
+    def _told(self, move: Move, standing: Standing) -> Move:
+        """Return a move that says whether people are told."""
+        if move.state != "opened" or move.kind.told == "always":
+            return move
+        is_told = move.kind.told == "alone" and not (
+            standing.in_alert[move.slot] or self._has_other(move)
+        )
+        return replace(move, is_told=is_told)
+
+    def _has_other(self, move: Move) -> bool:
+        """Say whether another alert of minutes is open of the city that this series says."""
+        for running in self._running:
+            place = int(running.place_of[move.slot]) if not running.kernel.of_clocks else -1
+            for _, kind, episode in running.standing():
+                is_other = kind is not move.kind and kind.category == CITY
+                if place >= 0 and is_other and episode.opened_ns[place] != NEVER:
+                    return True
+        return False
+
+    def _moved(self, check_ns: int, due: NDArray[np.bool_], *, is_stale: bool) -> list[Move]:
+        """Let open alerts become stale, or be open again, where that is due."""
+        moves = []
+        for running in self._running:
+            for _, kind, episode in running.standing():
+                others = (episode.opened_ns != NEVER) & (episode.stale != is_stale)
+                place = np.flatnonzero(others)
+                place = place[due[running.slots[place]]]
+                episode.stale[place] = is_stale
+                moves += [
+                    Move(
+                        int(running.slots[one]),
+                        kind,
+                        "stale" if is_stale else "open",
+                        check_ns,
+                        int(episode.opened_ns[one]),
+                        _SILENT if is_stale else _BACK,
+                    )
+                    for one in place.tolist()
+                ]
+        return moves
+
+    def _unwatched(self, check_ns: int) -> list[Move]:
+        """End the alerts of series that can no longer be judged: what is set has changed."""
+        moves = []
+        for running in self._running:
+            for at, kind, episode in list(running.standing()):
+                watched = running.watched[at]
+                place = np.flatnonzero((episode.opened_ns != NEVER) & ~watched)
+                moves += [
+                    Move(
+                        int(running.slots[one]),
+                        kind,
+                        "resolved",
+                        check_ns,
+                        int(episode.opened_ns[one]),
+                        _UNWATCHED,
+                    )
+                    for one in place.tolist()
+                ]
+                episodes.end(episode, place, check_ns, kind.rule)
+                running.count()
+        return moves
+
+
+def _flipped(
+    kind: Kind,
+    slots: NDArray[np.int64],
+    wave: Wave,
+    finding: Finding,
+    flips: episodes.Flips,
+) -> list[Move]:
+    return [
+        Move(
+            slot=int(slots[row]),
+            kind=kind,
+            state="opened" if opened else "resolved",
+            at_ns=int(wave.time_ns[row]),
+            opened_ns=opened_ns,
+            cause=kind.name if opened else _OVER,
+            level=int(finding.level[row]),
+            seen=float(finding.measure[row]),
+            expected=float(finding.expected[row]),
+            lower=float(finding.lower[row]),
+            upper=float(finding.upper[row]),
+        )
+        for row, opened, opened_ns in zip(
+            flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True
+        )
+    ]
+
+
+def _longer(state: Any, more: Any) -> Any:
+    """Return columns with others behind them."""
+    return type(state)._make(
+        np.concatenate((one, other), axis=-1) for one, other in zip(state, more, strict=True)
+    )
+
+
+def _part(state: Any, place: NDArray[np.int64]) -> Any:
+    """Return a copy of the columns of some series."""
+    return type(state)._make(column[..., place] for column in state)
+
+
+def _put(state: Any, place: NDArray[np.int64], part: Any) -> None:
+    for column, values in zip(state, part, strict=True):
+        column[..., place] = values
+
+
+def _restore(
+    state: Any,
+    name: str,
+    slots: NDArray[np.int64],
+    saved_slots: NDArray[np.int64],
+    columns: dict[str, NDArray[Any]],
+) -> None:
+    """Put saved columns back, of the series that are in both; slots are sorted."""
+    saved = {
+        column: values
+        for column in state._fields
+        if (values := columns.get(f"{name}.{column}")) is not None
+    }
+    for column, present in state._asdict().items():
+        shape = (*present.shape[:-1], len(saved_slots))
+        if column not in saved or saved[column].shape != shape:
+            return
+    _, place, origin = np.intersect1d(slots, saved_slots, assume_unique=True, return_indices=True)
+    for column, present in state._asdict().items():
+        present[..., place] = saved[column][..., origin]

@@ -1,0 +1,468 @@
+"""From readings to the alerts of the minute stage, through the scoring of a partition's log."""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+import pytest
+
+from detectors import StateError, SuiteConfig
+from ingest.quantities import QUANTITIES
+from ingest.records import Provenance
+from simulators.city import City
+from storage.flush import Change, Moved, Opened, Resolved
+from storage.sink import Resumption
+from streams.alerts import changes
+from streams.facts import CityFacts, Group
+from streams.kernels import kernels
+from streams.partition import STATE_VERSION, Partition
+from streams.scoring import Ledger, Message, score
+from tests.streams.citylog import NAMESPACE, batch_message
+
+S = 10**9
+# On the stroke of an hour, 06:00 UTC, a Monday.
+START_NS = 1_700_460_000 * S
+assert START_NS % (3600 * S) == 0
+CONFIG = SuiteConfig()
+ROAD = CityFacts(groups={"ring": Group(("a", "b", "c"), kind="road")})
+Value = Callable[[int], float | None]
+
+
+class Drive:
+    """Series that report once a minute, and what their alerts do."""
+
+    def __init__(self, facts: CityFacts, resumption: Resumption | None = None) -> None:
+        self.facts = facts
+        self.partition = Partition(resumption or Resumption(0, 0, None, None), CONFIG, facts)
+        self.changes: list[Change] = []
+        self.minute = 0
+
+    def run(self, minutes: int, values: dict[str, Value]) -> list[Change]:
+        """Let series report for some minutes; return what became of alerts of minutes."""
+        before = len(self.changes)
+        for _ in range(minutes):
+            at = START_NS + self.minute * 60 * S + 5 * S
+            readings = [
+                (key, at + second * S, value)
+                for second, key in enumerate(values)
+                if (value := values[key](self.minute)) is not None
+            ]
+            # Two that agree on the time.
+            readings += [(f"traffic/z/clock-{n}/averageTravelTime", at, 300.0) for n in range(2)]
+            self._send(readings)
+            self.minute += 1
+        return [one for one in self.changes[before:] if not is_of_suite(one)]
+
+    def _send(self, readings: list[tuple[str, int, float]], **moments: int) -> None:
+        headers, value = batch_message(readings, **moments)
+        provenance = Provenance.read(dict(headers), NAMESPACE)
+        message = Message(self.partition.seen, provenance, value)
+        parts, _ = score(self.partition, [message], Ledger())
+        self.partition.series_id[:] = np.arange(len(self.partition.keys))
+        for part in parts:
+            self.changes += changes(self.partition, part, NAMESPACE)
+
+    def restarted(self, facts: CityFacts) -> "Drive":
+        """Return one that goes on from the saved state."""
+        seen, state = self.partition.seen, self.partition.snapshot()
+        other = Drive(facts, Resumption(seen, seen, STATE_VERSION, state))
+        other.minute = self.minute
+        return other
+
+
+def is_of_suite(change: Change) -> bool:
+    kinds = change.kinds if isinstance(change, Moved) else (change.page.kind,)
+    return not set(kinds) & {kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds}
+
+
+def told(found: list[Change]) -> list[tuple[str, str, str]]:
+    return [
+        ("", f"{one.kinds[0]} {one.state}", str(one.series_id))
+        if isinstance(one, Moved)
+        else (type(one).__name__, one.page.kind, f"{one.page.sensor} {one.page.severity}")
+        for one in found
+    ]
+
+
+def noisy(level: float, spread: float, seed: int = 1) -> Value:
+    values = np.random.default_rng(seed).normal(level, spread, 5000)
+    return lambda minute: float(values[minute])
+
+
+def road(blocked: range) -> dict[str, Value]:
+    """Three stations; an obstacle between the second and the third."""
+    quiet = {name: noisy(0.2, 0.005, seed) for seed, name in enumerate("abc")}
+    fast = {name: noisy(80.0, 2.0, seed) for seed, name in enumerate("abc")}
+
+    def occupancy(name: str) -> Value:
+        # Never twice the same, which would be a sensor that is stuck.
+        jam = {"a": 0.2, "b": 0.55, "c": 0.03}[name]
+        return lambda minute: jam + minute % 7 / 1000 if minute in blocked else quiet[name](minute)
+
+    def speed(name: str) -> Value:
+        return lambda minute: fast[name](minute) - 55.0 * (minute in blocked and name == "b")
+
+    return {f"traffic/z/{name}/occupancy": occupancy(name) for name in "abc"} | {
+        f"traffic/z/{name}/averageVehicleSpeed": speed(name) for name in "abc"
+    }
+
+
+def test_an_obstacle_on_a_road_is_told_once_and_taken_back() -> None:
+    drive = Drive(ROAD)
+    found = drive.run(60, road(range(30, 45)))
+    assert told(found) == [
+        ("Opened", "incident", "b major"),
+        ("Resolved", "incident", "b major"),
+    ]
+    opened, resolved = found
+    assert isinstance(opened, Opened)
+    assert isinstance(resolved, Resolved)
+    page = opened.page
+    # Tentative in the first minute of it, confirmed in the second.
+    assert page.since.timestamp() == START_NS / S + 32 * 60
+    assert (page.quantity, page.seen, page.expected) == ("occupancy", 0.553, 0.033)
+    assert page.sentence == (
+        "occupancy of b (z) tells of an obstacle before the next station, at 0.553;"
+        " expected 0.033 since 06:32:00 UTC"
+    )
+    assert resolved.page.alert_id == page.alert_id
+    assert (resolved.cause, resolved.kinds) == ("minutes without it", ())
+    assert resolved.page.resolved_at.timestamp() == START_NS / S + 48 * 60
+
+
+def test_stations_without_a_road_have_no_incidents() -> None:
+    assert Drive(CityFacts()).run(60, road(range(30, 45))) == []
+
+
+def test_a_polluted_hour() -> None:
+    drive = Drive(CityFacts())
+    calm, thick = noisy(20.0, 1.0), noisy(240.0, 2.0)
+    found = drive.run(300, {"environment/z/air/no2": lambda m: (thick if m > 90 else calm)(m)})
+    # Over 100 on the average of an hour it is very poor, over 200 it breaks the limit.
+    found = [one for one in found if one.page.kind != "forecast"]
+    assert told(found) == [
+        ("Opened", "air-quality", "air minor"),
+        ("Opened", "exceedance", "air major"),
+    ]
+    index, limit = (one.page for one in found if isinstance(one, Opened))
+    assert (index.upper, limit.upper) == (100.0, 200.0)
+    assert limit.sentence.startswith("no2 of air (z) is over the limit, on average 20")
+    assert limit.sentence.endswith("µg/m³; expected at most 200 µg/m³ since 08:42:00 UTC")
+
+
+def test_the_us_index_speaks_in_its_own_numbers() -> None:
+    thick = noisy(140.0, 1.0)
+    drive = Drive(CityFacts(air_quality_index="US"))
+    found = drive.run(420, {"environment/z/air/pm25": thick})
+    page = next(one.page for one in found if isinstance(one, Opened))
+    assert (page.kind, page.unit, page.upper) == ("air-quality", "1", 150.0)
+    assert 200 < page.seen < 300
+
+
+def test_a_loud_day_where_the_city_has_a_limit() -> None:
+    values = {"environment/z/mic/LAeq": noisy(72.0, 1.0)}
+    assert Drive(CityFacts()).run(180, values) == []
+    found = Drive(CityFacts(noise_limits_db=(65.0, None, None))).run(180, values)
+    assert told(found) == [("Opened", "noise", "mic minor")]
+    assert found[0].page.unit == "dB"
+
+
+def test_sound_levels_of_a_minute_are_averaged_by_their_energy() -> None:
+    drive = Drive(CityFacts())
+    key = "environment/z/mic/LAeq"
+    for minute in range(3):
+        at = START_NS + minute * 60 * S
+        clocks = [(f"traffic/z/clock-{n}/averageTravelTime", at, 300.0) for n in range(2)]
+        drive._send([(key, at, 50.0), (key, at + S, 60.0), *clocks])
+    closed = drive.partition.minutes._minutes.close(START_NS + 60 * S)
+    ours = closed.series == 0
+    assert closed.readings[ours].tolist() == [2]
+    assert np.allclose(10 * np.log10(closed.mean[ours]), 10 * np.log10((1e5 + 1e6) / 2))
+
+
+def test_a_dense_crowd() -> None:
+    facts = CityFacts(groups={"market": Group(("cam",), area_m2=100.0)})
+    calm, dense = noisy(60.0, 5.0), noisy(600.0, 5.0)
+    values = {"cameras/z/cam/peopleCount": lambda m: (dense if 40 <= m < 60 else calm)(m)}
+    found = Drive(facts).run(90, values)
+    assert told(found) == [("Opened", "crowd", "cam critical"), ("Resolved", "crowd", "cam major")]
+    page = found[0].page
+    assert page.unit == "{person}/m2"
+    assert page.sentence == (
+        f"peopleCount of cam (z) tells of a crowd that is too dense, of {page.seen:.2f} persons/m²;"
+        " expected at most 3.57 persons/m² since 06:42:00 UTC"
+    )
+
+
+def test_a_road_that_has_broken_down() -> None:
+    facts = CityFacts(groups={"ring": Group(("a",), kind="road", free_flow_kmh=80.0)})
+    fast, slow = noisy(75.0, 2.0), noisy(12.0, 1.0)
+    values = {"traffic/z/a/averageVehicleSpeed": lambda m: (slow if 40 <= m < 80 else fast)(m)}
+    found = Drive(facts).run(120, values)
+    assert told(found) == [
+        ("Opened", "service-level", "a major"),
+        ("Resolved", "service-level", "a minor"),
+    ]
+    assert found[0].page.since.timestamp() == START_NS / S + 52 * 60
+
+
+def test_a_thermometer_that_begins_to_jitter() -> None:
+    calm, wild = noisy(15.0, 0.05), noisy(15.0, 2.0)
+    values = {"environment/z/air/temperature": lambda m: (wild if m > 300 else calm)(m)}
+    found = Drive(CityFacts()).run(400, values)
+    assert ("Opened", "noise-change", "air minor") in told(found)
+    assert {one.page.category for one in found if isinstance(one, Opened)} == {"sensor-health"}
+
+
+def test_a_loose_plug_is_told_after_three_spikes_and_one_is_not() -> None:
+    calm = noisy(15.0, 0.2)
+    for spikes, opened in (({100}, []), ({100, 110, 125}, [("Opened", "spike", "air minor")])):
+        values = {"environment/z/air/o3": lambda m, s=spikes: 120.0 if m in s else calm(m)}
+        assert told(Drive(CityFacts()).run(150, values)) == opened
+
+
+def test_a_sensor_in_doubt_says_nothing_of_the_city() -> None:
+    facts = CityFacts(groups={"market": Group(("cam",), area_m2=100.0)})
+    count = noisy(600.0, 5.0)
+    # Every reading is beside one that no camera can have seen.
+    values = {"cameras/z/cam/peopleCount": lambda m: -5.0 if m < 20 else count(m)}
+    drive = Drive(facts)
+    assert drive.run(24, values) == []
+    # Trusted again after five good ones.
+    assert told(drive.run(10, values)) == [("Opened", "crowd", "cam critical")]
+
+
+def test_an_alert_is_stale_while_its_sensor_is_silent_and_loss_of_data_is_no_all_clear() -> None:
+    facts = CityFacts(groups={"market": Group(("cam",), area_m2=100.0)})
+    count = noisy(600.0, 5.0)
+    drive = Drive(facts)
+    values = {
+        "cameras/z/cam/peopleCount": lambda m: None if 30 <= m < 60 else count(m),
+        "traffic/z/other/intensity": noisy(100.0, 3.0),
+    }
+    found = drive.run(80, values)
+    slot = str([key.quantity for key in drive.partition.keys].index("peopleCount"))
+    assert told(found) == [
+        ("Opened", "crowd", "cam critical"),
+        ("", "crowd stale", slot),
+        ("", "crowd open", slot),
+    ]
+
+
+def test_an_alert_that_can_no_longer_be_judged_is_taken_back() -> None:
+    facts = CityFacts(groups={"market": Group(("cam",), area_m2=100.0)})
+    values = {"cameras/z/cam/peopleCount": noisy(600.0, 5.0)}
+    drive = Drive(facts)
+    assert told(drive.run(20, values)) == [("Opened", "crowd", "cam critical")]
+    again = drive.restarted(CityFacts())
+    (resolved,) = again.run(5, values)
+    assert isinstance(resolved, Resolved)
+    assert (resolved.page.kind, resolved.cause) == ("crowd", "no longer judged")
+
+
+def test_what_a_kernel_has_learned_comes_through_a_restart() -> None:
+    whole, cut = Drive(ROAD), Drive(ROAD)
+    values = road(range(30, 45))
+    whole.run(60, values)
+    cut.run(33, values)
+    after = cut.restarted(ROAD)
+    after.run(27, values)
+    assert cut.changes + after.changes == whole.changes
+    assert after.partition.snapshot() == whole.partition.snapshot()
+
+
+def test_a_kernel_saved_with_other_columns_begins_anew_and_its_alerts_go_on() -> None:
+    drive = Drive(ROAD)
+    values = road(range(30, 80))
+    drive.run(40, values)
+    saved = drive.partition.minutes
+    for running in saved._running:
+        if running.kernel.name == "incident":
+            kept = running.alerts[0].opened_ns.copy()
+            running.state = running.state._replace(phase=np.zeros((2, len(running.slots))))
+    again = drive.restarted(ROAD)
+    (incident,) = (one for one in again.partition.minutes._running if one.kernel.name == "incident")
+    assert incident.state.phase.tolist() == [0.0, 0.0, 0.0]
+    assert incident.alerts[0].opened_ns.tolist() == kept.tolist()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "other series", "rubbish"])
+def test_a_damaged_stage_is_refused(damage: str) -> None:
+    drive = Drive(ROAD)
+    drive.run(3, road(range(0)))
+    fields = msgspec.msgpack.decode(drive.partition.snapshot())
+    if damage == "flipped":
+        fields[4] = fields[4][:-1] + bytes([fields[4][-1] ^ 1])
+    elif damage == "rubbish":
+        fields[4] = b"rubbish"
+    else:
+        fields[4] = Drive(ROAD).partition.minutes.save()
+    with pytest.raises(StateError):
+        Partition(Resumption(3, 3, STATE_VERSION, msgspec.msgpack.encode(fields)), CONFIG, ROAD)
+
+
+def city_day(sensors: int, minutes: int) -> Iterator[list[tuple[str, int, float]]]:
+    """Yield what a simulated city without faults reports, minute by minute."""
+    city = City(sensors, 3)
+    everybody = np.arange(len(city))
+    for minute in range(minutes):
+        at = START_NS + minute * 60 * S + everybody * (50 * S // len(city))
+        values = city.observe(everybody, at)
+        yield [
+            (f"{sensor.domain}/{sensor.zone}/{sensor.name}/{quantity}", int(at[row]), float(value))
+            for row, sensor in enumerate(city.sensors)
+            for quantity, value in zip(sensor.quantities, values[row], strict=False)
+        ]
+
+
+def test_a_day_without_faults_opens_no_alert_of_minutes() -> None:
+    city = City(40, 3)
+    facts = CityFacts(
+        noise_limits_db=(80.0, 80.0, 80.0),
+        groups={
+            "ring": Group(
+                tuple(one.name for one in city.sensors if one.zone == "ring-road")[:3],
+                kind="road",
+            )
+        },
+    )
+    drive = Drive(facts)
+    for readings in city_day(40, 1440):
+        drive._send(readings)
+    found = [one for one in drive.changes if not is_of_suite(one)]
+    assert told(found) == []
+    placed = {one.kernel.name: len(one.slots) for one in drive.partition.minutes._running}
+    assert min(placed.values()) > 0
+
+
+def test_the_least_difference_is_known_of_every_measure() -> None:
+    assert {name for name, row in QUANTITIES.items() if row.least == 0} == {
+        name for name, row in QUANTITIES.items() if row.is_state
+    }
+
+
+def test_of_a_series_each_kind_is_judged_once() -> None:
+    ours = kernels(CityFacts())
+    assert len({kernel.name for kernel in ours}) == len(ours)
+    for quantity in QUANTITIES:
+        kinds = [kind.name for one in ours if quantity in one.quantities for kind in one.kinds]
+        assert len(set(kinds)) == len(kinds)
+
+
+def test_those_that_judge_sensors_are_asked_first() -> None:
+    asked = [kernel.is_of_sensors for kernel in kernels(CityFacts())]
+    assert asked == sorted(asked, reverse=True)
+
+
+# What learns first what is usual
+
+
+def days(drive: Drive, count: int, values: dict[str, Value]) -> list[Change]:
+    """Let series report every minute, in messages of half an hour."""
+    before = len(drive.changes)
+    for _ in range(count * 48):
+        minutes = range(drive.minute, drive.minute + 30)
+        drive._send(
+            [
+                (key, START_NS + minute * 60 * S + 5 * S, value)
+                for minute in minutes
+                for key in [*values, CLOCKS[0], CLOCKS[1]]
+                if (value := values[key](minute) if key in values else 300.0) is not None
+            ]
+        )
+        drive.minute += 30
+    return [one for one in drive.changes[before:] if not is_of_suite(one)]
+
+
+CLOCKS = tuple(f"traffic/z/clock-{n}/averageTravelTime" for n in range(2))
+
+
+def busy(minute: int) -> float:
+    """People on a square, by the hour of the day."""
+    hour = (minute / 60 + 6) % 24
+    return 400.0 * max(np.sin((hour - 6) / 16 * np.pi), 0.05)
+
+
+def test_a_camera_that_is_covered_is_told_as_stuck_and_says_nothing_of_the_city() -> None:
+    """It is stuck at zero before there is evidence of more: one cause, one alert."""
+    noise = np.random.default_rng(4).normal(0, 1, 10_000)
+    covered = range(4 * 1440 + 240, 4 * 1440 + 300)  # on a Friday morning
+
+    def count(minute: int) -> float:
+        people = busy(minute) + np.sqrt(busy(minute)) * noise[minute]
+        return 0.0 if minute in covered else float(np.rint(max(people, 0.0)))
+
+    drive = Drive(CityFacts())
+    assert told(days(drive, 5, {"cameras/z/cam/peopleCount": count})) == []
+    assert ("Opened", "flatline", "cam minor") in told(drive.changes)
+
+
+def test_what_is_unusual_for_the_hour_is_told_where_nothing_else_is_open() -> None:
+    noise = np.random.default_rng(4).normal(0, 1, 10_000)
+    festival = range(4 * 1440, 4 * 1440 + 120)  # on a Friday morning
+
+    def count(minute: int) -> float:
+        # Slowly, so that no level is left at once.
+        more = 40.0 * (minute - festival.start) / 2 if minute in festival else 0.0
+        return float(np.rint(busy(minute) + more + np.sqrt(busy(minute)) * noise[minute]))
+
+    drive = Drive(CityFacts())
+    found = days(drive, 5, {"cameras/z/cam/peopleCount": count})
+    season = [one for one in found if not isinstance(one, Moved) and one.page.kind == "season"]
+    assert [type(one) for one in season] == [Opened, Resolved]
+    opened = season[0]
+    assert isinstance(opened, Opened)
+    level = [
+        one
+        for one in drive.changes
+        if not isinstance(one, Moved) and one.page.kind == "level" and one.page.category == "city"
+    ]
+    is_open = False
+    for change in level:
+        at = change.page.resolved_at or change.page.since
+        if at <= opened.page.since:
+            is_open = isinstance(change, Opened)
+    assert opened.is_told == (not is_open)
+    assert opened.page.seen > opened.page.upper > opened.page.expected > 0
+    assert opened.page.sentence.startswith("peopleCount of cam (z) is unusual for the hour, at ")
+    assert {
+        one.is_told for one in found if isinstance(one, Opened) and one.page.kind == "shift"
+    } <= {False}
+
+
+def test_a_clock_that_runs_off_is_told_by_the_trend_of_its_lag() -> None:
+    keys = ["traffic/z/slow/intensity", "traffic/z/right/intensity"]
+    alerts = {}
+    for vouched in (True, False):  # as in the live city, and as in a replay
+        drive = Drive(CityFacts())
+        if vouched:
+            drive._send([], arrived_ns=START_NS, complete_ns=START_NS - 60 * S)
+        for minute in range(14 * 60):
+            at = START_NS + minute * 60 * S
+            lag_ns = minute * S // 240  # a second in four minutes
+            arrived_ns = at + 250 * S
+            for key, time_ns in zip(keys, (arrived_ns - lag_ns, arrived_ns - S), strict=True):
+                drive._send([(key, time_ns, 100.0 + minute % 7)], arrived_ns=arrived_ns)
+            drive._send([(key, at, 300.0) for key in CLOCKS])
+        found = [one for one in drive.changes if not is_of_suite(one)]
+        alerts[vouched] = told(found)
+    assert alerts == {True: [("Opened", "clock-skew", "slow minor")], False: []}
+
+
+def test_neighbours_are_of_the_same_quantity_and_of_one_group() -> None:
+    names = tuple("abcde")
+    drive = Drive(CityFacts(groups={"park": Group(names, kind="neighbours")}))
+    values = {f"environment/z/{name}/no2": noisy(20.0, 1.0) for name in (*names, "far")}
+    values |= {"environment/z/a/o3": noisy(30.0, 1.0)}
+    drive.run(3, values)
+    (running,) = (one for one in drive.partition.minutes._running if one.kernel.name == "drift")
+    keys = [drive.partition.keys[slot] for slot in running.slots]
+    found = {
+        str(key): {drive.partition.keys[slot].sensor for slot in slots if slot >= 0}
+        for key, slots in zip(keys, running.terms["neighbours"].T, strict=True)
+    }
+    assert found["environment/z/a/no2"] == {"b", "c", "d", "e"}
+    assert found["environment/z/far/no2"] == found["environment/z/a/o3"] == set()
+    assert running.watched[0].tolist() == [
+        key.sensor != "far" and key.quantity == "no2" for key in keys
+    ]
