@@ -15,6 +15,7 @@ import citywatch.commands
 import citywatch.demo_command  # noqa: F401 - adds its command
 from citywatch.cli import app
 from citywatch.rules import apply, by_partition, differ, read_rules
+from detectors import KIND_NAMES
 from ingest.kafka import RecordSizeError
 from ingest.records import KafkaRecord
 from storage.rules import Present
@@ -200,7 +201,10 @@ def test_a_namespace_that_was_told_nothing_has_the_defaults(
 
 def alerts(database: Database, shadow: str) -> tuple[list[Any], list[Any]]:
     far = datetime.max.replace(tzinfo=UTC)
-    live = database.all("SELECT series_id, category, opened_at, resolved_at FROM alert")
+    live = database.all(
+        "SELECT series_id, category, opened_at, resolved_at FROM alert WHERE kind = ANY(%s)",
+        list(KIND_NAMES),
+    )
     theirs = database.all(
         "SELECT series_id, category, opened_at, closed_at FROM shadow_alert WHERE shadow = %s",
         shadow,
