@@ -39,7 +39,6 @@ def flatline(
     same = usable & equal
     other = usable & ~equal
     prior = config.repeat_prior
-    total = columns.repeats + columns.changes
     repeats = columns.run + prior + columns.repeats
     chance = repeats / (repeats + columns.changes + config.change_prior)
     chance = np.where(columns.changes > 0, np.maximum(chance, config.repeat_floor), 1.0)
@@ -48,9 +47,10 @@ def flatline(
 
     lesson = np.minimum(columns.run, config.repeat_lesson)
     memory = config.repeat_memory
-    kept = memory / np.maximum(total + lesson + 1.0, memory)
-    np.copyto(columns.repeats, (columns.repeats + lesson) * kept, where=other)
-    np.copyto(columns.changes, (columns.changes + 1.0) * kept, where=other)
+    repeated, changed = columns.repeats + lesson, columns.changes + 1.0
+    kept = memory / np.maximum(repeated + changed, memory)
+    np.copyto(columns.repeats, repeated * kept, where=other)
+    np.copyto(columns.changes, changed * kept, where=other)
     np.copyto(columns.run_chance, 1.0, where=other)
     np.copyto(columns.run, np.where(same, columns.run + 1.0, 0.0), where=usable)
     unlikely: NDArray[np.bool_] = same & (run_chance <= flatline_chance)

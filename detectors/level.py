@@ -95,10 +95,10 @@ def learn(
     count = columns.learned + 1.0
     weight = np.maximum(1.0 / count, config.spread_weight)
     level = columns.level + step * np.maximum(1.0 / count, config.level_weight)
-    variance = (1.0 - weight) * (columns.variance + weight * (step * step))
+    variance = columns.variance + ((step * step) * (1.0 - weight) - columns.variance) * weight
     # One difference less than readings.
     weight = np.maximum(1.0 / np.maximum(columns.learned, 1.0), config.spread_weight)
-    difference = columns.difference + weight * (change * change - columns.difference)
+    difference = columns.difference + (change * change - columns.difference) * weight
     np.copyto(columns.difference, difference, where=good & (columns.learned > 0))
     np.copyto(columns.level, level, where=good)
     np.copyto(columns.variance, variance, where=good)

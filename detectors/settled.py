@@ -78,8 +78,8 @@ class Look(NamedTuple):
     plain : (n,) bool
     odd : int
         How many may not.
-    change : (n,) float64
-        Since the previous reading.
+    moves : (2, n) float64
+        Room for one, and the change since the previous reading.
     same : (m,) intp
         Which readings repeat the previous one.
     run_chance : (m,) float64
@@ -88,7 +88,7 @@ class Look(NamedTuple):
 
     plain: NDArray[np.bool_]
     odd: int
-    change: NDArray[np.float64]
+    moves: NDArray[np.float64]
     same: NDArray[np.intp]
     run_chance: NDArray[np.float64]
 
@@ -126,7 +126,8 @@ def look(
     plain &= quiet_ns <= np.uint64(round(config.forget_after_s * _NS_PER_S))
     if wave.has_late:
         plain &= ~wave.late
-    change = value - hot.previous
+    moves = np.empty((2, len(value)))
+    change = np.subtract(value, hot.previous, out=moves[1])
     reach = since_ns * _NS
     reach *= hot.max_rate
     fast = np.abs(change) > reach
@@ -142,7 +143,7 @@ def look(
         np.maximum(chance, config.repeat_floor, out=chance)
         run_chance = np.maximum(hot.run_chance[same] * chance, LEAST_CHANCE)
         plain[same[run_chance <= terms.part(same).flatline_chance]] = False
-    return Look(plain, len(plain) - int(np.count_nonzero(plain)), change, same, run_chance)
+    return Look(plain, len(plain) - int(np.count_nonzero(plain)), moves, same, run_chance)
 
 
 def advance(
@@ -161,12 +162,12 @@ def advance(
     _listen(hot, wave.watermark_ns, config)
     _count_changes(hot, seen, config)
     base, spread = _spread(hot, config)
-    step = value - hot.level
+    step = np.subtract(value, hot.level, out=seen.moves[0])
     np.abs(step, out=wave.spreads)
     wave.spreads /= spread
     wave.expected[:] = hot.level
     np.multiply(spread, terms.city_open_spreads, out=wave.band)
-    _learn(hot, step, seen.change, base, config)
+    _learn(hot, seen.moves, base, config)
     hot.previous[:] = value
     hot.last_ns[:] = wave.time_ns
     far: NDArray[np.bool_] = wave.spreads >= terms.city_open_spreads
@@ -194,43 +195,52 @@ def _spread(hot: Hot, config: SuiteConfig) -> tuple[NDArray[np.float64], NDArray
 
 def _learn(
     hot: Hot,
-    step: NDArray[np.float64],
-    change: NDArray[np.float64],
+    moves: NDArray[np.float64],
     bound: NDArray[np.float64],
     config: SuiteConfig,
 ) -> None:
-    """Learn level and spread (`detectors.level.learn`), using up what is given."""
+    """Learn level and spread (`detectors.level.learn`), using up what is given.
+
+    The moves are (2, n): from the level, and from the previous reading.
+    """
     bound *= config.innovation_bound
     below = np.negative(bound)
-    np.maximum(step, below, out=step)
-    np.minimum(step, bound, out=step)
-    np.maximum(change, below, out=change)
-    np.minimum(change, bound, out=change)
-    before, now, level_weight = _weights(hot.learned, config)
-    difference, level, variance = hot.difference, hot.level, hot.variance
-    change *= change
-    change -= difference
-    change *= before
-    difference += change
-    np.multiply(step, level_weight, out=below)
-    level += below
-    step *= step
-    step *= now
-    variance += step
-    variance *= 1.0 - now
+    np.maximum(moves, below, out=moves)
+    np.minimum(moves, bound, out=moves)
+    weights, held, level_weight = _weights(hot.learned, config)
+    level = hot.level
+    level += np.multiply(moves[0], level_weight, out=below)
+    moves *= moves
+    moves[0] *= held
+    moves -= hot.squares
+    moves *= weights
+    squares = hot.squares
+    squares += moves
 
 
 def _weights(learned: NDArray[np.float64], config: SuiteConfig) -> tuple[_Weight, _Weight, _Weight]:
-    """Count the readings; return the weights of the difference, of the spread and of the level."""
+    """Count the readings; return the weights of what they teach.
+
+    Returns
+    -------
+    squares : (2, n) float64 or float
+        Of variance and difference; of differences there is one less than of readings.
+    held : (n,) float64 or float
+        What the variance keeps of itself.
+    level : (n,) float64 or float
+    """
     # One more, for rounding.
     ended = 1.0 + max(1.0 / config.spread_weight, 1.0 / config.level_weight)
     if np.count_nonzero(learned >= ended) == len(learned):
         learned += 1.0
-        return config.spread_weight, config.spread_weight, config.level_weight
-    before = np.maximum(1.0 / learned, config.spread_weight)
+        return config.spread_weight, 1.0 - config.spread_weight, config.level_weight
+    shares = np.empty((2, len(learned)))
+    np.divide(1.0, learned, out=shares[1])
     learned += 1.0
-    share = 1.0 / learned
-    return before, np.maximum(share, config.spread_weight), np.maximum(share, config.level_weight)
+    share = np.divide(1.0, learned, out=shares[0])
+    level_weight = np.maximum(share, config.level_weight)
+    np.maximum(shares, config.spread_weight, out=shares)
+    return shares, 1.0 - shares[0], level_weight
 
 
 def _far(
@@ -259,13 +269,10 @@ def _listen(hot: Hot, watermark_ns: NDArray[np.int64], config: SuiteConfig) -> N
     if not np.count_nonzero(moved):
         return
     moved &= heard_ns != NEVER
-    # Infinite where pauses mean nothing.
-    moved &= usual < np.inf
     pause_s = (watermark_ns - heard_ns).view(np.uint64) / _NS_PER_S
     np.minimum(pause_s, config.forget_after_s, out=pause_s)
-    lesson = pause_s - usual
-    lesson *= config.silence_decay
-    lesson += usual
+    lesson = pause_s * config.silence_decay
+    lesson += usual * (1.0 - config.silence_decay)
     np.maximum(pause_s, lesson, out=lesson)
     if np.count_nonzero(moved) == len(moved):
         usual[:] = lesson
@@ -278,16 +285,13 @@ def _count_changes(hot: Hot, seen: Look, config: SuiteConfig) -> None:
     """Prolong the runs of those that repeat, and end those of the others (`flatline`)."""
     same, run, repeats, changes = seen.same, hot.run, hot.repeats, hot.changes
     kept = (repeats[same], changes[same], run[same]) if len(same) else None
-    lesson = np.minimum(run, config.repeat_lesson)
+    repeats += np.minimum(run, config.repeat_lesson)
+    changes += 1.0
     total = repeats + changes
-    total += lesson
-    total += 1.0
     np.maximum(total, config.repeat_memory, out=total)
     np.divide(config.repeat_memory, total, out=total)
-    repeats += lesson
-    repeats *= total
-    changes += 1.0
-    changes *= total
+    history = hot.history
+    history *= total
     run.fill(0.0)
     hot.run_chance.fill(1.0)
     if kept is not None:

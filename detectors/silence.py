@@ -109,8 +109,9 @@ def listen(
             (watermark_ns - heard_ns).view(np.uint64) / _NS_PER_S, config.forget_after_s
         )
         usual = columns.pause_s
-        lesson = np.maximum(pause_s, usual + config.silence_decay * (pause_s - usual))
-        np.copyto(usual, lesson, where=moved & np.isfinite(usual))
+        # Infinite where pauses mean nothing, and so it stays.
+        shorter = pause_s * config.silence_decay + usual * (1.0 - config.silence_decay)
+        np.copyto(usual, np.maximum(pause_s, shorter), where=moved)
     np.maximum(heard_ns, watermark_ns, out=heard_ns)
     back: NDArray[np.bool_] = columns.silent_ns != NEVER
     if not back.any():

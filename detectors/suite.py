@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +86,18 @@ class Verdicts:
     returns: Returns
 
 
+_NOTHING: Final = Verdicts(
+    fresh=np.empty(0, np.bool_),
+    late=np.empty(0, np.bool_),
+    quality=np.empty(0, np.uint8),
+    score=np.empty(0),
+    expected=np.empty(0),
+    band=np.empty(0),
+    transitions=transitions([], np.empty(0, np.int32)),
+    returns=returns([], np.empty(0, np.int32)),
+)
 # Of a regular batch, judged at a time: few enough that what is worked on stays close to the core.
-_PART: Final = 4_096
+_PART: Final = 16_384
 
 
 class Suite:
@@ -145,8 +155,6 @@ class Suite:
         terms = TermTable(shared)
         terms.add(len(self), columns)
         self._config, self._terms = config, terms
-        # What is not written of settled series must be, before they may no longer be.
-        self._table.whole()
         self._table.review(terms.whole().warm_up)
 
     def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
@@ -191,15 +199,12 @@ class Suite:
         IndexError
             If a series was never added. Nothing has changed then.
         """
-        if series.ndim != 1 or not series.shape == time_ns.shape == value.shape == quality.shape:
-            raise ValueError("series, time_ns, value and quality must be columns of one length")
         count = len(series)
         if watermark_ns is None:
             watermark_ns = np.full(count, NEVER)
-        elif watermark_ns.shape != series.shape:
-            raise ValueError("watermark_ns must be as long as series")
-        if count and not 0 <= int(series.min()) <= int(series.max()) < len(self):
-            raise IndexError(f"series must be within 0 and {len(self) - 1}")
+        self._check(series, time_ns, value, quality, watermark_ns)
+        if not count:
+            return _NOTHING
         waves = self._waves(series, time_ns)
         rows = waves.rows
         late = time_ns < self._floor(watermark_ns)
@@ -264,17 +269,17 @@ class Suite:
 
     def in_doubt(self) -> NDArray[np.bool_]:
         """Return of which series a sensor-health alert is open."""
-        doubtful: NDArray[np.bool_] = self._table.whole().health_opened_ns != NEVER
+        doubtful: NDArray[np.bool_] = self._table.views().health_opened_ns != NEVER
         return doubtful
 
     def in_alert(self) -> NDArray[np.bool_]:
         """Return of which series a city alert is open."""
-        alarming: NDArray[np.bool_] = self._table.whole().city_opened_ns != NEVER
+        alarming: NDArray[np.bool_] = self._table.views().city_opened_ns != NEVER
         return alarming
 
     def are_silent(self) -> NDArray[np.bool_]:
         """Return which series were found silent and have not spoken since."""
-        silent: NDArray[np.bool_] = self._table.whole().silent_ns != NEVER
+        silent: NDArray[np.bool_] = self._table.views().silent_ns != NEVER
         return silent
 
     def silences(self, watermark_ns: int) -> Silences:
@@ -288,14 +293,14 @@ class Suite:
         watermark_ns : int
             Event time, UTC nanoseconds since 1970.
         """
-        terms = self._terms.whole()
-        found = fall_silent(self._table.whole(), watermark_ns, terms)
-        self._table.review(terms.warm_up)
+        found = fall_silent(self._table.views(), watermark_ns, self._terms.whole())
+        if len(found):
+            self._table.unsettle(found.series)
         return found
 
     def excuse(self, watermark_ns: int) -> None:
         """Hold no pause up to this watermark against anybody: the stream itself had a hole."""
-        excuse(self._table.whole(), watermark_ns)
+        excuse(self._table.views(), watermark_ns)
 
     def expect(self, period_s: NDArray[np.float64]) -> None:
         """Tell the usual periods of series that could not be called silent until now.
@@ -325,6 +330,13 @@ class Suite:
         suite._terms.add(len(suite))
         suite._table.review(config.warm_up)
         return suite
+
+    def _check(self, series: NDArray[np.int32], *others: NDArray[Any]) -> None:
+        if series.ndim != 1 or any(column.shape != series.shape for column in others):
+            raise ValueError("series and all that belongs to it must be columns of one length")
+        # Unsigned: a negative one is beyond all.
+        if len(series) and int(series.view(np.uint32).max()) >= len(self):
+            raise IndexError(f"series must be within 0 and {len(self) - 1}")
 
     def _waves(self, series: NDArray[np.int32], time_ns: NDArray[np.int64]) -> Waves:
         """Return the fresh rows in the order they are judged in."""

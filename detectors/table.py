@@ -81,8 +81,9 @@ _NAMES: Final = Columns._fields
 _WIDTH: Final = len(_NAMES)
 _HOT: Final = _NAMES.index("previous_ns")
 _MOVING: Final = _NAMES.index("low")
-_LAST_NS, _PREVIOUS = _NAMES.index("last_ns"), _NAMES.index("previous")
-_LAZY: Final = slice(_HOT, _HOT + 4)
+_LAST_NS: Final = _NAMES.index("last_ns")
+_HISTORY: Final = slice(_NAMES.index("repeats"), _NAMES.index("changes") + 1)
+_SQUARES: Final = slice(_NAMES.index("variance"), _NAMES.index("difference") + 1)
 # The columns of every version that can be read, in order. What a version lacks is as in a new
 # series without limits: a measure, never called silent.
 _SAVED: Final = (
@@ -103,7 +104,10 @@ _FIRST_PAUSE_PERIODS: Final = 5.0
 
 
 class Hot(NamedTuple):
-    """The fields of `Columns` that a reading of a settled series reads or moves."""
+    """The fields of `Columns` that a reading of a settled series reads or moves.
+
+    Two pairs of them are also rows of one block, because a step treats both alike.
+    """
 
     last_ns: NDArray[np.int64]
     previous: NDArray[np.float64]
@@ -121,6 +125,8 @@ class Hot(NamedTuple):
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     max_rate: NDArray[np.float64]
+    history: NDArray[np.float64]  # (2, n): repeats, changes
+    squares: NDArray[np.float64]  # (2, n): variance, difference
 
 
 def _columns(block: NDArray[np.float64]) -> Columns:
@@ -137,7 +143,7 @@ def _hot(block: NDArray[np.float64]) -> Hot:
     views: list[Any] = list(block)
     for place in _HOT_TIMES:
         views[place] = views[place].view(np.int64)
-    return Hot._make(views)
+    return Hot._make([*views, block[_HISTORY], block[_SQUARES]])
 
 
 def _new_series(limits: Limits) -> NDArray[np.float64]:
@@ -216,8 +222,9 @@ class Work:
     def whole(self, place: NDArray[np.intp]) -> "Whole":
         """Return a copy of all fields of some of the series, for `put`."""
         block = np.empty((_WIDTH, len(place)))
-        self._block.take(place, axis=1, out=block[:_HOT], mode="clip")
-        self._table.block[_HOT:].take(self._series[place], axis=1, out=block[_HOT:], mode="clip")
+        # Not `take`, which would first copy all of a view.
+        block[:_HOT] = self._block[:, place]
+        block[_HOT:] = self._table.block[_HOT:, self._series[place]]
         columns = _columns(block)
         _write_out(columns, self.settled[place])
         return Whole(block, columns)
@@ -293,38 +300,47 @@ class Table:
         self, series: NDArray[np.intp], value: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """Return which values lie outside the range of their series or are not finite."""
-        columns = self._views()
+        columns = self.views()
         outside: NDArray[np.bool_] = ~(
             (value >= columns.low.take(series)) & (value <= columns.high.take(series))
         )
         return outside
 
-    def whole(self) -> Columns:
-        """Return views of the state of all series, all written: what is changed there is kept.
+    def views(self) -> Columns:
+        """Return views of the state of all series; of settled ones some fields are not written.
 
-        Where a series may not be settled any more, `review` must be called.
+        A series that is not settled any more by what is changed there has to be `unsettled`.
         """
-        columns = self._views()
-        _write_out(columns, self.settled[: self._count])
-        return columns
+        return _columns(self.block[:, : self._count])
+
+    def unsettle(self, series: NDArray[np.int32]) -> None:
+        """Note that some series, settled or not, are settled no more."""
+        left = series[self.settled[series]]
+        columns = self.views()
+        last_ns, previous = columns.last_ns[left], columns.previous[left]
+        columns.previous_ns[left] = columns.anchor_ns[left] = last_ns
+        columns.anchor[left] = previous
+        columns.health_streak[left] = 0.0
+        self.settled[left] = False
 
     def review(self, warm_up: Threshold) -> None:
         """Find out anew which series are settled."""
-        self.settled[: self._count] = is_settled(self._views(), warm_up)
+        self._write_out()
+        self.settled[: self._count] = is_settled(self.views(), warm_up)
 
     def expect(self, period_s: NDArray[np.float64]) -> None:
         """Let series be called silent that never could be, where they have a usual period."""
-        pause_s = self._views().pause_s
+        pause_s = self.views().pause_s
         np.copyto(pause_s, period_s * _FIRST_PAUSE_PERIODS, where=np.isinf(pause_s))
 
     def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
         """Give some series other ranges and rates; whether they are states or silent stays."""
-        all_, new = self._views(), _columns(_new_series(limits))
+        columns, new = self.views(), _columns(_new_series(limits))
         for name in ("low", "high", "max_rate"):
-            getattr(all_, name)[series] = getattr(new, name)
+            getattr(columns, name)[series] = getattr(new, name)
 
-    def _views(self) -> Columns:
-        return _columns(self.block[:, : self._count])
+    def _write_out(self) -> None:
+        _write_out(self.views(), self.settled[: self._count])
 
     def to_bytes(self) -> bytes:
         """Return the state exactly, with its version and the names of its columns."""
@@ -336,7 +352,7 @@ class Table:
                 "layout": "rows of <f8; _ns: <i8",
             }
         ).encode()
-        self.whole()
+        self._write_out()
         rows = np.ascontiguousarray(self.block[_PLACES, : self._count].T)
         body = rows.astype("<f8", copy=False).tobytes()
         return b"".join(

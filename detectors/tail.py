@@ -32,11 +32,22 @@ def tail_score(spreads: NDArray[np.float64]) -> NDArray[np.float64]:
         From 0 to about 297, always finite for a number.
     """
     t = np.minimum(spreads, _LARGEST)
-    square = t * t + DEGREES_OF_FREEDOM
-    c = t / np.sqrt(square)
-    ratio = DEGREES_OF_FREEDOM / square / (1.0 + c)
-    chance = ratio * ratio * ratio * ((3.0 * c + 9.0) * c + 8.0) * 0.125
+    square = t * t
+    square += DEGREES_OF_FREEDOM
+    c = np.sqrt(square)
+    np.divide(t, c, out=c)
+    ratio = np.divide(DEGREES_OF_FREEDOM, square, out=square)
+    ratio /= 1.0 + c
+    chance = ratio * ratio
+    chance *= ratio
+    ratio = np.multiply(c, 0.375, out=ratio)
+    ratio += 1.125
+    ratio *= c
+    ratio += 1.0
+    chance *= ratio
     # Rounding may leave the chance of 0 spreads a little above 1; 0.0 minus, or a score of zero
     # would carry a sign.
-    scores: NDArray[np.float64] = 0.0 - np.log10(np.minimum(chance, 1.0))
+    np.minimum(chance, 1.0, out=chance)
+    np.log10(chance, out=chance)
+    scores: NDArray[np.float64] = np.subtract(0.0, chance, out=chance)
     return scores
