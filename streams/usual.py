@@ -168,7 +168,7 @@ CLOCK_SKEW: Final = Kernel(
     quantities=frozenset(),
     kinds=(Kind("clock-skew", HEALTH, Rule(5, 5, 60, HOUR_NS), {0: "minor"}, unit="s"),),
     new_state=clock_skew.new_state,
-    terms=least(1.0),
+    terms=lambda keys, *_: {"least": np.ones(len(keys))},
     step=_clock_step,
     watched=everywhere,
     of_clocks=True,
