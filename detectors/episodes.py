@@ -132,5 +132,12 @@ def end(
     state.rests_ns[place] = time_ns + rule.refractory_ns
 
 
+def remembers(state: State) -> NDArray[np.bool_]:
+    """Return of which series more is known than of new ones: when minutes were judged is not."""
+    is_known = (state.history != 0) | (state.opened_ns != NEVER)
+    known: NDArray[np.bool_] = is_known | (state.rests_ns != NEVER)
+    return known
+
+
 def _mask(minutes: int) -> np.uint64:
     return np.uint64((1 << minutes) - 1)

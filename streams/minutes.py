@@ -247,20 +247,21 @@ class MinuteStage:
 
     def save(self) -> bytes:
         """Return the state of all series, exactly."""
+        lags = np.flatnonzero(self._lag_ns != _NO_LAG)
         columns: dict[str, NDArray[Any]] = {
             "minutes": np.frombuffer(self._minutes.save(), np.uint8),
             "placed": np.array([self._placed], np.int64),
-            "lag_ns": self._lag_ns,
             "clock_minute": np.array([self._clock_minute], np.int64),
+            "lag.slots": lags,
+            "lag.ns": self._lag_ns[lags],
         }
         for running in self._running:
             name = running.kernel.name
-            columns[f"{name}.slots"] = running.slots
-            for column, values in running.state._asdict().items():
-                columns[f"{name}.state.{column}"] = values
+            place = _differing(running.state, running.kernel.new_state(1))
+            columns |= _saved(f"{name}.state", running.state, running.slots, place)
             for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
-                for column, values in episode._asdict().items():
-                    columns[f"{name}.{kind.name}.{column}"] = values
+                place = np.flatnonzero(episodes.remembers(episode))
+                columns |= _saved(f"{name}.{kind.name}", episode, running.slots, place)
         return to_bytes(columns)
 
     def load(self, data: bytes) -> None:
@@ -277,7 +278,7 @@ class MinuteStage:
         try:
             self._minutes = Minutes.load(columns["minutes"].tobytes())
             placed = int(columns["placed"][0])
-            self._lag_ns[:] = columns["lag_ns"]
+            self._lag_ns[columns["lag.slots"]] = columns["lag.ns"]
             self._clock_minute = int(columns["clock_minute"][0])
         except (LookupError, ValueError) as error:
             raise StateError(f"not a saved minute stage: {error}") from error
@@ -288,10 +289,9 @@ class MinuteStage:
         self._place(placed)
         for running in self._running:
             name = running.kernel.name
-            slots = columns.get(f"{name}.slots", np.empty(0, np.int64))
-            _restore(running.state, f"{name}.state", running.slots, slots, columns)
+            _restore(running.state, f"{name}.state", running.slots, columns)
             for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
-                _restore(episode, f"{name}.{kind.name}", running.slots, slots, columns)
+                _restore(episode, f"{name}.{kind.name}", running.slots, columns)
             running.count()
 
     def _place(self, until: int | None = None) -> None:
@@ -539,14 +539,28 @@ def _put(state: Any, place: NDArray[np.int64], part: Any) -> None:
         column[..., place] = values
 
 
+def _differing(state: Any, new: Any) -> NDArray[np.int64]:
+    """Return the places whose columns are not, to the bit, those of a new series."""
+    differs = np.zeros(state[0].shape[-1] if state else 0, np.bool_)
+    for column, start in zip(state, new, strict=True):
+        unlike = column.view(np.int64) != start.view(np.int64)
+        differs |= unlike.any(axis=tuple(range(unlike.ndim - 1)))
+    return np.flatnonzero(differs)
+
+
+def _saved(
+    name: str, state: Any, slots: NDArray[np.int64], place: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of the series in these places, and which those are."""
+    part = {f"{name}.{column}": values[..., place] for column, values in state._asdict().items()}
+    return {f"{name}.slots": slots[place]} | part
+
+
 def _restore(
-    state: Any,
-    name: str,
-    slots: NDArray[np.int64],
-    saved_slots: NDArray[np.int64],
-    columns: dict[str, NDArray[Any]],
+    state: Any, name: str, slots: NDArray[np.int64], columns: dict[str, NDArray[Any]]
 ) -> None:
     """Put saved columns back, of the series that are in both; slots are sorted."""
+    saved_slots = columns.get(f"{name}.slots", np.empty(0, np.int64))
     saved = {
         column: values
         for column in state._fields

@@ -36,10 +36,9 @@ _SPREAD_SHARE: Final = 0.25
 _DISPERSION: Final = 4.0
 _PEOPLE: Final = frozenset({"peopleCount", "occupancyCount"})
 _COUNTS: Final = _PEOPLE | {"intensity"}
-# What goes with the hours of a city; the rest goes with these, or with the weather.
-_RHYTHMIC: Final = frozenset(
-    {"intensity", "occupancy", "averageVehicleSpeed", "LAeq", "pm25", "pm10", "no2", "o3", "co"}
-)
+# What goes with the hours of a city by itself; the rest goes with these, or with the weather. A
+# profile takes 800 bytes a series.
+_RHYTHMIC: Final = frozenset({"intensity", "LAeq"})
 _MOST_NEIGHBOURS: Final = 7
 # What `drift` asks for.
 _LEAST_NEIGHBOURS: Final = 3
@@ -169,7 +168,7 @@ CLOCK_SKEW: Final = Kernel(
     quantities=frozenset(),
     kinds=(Kind("clock-skew", HEALTH, Rule(5, 5, 60, HOUR_NS), {0: "minor"}, unit="s"),),
     new_state=clock_skew.new_state,
-    terms=least(1.0),
+    terms=lambda keys, *_: {"least": np.ones(len(keys))},
     step=_clock_step,
     watched=everywhere,
     of_clocks=True,

@@ -9,12 +9,14 @@ import pytest
 from detectors import StateError, SuiteConfig
 from ingest.quantities import QUANTITIES
 from ingest.records import Provenance
+from ingest.topics import SeriesKey
 from simulators.city import City
 from storage.flush import Change, Moved, Opened, Resolved
 from storage.sink import Resumption
 from streams.alerts import changes
 from streams.facts import CityFacts, Group
 from streams.kernels import kernels
+from streams.minutes import MinuteStage, Standing
 from streams.partition import STATE_VERSION, Partition
 from streams.scoring import Ledger, Message, score
 from tests.streams.citylog import NAMESPACE, batch_message
@@ -284,6 +286,16 @@ def test_a_kernel_saved_with_other_columns_begins_anew_and_its_alerts_go_on() ->
     (incident,) = (one for one in again.partition.minutes._running if one.kernel.name == "incident")
     assert incident.state.phase.tolist() == [0.0, 0.0, 0.0]
     assert incident.alerts[0].opened_ns.tolist() == kept.tolist()
+
+
+def test_a_quantity_that_is_not_known_any_more_is_not_judged() -> None:
+    stage = MinuteStage(ROAD)
+    stage.add([SeriesKey("traffic", "z", "a", "headwind"), SeriesKey("traffic", "z", "a", "pm10")])
+    nothing = np.zeros(2, np.bool_)
+    for minute in range(3):
+        at = START_NS + minute * 60 * S
+        stage.take(np.array([0, 1], np.int32), np.array([at, at]), np.ones(2))
+        assert stage.check(at, Standing(nothing, nothing, nothing)) == []
 
 
 @pytest.mark.parametrize("damage", ["flipped", "other series", "rubbish"])
