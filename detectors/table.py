@@ -335,9 +335,9 @@ class Table:
 
     def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
         """Give some series other ranges and rates; whether they are states or silent stays."""
-        all_, new = self.views(), _columns(_new_series(limits))
+        columns, new = self.views(), _columns(_new_series(limits))
         for name in ("low", "high", "max_rate"):
-            getattr(all_, name)[series] = getattr(new, name)
+            getattr(columns, name)[series] = getattr(new, name)
 
     def _write_out(self) -> None:
         _write_out(self.views(), self.settled[: self._count])

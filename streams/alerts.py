@@ -14,6 +14,7 @@ from storage.flush import Change, Moved, Opened, Resolved, Ruled, Shadowed, Shad
 from storage.pages import MISSING, Category, Page, Severity
 from streams.minutes import Move
 from streams.partition import Partition
+from streams.ruling import Ruling
 from streams.scoring import NewRules, Scored, Who
 
 _ALERTS: Final = UUID("4c0d2f5e-5a6b-4a83-9f0b-6a0b7f9d7c11")  # namespace of alert ids
@@ -58,7 +59,9 @@ def changes(partition: Partition, scored: Scored, namespace: str) -> list[Change
     if scored.silences is not None:
         ordered += _fallen_silent(partition, scored, scored.silences, namespace)
     for move in scored.moves:
-        ordered.append(_by_minutes(partition, scored.who[move.slot], move, namespace))
+        ordered.append(
+            _by_minutes(partition, scored.who[move.slot], move, scored.ruling, namespace)
+        )
     return ordered
 
 
@@ -68,12 +71,12 @@ def shadow_changes(
     """Return what becomes of the alerts of shadows, as `changes` does of those that are told."""
     found: list[Shadowed | ShadowEnded] = []
     for name, shadow in scored.shadows.items():
-        theirs = replace(scored, verdicts=shadow.verdicts, silences=shadow.silences)
+        theirs = replace(scored, verdicts=shadow.verdicts, silences=shadow.silences, moves=())
         found += [
             Shadowed(name, change)
             for change in changes(partition, theirs, namespace)
-            # Of the suite alone; and nobody waits for an alert that may be stale.
-            if not isinstance(change, Moved) and change.page.kind in KIND_NAMES
+            # Nobody waits for an alert that may be stale.
+            if not isinstance(change, Moved)
         ]
     new_rules = scored.new_rules
     if new_rules is not None and new_rules.ended:
@@ -132,7 +135,9 @@ def _fallen_silent(
     return found
 
 
-def _by_minutes(partition: Partition, who: Who, move: Move, namespace: str) -> Change:
+def _by_minutes(
+    partition: Partition, who: Who, move: Move, ruling: Ruling, namespace: str
+) -> Change:
     """Return what becomes of an alert of the minute stage."""
     kind, series_id = move.kind, int(partition.series_id[move.slot])
     category: Category = CATEGORY_NAMES[kind.category]
@@ -151,7 +156,7 @@ def _by_minutes(partition: Partition, who: Who, move: Move, namespace: str) -> C
         lower=lower,
         upper=upper,
         **_identity(who, kind.category, move.opened_ns, namespace, kind=kind.name)
-        | {"severity": kind.severity_of(move.level)}
+        | {"severity": ruling.severity(kind.name, who.key) or kind.severity_of(move.level)}
         | ({"unit": kind.unit} if kind.unit else {}),
     )
     if is_over:

@@ -6,7 +6,7 @@ by minute. Checks stand at fixed places of the log, so what comes out is a funct
 alone, however it was cut into flushes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -104,6 +104,8 @@ class _Running:
     alerts: list[episodes.State] = field(default_factory=list)
     terms: Terms = field(default_factory=dict)
     watched: tuple[NDArray[np.bool_], ...] = ()
+    # Of each kind, for which series it is switched on; None where none is off.
+    on: tuple[NDArray[np.bool_], ...] | None = None
     # By slot, the place among `slots`; -1 where there is none.
     place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -160,6 +162,8 @@ class MinuteStage:
         self._zone = facts.zone()
         self._minutes = Minutes()
         self._running = [_Running(kernel) for kernel in kernels(facts)]
+        # By the name of a kind; None where nothing is switched off.
+        self._is_on: Callable[[str, SeriesKey], bool] | None = None
         self._keys: list[SeriesKey] = []
         self._slot_of: dict[tuple[str, str], int] = {}
         # Series that the kernels have a place for; the rest get theirs at the next check.
@@ -188,6 +192,18 @@ class MinuteStage:
         first = np.array([self._first_of[key.sensor] for key in keys], np.int64)
         self._first = np.concatenate((self._first, first))
         self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
+
+    def switch(self, is_on: Callable[[str, SeriesKey], bool] | None) -> None:
+        """Watch from now on for what is on: a function of kind and series; None for everything.
+
+        What is open of others is over with the next check.
+        """
+        if is_on is None and self._is_on is None:
+            return
+        self._is_on = is_on
+        if self._placed:
+            for running in self._running:
+                self._watch(running)
 
     def take(
         self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
@@ -299,8 +315,21 @@ class MinuteStage:
                 else column
                 for name, column in terms.items()
             }
-            running.watched = kernel.watched(running.terms)
+            self._watch(running)
         self._placed = until
+
+    def _watch(self, running: _Running) -> None:
+        """Find out which series are watched: what is off is not."""
+        running.watched, running.on = running.kernel.watched(running.terms), None
+        if self._is_on is not None:
+            keys = [self._keys[slot] for slot in running.slots.tolist()]
+            running.on = tuple(
+                np.array([self._is_on(kind.name, key) for key in keys], np.bool_)
+                for kind in running.kernel.kinds
+            )
+            running.watched = tuple(
+                mask & on for mask, on in zip(running.watched, running.on, strict=True)
+            )
 
     def _judge(self, closed: Closed, standing: Standing) -> list[Move]:
         """Show one minute of some series to the kernels."""
@@ -384,8 +413,12 @@ class MinuteStage:
             _put(running.state, place, state)
         blocked = running.blocked(place)
         moves: list[Move] = []
-        for kind, finding, whole in zip(kernel.kinds, findings, running.alerts, strict=True):
+        for at, (kind, finding, whole) in enumerate(
+            zip(kernel.kinds, findings, running.alerts, strict=True)
+        ):
             judged = finding.judged
+            if running.on is not None:
+                judged = judged & running.on[at][place]
             if blocked is not None and kind.category == CITY:
                 judged = judged & ~blocked
             episode = whole if is_whole else _part(whole, place)

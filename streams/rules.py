@@ -21,6 +21,8 @@ from ingest.quantities import QUANTITIES
 from ingest.records import KafkaRecord, Provenance
 from ingest.topics import is_level, readings_topic
 from storage.pages import Severity
+from streams.facts import CityFacts
+from streams.kernels import kernels
 
 RULES_VERSION: Final = 1
 # What a message of rules is called in its header.
@@ -31,8 +33,13 @@ MAX_RULES_BYTES: Final = 256 << 10
 MAX_SHADOWS: Final = 4
 # In the place of a bridge.
 _SENDER: Final = "citywatch-rules"
+# What the minute stage finds.
+BY_MINUTES: Final = tuple(
+    dict.fromkeys(kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds)
+)
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
-SWITCHES: Final = ("level", "flatline", "range", "rate", "silence")
+SWITCHES: Final = ("level", "flatline", "range", "rate", "silence", *BY_MINUTES)
+_KINDS: Final = (*KIND_NAMES, *BY_MINUTES)
 # Of a faulty file nobody mends more at once.
 _MAX_FAULTS: Final = 100
 _RANGE: Final = ("low", "high", "max_rate")
@@ -73,8 +80,8 @@ def _switch(name: str) -> str:
 
 
 def _kind(name: str) -> str:
-    if name not in KIND_NAMES:
-        raise ValueError(f"no kind of alert: {', '.join(KIND_NAMES)} are")
+    if name not in _KINDS:
+        raise ValueError(f"no kind of alert: {', '.join(_KINDS)} are")
     return name
 
 

@@ -15,7 +15,7 @@ from detectors import Limits, Suite, SuiteConfig, Terms
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
-from streams.rules import Rules, RulesError, Scope, said
+from streams.rules import BY_MINUTES, Rules, RulesError, Scope, said
 
 # What switches a detector off: counts that are never reached, a chance that nothing falls below,
 # a range that everything lies in.
@@ -114,6 +114,21 @@ class Ruling:
             severity = scope.severity.get(kind, severity)
         return severity
 
+    @property
+    def switches_minutes(self) -> bool:
+        """Whether anything of the minute stage may be off."""
+        scopes: list[Scope] = [*self.rules.quantity.values(), *self.rules.sensor.values()]
+        scopes += [one for sensor in self.rules.sensor.values() for one in sensor.quantity.values()]
+        named = set(self.rules.detectors).union(*(scope.detectors for scope in scopes))
+        return not named.isdisjoint(BY_MINUTES)
+
+    def is_on(self, kind: str, key: SeriesKey) -> bool:
+        """Say whether a kind of alert is looked for in a series."""
+        found = self.rules.detectors.get(kind, True)
+        for scope in self._scopes(key.quantity, key.sensor):
+            found = scope.detectors.get(kind, found)
+        return found
+
     def rule(self, suite: Suite, keys: Sequence[SeriesKey], *, limits: bool) -> None:
         """Let a suite judge by these rules from now on.
 
@@ -161,7 +176,7 @@ class Ruling:
             switches |= scope.detectors
         for detector, is_on in switches.items():
             if not is_on:
-                own |= _OFF[detector]
+                own |= _OFF.get(detector, {})
         return own
 
     def _places(self) -> Iterator[tuple[str, str, str | None]]:

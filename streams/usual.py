@@ -38,7 +38,7 @@ _PEOPLE: Final = frozenset({"peopleCount", "occupancyCount"})
 _COUNTS: Final = _PEOPLE | {"intensity"}
 # What goes with the hours of a city by itself; the rest goes with these, or with the weather. A
 # profile takes 800 bytes a series.
-_RHYTHMIC: Final = frozenset({"intensity", "averageVehicleSpeed", "LAeq"})
+_RHYTHMIC: Final = frozenset({"intensity", "LAeq"})
 _MOST_NEIGHBOURS: Final = 7
 # What `drift` asks for.
 _LEAST_NEIGHBOURS: Final = 3

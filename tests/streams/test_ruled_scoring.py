@@ -287,6 +287,29 @@ def test_a_detector_that_is_switched_off_closes_what_it_opened_on_good_readings(
     assert Rows.concatenate(run.rows).quality.tolist() == [4, 4, 4, 1, 1, 1, 1, 1, 1]
 
 
+def test_what_the_minute_stage_finds_is_switched_and_rated_too() -> None:
+    kinds = {one.page.kind for one in WHOLE.changes if isinstance(one, Opened)}
+    assert kinds >= {"incident", "service-level"}
+    told = Rules.read({"detectors": {"incident": False}, "severity": {"service-level": "critical"}})
+    run = cut(inserted([(0, of_rules(told))]), set())
+    opened = [one.page for one in run.changes if isinstance(one, Opened)]
+    assert {page.kind for page in opened} == kinds - {"incident"}
+    assert {one.severity for one in opened if one.kind == "service-level"} == {"critical"}
+
+
+def test_what_the_minute_stage_has_opened_is_over_when_it_is_switched_off() -> None:
+    told = of_rules(Rules.read({"detectors": {"service-level": False}}))
+    for place in range(len(LOG)):
+        run = cut(inserted([(place, told)]), set())
+        moves = [one for one in run.changes if not isinstance(one, Moved)]
+        ours = [one for one in moves if one.page.kind == "service-level"]
+        if ours:
+            break
+    resolved = [one for one in ours if isinstance(one, Resolved)]
+    assert len(ours) == 2 * len(resolved)
+    assert {one.cause for one in resolved} == {"no longer judged"}
+
+
 @pytest.mark.parametrize("damage", ["rules", "version", "missing", "more", "shadow", "series"])
 def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
     state = msgspec.msgpack.decode(TALE.partition.snapshot())
@@ -305,13 +328,13 @@ def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
         shadows["tight"] = Run().partition.suite.save()
     state[-1] = [told, shadows]
     with pytest.raises(StateError):
-        Partition(Resumption(9, 9, STATE_VERSION, msgspec.msgpack.encode(state)), CONFIG)
+        Partition(Resumption(9, 9, STATE_VERSION, msgspec.msgpack.encode(state)), CONFIG, FACTS)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_state_of_a_version_before_rules_is_read(version: int) -> None:
     state = msgspec.msgpack.decode(WHOLE.partition.snapshot())
     older = msgspec.msgpack.encode(state[: {1: 2, 2: 4}[version]])
-    partition = Partition(Resumption(9, 9, version, older), CONFIG)
+    partition = Partition(Resumption(9, 9, version, older), CONFIG, FACTS)
     assert partition.ruling.rules == Rules()
     assert partition.suite.save() == WHOLE.partition.suite.save()

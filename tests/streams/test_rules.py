@@ -15,7 +15,9 @@ from detectors import KIND_NAMES, Suite, SuiteConfig, Terms
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from streams.rules import (
+    BY_MINUTES,
     MAX_RULES_BYTES,
+    SWITCHES,
     QuantityRules,
     Rules,
     RulesError,
@@ -109,7 +111,7 @@ def test_every_fault_is_told_with_its_place() -> None:
         "quantity.foo: no such quantity",
         "suite.nonsense: no such rule",
         "[sensor.air-17.quantity.<name>]",
-        "level, flatline, range, rate, silence can",
+        "level, flatline, range, rate, silence, clock-skew, ",
         "'informational', 'minor', 'major' or 'critical'",
     ):
         assert words in told
@@ -283,9 +285,7 @@ def rules(draw: st.DrawFn) -> Rules:
             "city_open_spreads": st.floats(3.0, 9.0),
             "close_after": st.integers(1, 9),
             "silence_floor_s": st.floats(0.5, 900.0),
-            "detectors": st.dictionaries(
-                st.sampled_from(["level", "flatline", "range", "rate", "silence"]), st.booleans()
-            ),
+            "detectors": st.dictionaries(st.sampled_from(SWITCHES), st.booleans()),
         },
     )
     of_quantity = st.builds(
@@ -305,7 +305,7 @@ def rules(draw: st.DrawFn) -> Rules:
         st.sampled_from(["tight", "loose"]), st.fixed_dictionaries({}, optional=layer)
     )
     severity = st.dictionaries(
-        st.sampled_from(KIND_NAMES), st.sampled_from(["minor", "major", "critical"])
+        st.sampled_from([*KIND_NAMES, *BY_MINUTES]), st.sampled_from(["minor", "major", "critical"])
     )
     return Rules.read(
         draw(st.fixed_dictionaries({}, optional=layer | {"shadow": shadow, "severity": severity}))
