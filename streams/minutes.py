@@ -6,7 +6,7 @@ by minute. Checks stand at fixed places of the log, so what comes out is a funct
 alone, however it was cut into flushes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -109,22 +109,22 @@ class _Running:
     # By slot, the place among `slots`; -1 where there is none.
     place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    # Alerts that are open, by kind: nearly always none, and then there is nothing to look for.
+    # Kinds of which an alert is open: nearly always none, and then there is nothing to look for.
     open: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.state = self.kernel.new_state(0)
         self.alerts = [episodes.new_state(0) for _ in self.kernel.kinds]
-        self.open = [0 for _ in self.kernel.kinds]
 
     def count(self) -> None:
-        """Count the alerts that are open."""
-        self.open = [int((one.opened_ns != NEVER).sum()) for one in self.alerts]
+        """Note of which kinds an alert is open."""
+        self.open = [
+            at for at, one in enumerate(self.alerts) if bool((one.opened_ns != NEVER).any())
+        ]
 
-    def standing(self) -> Iterator[tuple[int, Kind, episodes.State]]:
-        """Yield the kinds of which an alert is open."""
-        kinds = zip(self.open, self.kernel.kinds, self.alerts, strict=True)
-        yield from ((at, kind, one) for at, (count, kind, one) in enumerate(kinds) if count)
+    def standing(self) -> list[tuple[int, Kind, episodes.State]]:
+        """Return the kinds of which an alert is open."""
+        return [(at, self.kernel.kinds[at], self.alerts[at]) for at in self.open]
 
     def grow(self, slots: NDArray[np.int64], series: int) -> None:
         """Make places for new series; `series` is how many there are in the partition."""
@@ -476,7 +476,7 @@ class MinuteStage:
         """End the alerts of series that can no longer be judged: what is set has changed."""
         moves = []
         for running in self._running:
-            for at, kind, episode in list(running.standing()):
+            for at, kind, episode in running.standing():
                 watched = running.watched[at]
                 place = np.flatnonzero((episode.opened_ns != NEVER) & ~watched)
                 moves += [
