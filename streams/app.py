@@ -73,7 +73,7 @@ class StreamsApp:
         self._partitions = partitions
         self._replication_factor = replication_factor
         self._sink = Sink(dsn, database_schema(config.namespace), log_id)
-        self.worker = Worker(config, self._sink, self._acknowledge, self._earliest)
+        self.worker = Worker(config, self._sink, self._acknowledge, self._earliest, self._reread)
         self._app = self._build()
         self._started = time.monotonic()
 
@@ -223,6 +223,16 @@ class StreamsApp:
         return int(
             offsets.get(AioTopicPartition(topic, partition), offsets.get(TP(topic, partition), 0))
         )
+
+    async def _reread(self, topic: str, partition: int, offset: int, saved: int) -> None:
+        place = AioTopicPartition(topic, partition)
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await self._app.consumer.seek_wait({place: offset})
+                await self._app.consumer._commit({TP(topic, partition): saved})  # noqa: SLF001
+        except (KafkaError, OSError) as error:  # a timeout is an OSError
+            # It is asked again.
+            _LOG.warning("kafka does not go back: %r", error)
 
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         places = {(place.topic, place.partition) for place in assigned}

@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -48,13 +49,17 @@ _SAVE_SHARE: Final = 0.02
 _ROW_BYTES: Final = 128
 # What a message weighs besides its payload: its headers, and what Faust keeps of it.
 _MESSAGE_BYTES: Final = 4_096
+# For how long missing messages are asked for again, and how often: the consumer hands over what it
+# had fetched before it comes to them.
+_ASK_FOR_S: Final = 15.0
+_ASK_EVERY_S: Final = 2.0
 
 TopicPartition = tuple[str, int]
 _T = TypeVar("_T")
 
 
 class GapError(Exception):
-    """Messages are missing between what was seen and what came: start again from what is saved."""
+    """Messages are missing that were asked for again: start again from what is saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,17 @@ class _Inbox:
 
 
 @dataclass(slots=True)
+class _Missing:
+    """Messages that the log has and that were not handed over."""
+
+    expected: int
+    saved: int
+    told: str
+    since_s: float
+    asked_s: float = -inf
+
+
+@dataclass(slots=True)
 class Totals:
     """What this worker has done since it started; the time of saving is not that of flushes."""
 
@@ -170,6 +186,8 @@ class Worker:
         Lets the consumer commit behind a message.
     earliest : async callable of (topic, partition) to int
         First offset the log still holds.
+    reread : async callable of (topic, partition, offset, saved)
+        Lets the consumer hand over messages from an offset on, and know what is saved.
     """
 
     def __init__(
@@ -178,11 +196,14 @@ class Worker:
         sink: Sink,
         acknowledge: Callable[[Any], Awaitable[None]],
         earliest: Callable[[str, int], Awaitable[int]],
+        reread: Callable[[str, int, int, int], Awaitable[None]],
     ) -> None:
         self._config = config
         self._sink = sink
         self._acknowledge = acknowledge
         self._earliest = earliest
+        self._reread = reread
+        self._missing: dict[TopicPartition, _Missing] = {}
         self._readings = readings_topic(config.namespace)
         self._letters = dead_letters_topic(config.namespace)
         self._inboxes: dict[TopicPartition, _Inbox] = {}
@@ -473,6 +494,7 @@ class Worker:
             cards.update(_cards(partition, messages))
             if partition.seen > partition.stored:
                 steps.append(Step(topic, number, partition.stored, partition.seen))
+        await self._chase()
         await self._register(list(dict.fromkeys(partition for partition, _ in scored)))
         stored = Rows.concatenate([part.rows(partition) for partition, part in scored])
         masks = [part.verdicts.fresh for _, part in scored]
@@ -548,7 +570,10 @@ class Worker:
             if delivery.offset < expected:
                 continue
             if delivery.offset > expected:
-                await self._excuse_gap(self._readings, number, expected, delivery.offset)
+                if not await self._is_lost(self._readings, number, expected, delivery.offset):
+                    place = (self._readings, number)
+                    self._note_gap(place, expected, delivery.offset, partition.saved)
+                    break
                 # What the database has was only to be seen once more.
                 self._miss(self._readings, number, partition.stored, expected, delivery.offset)
             reason = refusal.reason if refusal else None
@@ -556,12 +581,55 @@ class Worker:
             expected = delivery.offset + 1
         return messages
 
-    async def _excuse_gap(self, topic: str, number: int, expected: int, offset: int) -> None:
-        """Accept missing offsets only where the log itself no longer has them."""
+    async def _is_lost(self, topic: str, number: int, expected: int, offset: int) -> bool:
+        """Say whether the log itself no longer has what is missing before an offset."""
         earliest = await self._earliest(topic, number)
         if offset > max(earliest, expected):
-            raise GapError(f"{topic}/{number}: expected offset {expected}, got {offset}")
+            return False
         _LOG.error("%s/%d: offsets %d to %d expired unread", topic, number, expected, offset - 1)
+        return True
+
+    def _note_gap(self, place: TopicPartition, expected: int, offset: int, saved: int) -> None:
+        """Note what is missing, and let go of all that follows: it comes again behind it.
+
+        In a rebalance Faust may drop a message that it was about to hand over, and go on behind it.
+        A database that was restored to an older state wants what Kafka was told is done.
+        """
+        missing = self._missing.get(place)
+        if missing is None or missing.expected != expected:
+            told = f"{place[0]}/{place[1]}: expected offset {expected}, got {offset}"
+            self._missing[place] = _Missing(expected, saved, told, time.monotonic())
+        inbox = self._inboxes[place]
+        self._pending_rows -= sum(queued.rows for queued in inbox.pending)
+        inbox.pending.clear()
+        # What was drawn just now stands behind all that was seen.
+        while inbox.held and inbox.held[-1].delivery.offset >= expected:
+            self._held_bytes -= inbox.held.pop().size
+
+    async def _chase(self) -> None:
+        """Ask the consumer for what is missing, and ask again: what it hands over may be lost too.
+
+        Raises
+        ------
+        GapError
+            If it does not come.
+        """
+        now_s = time.monotonic()
+        for place, missing in list(self._missing.items()):
+            topic, number = place
+            if topic == self._letters:
+                reached = self._letter_positions.get(number, 0)
+            else:
+                known = self._partitions.get(number)
+                reached = known.seen if known else 0
+            if reached > missing.expected:
+                del self._missing[place]
+            elif now_s - missing.since_s > _ASK_FOR_S:
+                raise GapError(missing.told)
+            elif now_s - missing.asked_s > _ASK_EVERY_S:
+                missing.asked_s = now_s
+                _LOG.warning("%s; reading again from there", missing.told)
+                await self._reread(topic, number, missing.expected, missing.saved)
 
     def _miss(self, topic: str, number: int, stored: int, expected: int, offset: int) -> None:
         """Tell the database of offsets that nobody read, and nobody can any more."""
@@ -585,7 +653,9 @@ class Worker:
             if delivery.offset < end:
                 continue
             if delivery.offset > end:
-                await self._excuse_gap(self._letters, number, end, delivery.offset)
+                if not await self._is_lost(self._letters, number, end, delivery.offset):
+                    self._note_gap((self._letters, number), end, delivery.offset, position)
+                    break
                 self._miss(self._letters, number, position, end, delivery.offset)
             letters.append(_buried(delivery, provenance, refusal, ledger))
             end = delivery.offset + 1
@@ -669,6 +739,7 @@ class Worker:
     def _drop(self, topic: str, number: int) -> None:
         self._releases[topic, number] += 1
         self._quarantine.drop(topic, number)
+        self._missing.pop((topic, number), None)
         inbox = self._inboxes.pop((topic, number), None)
         if inbox is not None:
             self._pending_rows -= sum(queued.rows for queued in inbox.pending)

@@ -91,14 +91,21 @@ class Session:
         self.kafka = kafka
         database = kafka.database
         self.sink = MoodySink(database.dsn, database.schema, LOG_ID)
-        self.worker = Worker(config(**changes), self.sink, kafka.acknowledge, kafka.earliest)
+        self.worker = Worker(
+            config(**changes), self.sink, kafka.acknowledge, kafka.earliest, self.reread
+        )
         self.read: dict[TopicPartition, int] = {}
+        self.asked: list[tuple[str, int, int, int]] = []
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.sink.close()
+
+    async def reread(self, topic: str, partition: int, offset: int, saved: int) -> None:
+        self.asked.append((topic, partition, offset, saved))
+        self.read[topic, partition] = max(offset, await self.kafka.earliest(topic, partition))
 
     def assign(self, *places: TopicPartition) -> None:
         for place in places or tuple(self.kafka.log.messages):

@@ -99,15 +99,11 @@ async def live(streams: StreamsApp, is_done: Callable[[], bool]) -> None:
 def test_a_database_restored_to_an_older_state_is_caught_up(
     services: Addresses, namespace: str
 ) -> None:
-    """All partitions at the price of one restart."""
+    """What Kafka was told is done is read again, in all partitions."""
 
     async def scenario() -> None:
         await fill(services, namespace)
-        # What Kafka was told when the database still had it.
         await commit(services, namespace, 15)
-        with pytest.raises(GapError, match="expected offset 0, got 15"):
-            await live(app(services, namespace), lambda: False)
-        assert await committed(services, namespace) == [0] * PARTITIONS
         streams = app(services, namespace)
         await live(streams, lambda: streams.worker.totals.stored == MESSAGES * PARTITIONS)
         assert streams.worker.totals.stored == MESSAGES * PARTITIONS
@@ -130,7 +126,7 @@ def test_a_gap_in_the_middle_commits_nothing_beyond_the_saved_state(
                 await take(delivery)
 
         monkeypatch.setattr(streams.worker, "take", losing)
-        with pytest.raises(GapError, match="expected offset 10, got 11"):
+        with pytest.raises(GapError, match="expected offset 10, got 1"):
             await live(streams, lambda: False)
         saved = dict(database.all("SELECT partition, next_offset FROM detector_state"))
         for number, offset in enumerate(await committed(services, namespace)):

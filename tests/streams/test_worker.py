@@ -176,8 +176,9 @@ def test_a_replay_keeps_no_more_than_what_may_wait(database: Database) -> None:
 
     kept = run(work)
     assert max(kept) < 10
-    again = undisturbed(log, database)
-    assert database.contents() == again
+    stored = database.contents()
+    database.clear()
+    assert stored == undisturbed(log, database)
 
 
 def test_partitions_are_saved_by_turns(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,21 +311,59 @@ def test_a_flush_holds_about_as_much_as_it_may(database: Database) -> None:
 # Gaps, fences, unreadable things
 
 
-def test_a_gap_stops_the_worker(database: Database) -> None:
+def with_a_gap(session: Session) -> Awaitable[None]:
+    """Deliver two messages, and then the fourth and fifth."""
+
+    async def work() -> None:
+        session.assign()
+        await session.deliver(PLACE, 2)
+        session.read[PLACE] = 3
+        await session.deliver(PLACE, 2)
+
+    return work()
+
+
+def test_what_is_missing_is_asked_for_again(database: Database) -> None:
+    log = small_log()
+    kafka = Kafka(log, database)
+
+    async def work() -> None:
+        async with Session(kafka) as session:
+            await with_a_gap(session)
+            await session.worker.flush()
+            assert session.asked == [(*PLACE, 2, 0)]
+            assert session.read[PLACE] == 2
+            # What was fetched before comes first, and is no reason to ask once more.
+            session.read[PLACE] = 5
+            await session.deliver(PLACE)
+            await session.worker.flush()
+            assert session.asked == [(*PLACE, 2, 0)]
+            assert session.worker._pending_rows == 0
+            session.read[PLACE] = 2
+            await session.finish()
+
+    run(work)
+    stored = database.contents()
+    database.clear()
+    assert stored == undisturbed(log, database)
+
+
+def test_what_never_comes_stops_the_worker(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.worker._ASK_FOR_S", 0.1)
+    monkeypatch.setattr("streams.worker._ASK_EVERY_S", 0.02)
     kafka = Kafka(small_log(), database)
 
     async def work() -> None:
         async with Session(kafka) as session:
-            session.assign()
-            await session.deliver(PLACE, 2)
-            session.read[PLACE] = 3
-            await session.deliver(PLACE)
+            await with_a_gap(session)
             with pytest.raises(GapError, match="expected offset 2, got 3"):
                 await session.worker.run(asyncio.Event())
-            assert kafka.acknowledged == []
+            assert len(session.asked) > 1
+            assert set(session.asked) == {(*PLACE, 2, 0)}
 
     run(work)
-    assert count(database) == 0
 
 
 @pytest.mark.parametrize("place", [PLACE, LETTER_PLACE])
@@ -396,16 +435,19 @@ def faults(database: Database) -> list[str]:
     return asyncio.run(work())
 
 
-def test_a_gap_beyond_what_expired_is_not_excused(database: Database) -> None:
+def test_of_what_is_missing_the_log_is_asked_for_what_it_has(database: Database) -> None:
     kafka = Kafka(small_log(), database, committed={PLACE: 4}, expired={PLACE: 3})
 
     async def work() -> None:
         async with Session(kafka) as session:
             session.assign()
-            with pytest.raises(GapError):
-                await session.finish()
+            await session.finish()
+            assert session.asked == [(*PLACE, 0, 0)]
+            await session.finish()
 
     run(work)
+    assert database.all("SELECT first_offset, next_offset FROM log_gap") == [(0, 3)]
+    assert database.one("SELECT next_offset FROM stream_position") == 6
 
 
 def test_of_two_owners_the_slower_stops_and_nothing_is_doubled(database: Database) -> None:
