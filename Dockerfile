@@ -36,6 +36,6 @@ COPY --from=build /opt/citywatch /opt/citywatch
 COPY deploy/connected.py /opt/citywatch/connected.py
 ENV PATH=/opt/citywatch/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-# Faust makes a data directory where it stands, and compose puts a small tmpfs here.
+# Compose puts a small tmpfs here; the rest cannot be written to.
 WORKDIR /tmp
 ENTRYPOINT ["citywatch"]

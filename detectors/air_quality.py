@@ -108,8 +108,9 @@ def european(
     Returns
     -------
     Finding
-        `level` is the band, 1 to 6; `measure` the mean; `upper` the highest concentration that
-        would not speak.
+        `level` is the band, 1 (good), 2 (fair), 3 (moderate), 4 (poor), 5 (very poor) and 6
+        (extremely poor); `measure` the mean; `upper` the highest concentration that would not
+        speak.
     """
     row = np.arange(len(pollutant))
     window = bands.windows()[pollutant]
@@ -180,8 +181,9 @@ def united_states(
     Returns
     -------
     Finding
-        `level` is the category, 1 to 6; `measure` the index; `upper` the highest index that would
-        not speak.
+        `level` is the category, 1 (good), 2 (moderate), 3 (unhealthy for sensitive groups), 4
+        (unhealthy), 5 (very unhealthy) and 6 (hazardous); `measure` the index; `upper` the highest
+        index that would not speak.
     """
     count = len(pollutant)
     index = nothing(count)

@@ -43,7 +43,6 @@ class Bands:
         return np.array([self.window.get(name, HOUR) for name in POLLUTANTS], np.intp)
 
 
-EAQI_NAMES: Final = ("good", "fair", "moderate", "poor", "very poor", "extremely poor")
 # The European Environment Agency's index as revised in 2024, in use since 2025: ETC HE Report
 # 2024/17. Hourly means of all five pollutants.
 EAQI_2024: Final = Bands(
@@ -110,14 +109,6 @@ class Scale:
 
 # Upper ends of the categories. Since 2024 the last one is a single line from 301 to 500; before it
 # was cut at 400.
-AQI_NAMES: Final = (
-    "good",
-    "moderate",
-    "unhealthy for sensitive groups",
-    "unhealthy",
-    "very unhealthy",
-    "hazardous",
-)
 _INDEX_2024: Final = (0, 50, 100, 150, 200, 300, 500)
 _INDEX_2018: Final = (0, 50, 100, 150, 200, 300, 400, 500)
 

@@ -1,4 +1,7 @@
-"""All detectors over all series."""
+"""All detectors over all series.
+
+One long module, a third of it what the columns mean: the step and what it returns belong together.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

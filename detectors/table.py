@@ -7,6 +7,8 @@ rows would, up to some 10,000 series, and regular batches nothing.
 A series is *settled* while nothing is special about it: it measures, is warm, was heard and usable
 last, and has no alert open. Few fields move then, the hot ones (`detectors.settled`), and four of
 the others are not even written: they are what the hot ones say.
+
+One long module, because who may leave what unwritten is one agreement of all that touches a table.
 """
 
 import json

@@ -43,6 +43,14 @@ class LogError(Exception):
     """The log ends before what was read of it: it was made anew, or cut short."""
 
 
+class _App(faust.App):
+    """Faust's app, without the folders that it makes in the working directory for its tables."""
+
+    def _create_directories(self) -> None:
+        # There are no tables: `store` is memory.
+        pass
+
+
 class StreamsApp:
     """One worker process of the consumer group of a namespace.
 
@@ -164,7 +172,7 @@ class StreamsApp:
 
     def _build(self) -> Any:
         namespace = self._config.namespace
-        app = faust.App(
+        app = _App(
             f"{namespace}-worker",
             broker=f"kafka://{self._bootstrap}",
             store="memory://",

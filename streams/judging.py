@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from detectors import HEALTH
 from detectors.episodes import Rule
 from detectors.finding import Finding
+from detectors.minutes import MINUTE_NS
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
@@ -19,8 +20,7 @@ Floats = NDArray[np.float64]
 Terms = dict[str, NDArray[Any]]
 SlotOf = Mapping[tuple[str, str], int]
 Watched = tuple[NDArray[np.bool_], ...]
-MINUTE_NS: Final = 60 * 10**9
-HOUR_NS: Final = 3_600 * 10**9
+HOUR_NS: Final = 60 * MINUTE_NS
 
 
 @dataclass(frozen=True, slots=True)

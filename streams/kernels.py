@@ -28,13 +28,13 @@ from detectors import (
 from detectors.air_quality_tables import AQI_2024, EAQI_2024, POLLUTANTS
 from detectors.episodes import Rule
 from detectors.finding import Finding
+from detectors.minutes import MINUTE_NS
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
 from streams.facts import CityFacts
 from streams.judging import (
     HOUR_NS,
-    MINUTE_NS,
     Floats,
     Kernel,
     Kind,

@@ -4,6 +4,8 @@ Readings are taken as they come; nothing else happens until the partition's wate
 check (`Turn.check_ns`). Then the minutes that are over are closed and shown to the kernels, minute
 by minute. Checks stand at fixed places of the log, so what comes out is a function of the log
 alone, however it was cut into flushes.
+
+One long module, because all of it moves the same state, and what is saved of it is what it moves.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,8 @@
-"""Messages of a partition to scored rows: pure, but for the partition's state."""
+"""Messages of a partition to scored rows: pure, but for the partition's state.
+
+One long module, a third of it what passes between judging and storing: it is read with the loop
+that makes it.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -138,15 +139,20 @@ def test_a_gap_in_the_middle_commits_nothing_beyond_the_saved_state(
     asyncio.run(scenario())
 
 
-def test_a_log_that_ends_before_what_was_read_is_refused(
-    services: Addresses, namespace: str, database: Database
-) -> None:
+def was_read(database: Database, services: Addresses, namespace: str, offset: int) -> None:
+    """Let the database say that the first partition was read up to an offset."""
     database.all(
         "INSERT INTO stream_position VALUES (%s, 0, %s, %s) RETURNING 1",
         readings_topic(namespace),
         services.log_id,
-        MESSAGES + 1,
+        offset,
     )
+
+
+def test_a_log_that_ends_before_what_was_read_is_refused(
+    services: Addresses, namespace: str, database: Database
+) -> None:
+    was_read(database, services, namespace, MESSAGES + 1)
 
     async def scenario() -> None:
         await fill(services, namespace)
@@ -159,12 +165,7 @@ def test_a_log_that_ends_before_what_was_read_is_refused(
 def test_a_log_that_ends_where_it_was_read_to_is_not(
     services: Addresses, namespace: str, database: Database
 ) -> None:
-    database.all(
-        "INSERT INTO stream_position VALUES (%s, 0, %s, %s) RETURNING 1",
-        readings_topic(namespace),
-        services.log_id,
-        MESSAGES,
-    )
+    was_read(database, services, namespace, MESSAGES)
 
     async def scenario() -> None:
         await fill(services, namespace)
@@ -179,3 +180,5 @@ def test_a_log_that_ends_where_it_was_read_to_is_not(
         assert streams.meter.progress.stored((readings_topic(namespace), 0)) == MESSAGES
 
     asyncio.run(scenario())
+    # Nothing is left behind where it ran.
+    assert not list(Path().glob(f"{namespace}-worker*"))
