@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier
 
-from paging.stages import Fate
+from paging.gates import Fate
 from storage.migrate import session_options
 from storage.pages import Page, PageError, decode_page, outbox_channel
 

@@ -22,8 +22,8 @@ import psycopg
 
 from paging import outbox
 from paging.backoff import backoff_s
+from paging.gates import SERVED_NAMESPACE, Candidate, Hold, Suppress, judge, stages
 from paging.outbox import Abandoned, Claim, Connection, Delivered, Failed, Held, Outcome, Suppressed
-from paging.stages import SERVED_NAMESPACE, Candidate, Hold, Suppress, judge, stages
 from paging.webhook import Notifier, Refused, Retry, Webhook
 from storage.pages import Page, PageError
 

@@ -3,6 +3,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from paging.gates import Fate
 from paging.outbox import (
     Abandoned,
     Connection,
@@ -14,7 +15,6 @@ from paging.outbox import (
     connected,
     record,
 )
-from paging.stages import Fate
 from storage.pages import PageError
 from tests.paging.scaffold import Table, eventually, page_of, resolution_of
 

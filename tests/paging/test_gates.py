@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paging.stages import Candidate, Decision, Fate, Hold, Pass, Suppress, judge, stages
+from paging.gates import Candidate, Decision, Fate, Hold, Pass, Suppress, judge, stages
 from tests.paging.scaffold import page_of, resolution_of
 
 OPENED = datetime(2025, 3, 4, 14, 0, tzinfo=UTC)
