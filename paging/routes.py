@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from paging.durations import span_of
-from paging.hooks import HookKind, HookTerms
+from paging.hooks import ALL_EVENTS, HookKind, HookTerms
 from paging.matching import Label, Match, read_match
 from paging.schedule import Rotation, Shifts
 
@@ -26,6 +26,7 @@ _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$"
 # The policy of a route that is there to say that nobody is told.
 NOBODY: Final = "nobody"
 
+_WORKING_DAY_S: Final = 28_800.0
 _SHIFTS: Final = Shifts((time(6), time(14), time(22)), "UTC")
 
 _TARGET: Final = re.compile(
@@ -213,6 +214,23 @@ class Routes:
     shadows: tuple[Match, ...] = ()
     stale_after: timedelta = timedelta(days=1)
     link: str | None = None
+
+
+def webhook_routes(url: str, *, timeout_s: float) -> Routes:
+    """Return the routes of a pager that has no routes file: everything goes to one webhook.
+
+    It may be away for a working day; there is nobody else to go to.
+    """
+    terms = HookTerms(
+        type="webhook", events=ALL_EVENTS, timeout_s=timeout_s, give_up_after_s=_WORKING_DAY_S
+    )
+    step = Step(timedelta(), (Target("hook", "webhook"),))
+    route = Route("all", Match(), "webhook", group_interval=timedelta(seconds=10))
+    return Routes(
+        routes=(route,),
+        policies={"webhook": (step,)},
+        hooks={"webhook": Hook(terms, {"url": url})},
+    )
 
 
 class _RouteTable(msgspec.Struct, forbid_unknown_fields=True, rename={"goes_on": "continue"}):

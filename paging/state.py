@@ -189,6 +189,18 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Tested:
+    """A page that somebody asks for, to see whether it comes."""
+
+    test_id: UUID
+    policy: str
+    author: str
+
+
+Event = Told | GivenUp | Tested
+
+
+@dataclass(frozen=True, slots=True)
 class Quiet:
     """A silence, or a maintenance window: whose alerts are told nobody in [begins, ends)."""
 
@@ -313,6 +325,8 @@ class Turn:
         In the order in which they were decided.
     joined : sequence of (str, UUID)
         Alerts that came into groups.
+    closed : sequence of Group
+        That are over, and no longer remembered.
     wake_at : datetime or None
         When there is something to decide even if nothing happens.
     """
@@ -321,6 +335,7 @@ class Turn:
     said: Sequence[Said]
     tellings: Sequence[Telling]
     joined: Sequence[tuple[str, UUID]]
+    closed: Sequence[Group]
     wake_at: datetime | None
 
 

@@ -46,6 +46,7 @@ from paging.state import (
     Said,
     Shift,
     Telling,
+    Tested,
     Told,
     Topology,
     Track,
@@ -54,7 +55,10 @@ from paging.state import (
     is_over,
     labels_of,
 )
-from paging.wording import by_identity, notice_of
+from paging.state import (
+    Event as Happened,
+)
+from paging.wording import by_identity, notice_of, test_notice
 from storage.pages import Page, Severity
 
 _GROUPS: Final = UUID("a2b3f6a4-6a0e-4d0e-9f55-9d5f5f3c2f10")  # namespace of group keys
@@ -70,7 +74,7 @@ _changed = msgspec.structs.replace
 
 def decide(
     memory: Memory,
-    events: Sequence[Told | GivenUp],
+    events: Sequence[Happened],
     now: datetime,
     *,
     routes: Routes,
@@ -83,7 +87,7 @@ def decide(
     ----------
     memory : Memory
         As the turn before left it.
-    events : sequence of Told or GivenUp
+    events : sequence of Told, GivenUp or Tested
         What happened since, in order.
     now : datetime
         Never earlier than in the turn before.
@@ -114,6 +118,7 @@ class _Decider:
         self._said: list[Said] = []
         self._tellings: list[Telling] = []
         self._joined: list[tuple[str, UUID]] = []
+        self._closed: list[Group] = []
         self._touched: dict[str, None] = {}
         self._fresh: list[UUID] = []
         self._by_identity: dict[str, Track] | None = None
@@ -124,13 +129,16 @@ class _Decider:
             if group.cause == "sensors"
         }
 
-    def turn(self, events: Sequence[Told | GivenUp]) -> Turn:
+    def turn(self, events: Sequence[Happened]) -> Turn:
         """Hear, judge, tell, forget."""
         for event in events:
-            if isinstance(event, GivenUp):
-                self._give_up(event)
-            else:
-                self._hear(event)
+            match event:
+                case Told():
+                    self._hear(event)
+                case GivenUp():
+                    self._give_up(event)
+                case Tested():
+                    self._test(event)
         waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
         self._judge(dict.fromkeys((*waiting, *self._fresh)))
         self._darken()
@@ -141,6 +149,7 @@ class _Decider:
             self._said,
             self._tellings,
             self._joined,
+            self._closed,
             self._wake_at(),
         )
 
@@ -174,7 +183,9 @@ class _Decider:
             case "stale":
                 self._put(_changed(track, state="stale", moved=self._now))
             case "back":
-                self._put(_changed(track, state="open", moved=self._now))
+                has_it = any(self._groups[key].acknowledged_at for key in track.groups)
+                state = "acknowledged" if has_it else "open"
+                self._put(_changed(track, state=state, moved=self._now))
             case _:
                 self._acknowledge(track, told)
 
@@ -258,6 +269,22 @@ class _Decider:
         self._groups[group.key] = group
         self._touched[group.key] = None
         self._say(None, group.key, "escalation", "pass", said)
+
+    def _test(self, asked: Tested) -> None:
+        """Tell the first step of a policy, past every stage, and remember nothing."""
+        key = _key("test", str(asked.test_id))
+        steps = self._routes.policies.get(asked.policy)
+        if steps is None:
+            self._say(None, key, "routing", "drop", f"there is no policy {asked.policy}")
+            return
+        notice = test_notice(key, asked, self._now)
+        deliveries = [
+            delivery
+            for delivery in self._deliveries(steps[0], 1)
+            if delivery.hook in self._routes.hooks
+        ]
+        self._tellings.append(Telling(notice, tuple(deliveries)))
+        self._say(None, key, "routing", "tell", f"{asked.author} asks for a page by {asked.policy}")
 
     # Alerts.
 
@@ -646,6 +673,7 @@ class _Decider:
         for key, one in closed.items():
             del self._groups[key]
             self._keys.pop(_index(one.route, one.labels), None)
+            self._closed.append(_changed(one, closed=self._now, wakes_at=None))
         for track in members:
             present = self._tracks[track.alert_id]
             left = tuple(key for key in present.groups if key not in closed)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from paging.notices import MAX_LISTED, MAX_TITLE_CHARS, Counts, Event, Listed, Notice
 from paging.stages import Gathering
-from paging.state import RANK, Group, Track
+from paging.state import RANK, Group, Tested, Track
 from storage.pages import Page
 
 # One line each, of which a lock screen shows two.
@@ -75,6 +75,25 @@ def notice_of(
         actor=group.acknowledged_by,
         link=f"{link}{path}" if link else None,
         policy=group.policy,
+    )
+
+
+def test_notice(key: str, asked: Tested, now: datetime) -> Notice:
+    """Return what a page says that is there to see whether it comes."""
+    return Notice(
+        group=key,
+        event="trigger",
+        at=now,
+        cause="test",
+        severity="minor",
+        category="sensor-health",
+        kind="test",
+        zone="none",
+        title=_cut(f"Test page: {asked.author} wants to see whether it comes"),
+        text=f"by policy {asked.policy}; nothing is wrong, and nothing follows",
+        labels={"route": "none"},
+        since=now,
+        policy=asked.policy,
     )
 
 

@@ -174,18 +174,25 @@ _TRANSITION: Final = """
     VALUES (%s, %s, %s, %s, 'worker') ON CONFLICT DO NOTHING
 """
 _TELL_FIRING: Final = """
-    INSERT INTO outbox (alert_id, event, dedup_key, payload) VALUES (%s, 'firing', %s, %s)
+    INSERT INTO outbox (alert_id, event, dedup_key, payload, at) VALUES (%s, 'firing', %s, %s, %s)
     ON CONFLICT DO NOTHING
 """
 # Under the key of the page it takes back. The alert may be one from before its detector state was
 # lost, under another id than the page computed.
 _TELL_RESOLVED: Final = """
-    INSERT INTO outbox (alert_id, event, dedup_key, payload)
+    INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
     SELECT alert_id, 'resolved', dedup_key,
-           %s::jsonb || jsonb_build_object('alert_id', alert_id)
+           %s::jsonb || jsonb_build_object('alert_id', alert_id), %s
     FROM outbox WHERE alert_id = %s AND event = 'firing'
     ON CONFLICT DO NOTHING
 """
+# That a sensor is silent wakes nobody; the pager must know what is not over.
+_TELL_MOVED: Final = """
+    INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
+    SELECT alert_id, %s, dedup_key, '{}', %s FROM outbox WHERE alert_id = %s AND event = 'firing'
+    ON CONFLICT DO NOTHING
+"""
+_TOLD_AS: Final = {"stale": "stale", "open": "back"}
 _GAP: Final = """
     INSERT INTO log_gap (topic, partition, first_offset, next_offset, log_id)
     VALUES (%s, %s, %s, %s, %s)
@@ -528,7 +535,7 @@ async def _open(cursor: AsyncCursor[Any], alert: Opened) -> None:
     if not alert.is_told:
         return
     payload = encode_page(page).decode()
-    await cursor.execute(_TELL_FIRING, (page.alert_id, str(page.alert_id), payload))
+    await cursor.execute(_TELL_FIRING, (page.alert_id, str(page.alert_id), payload, page.since))
 
 
 async def _resolve(cursor: AsyncCursor[Any], alert: Resolved) -> None:
@@ -537,7 +544,8 @@ async def _resolve(cursor: AsyncCursor[Any], alert: Resolved) -> None:
     await cursor.execute(_RESOLVE_ALERT, values)
     for (alert_id,) in await cursor.fetchall():
         await cursor.execute(_TRANSITION, (alert_id, page.resolved_at, "resolved", alert.cause))
-        await cursor.execute(_TELL_RESOLVED, (encode_page(page).decode(), alert_id))
+        told = (encode_page(page).decode(), page.resolved_at, alert_id)
+        await cursor.execute(_TELL_RESOLVED, told)
 
 
 async def _move(cursor: AsyncCursor[Any], alert: Moved) -> None:
@@ -545,6 +553,7 @@ async def _move(cursor: AsyncCursor[Any], alert: Moved) -> None:
     await cursor.execute(_MOVE_ALERT[alert.state], values)
     for alert_id, state in await cursor.fetchall():
         await cursor.execute(_TRANSITION, (alert_id, alert.at, state, alert.cause))
+        await cursor.execute(_TELL_MOVED, (_TOLD_AS[alert.state], alert.at, alert_id))
 
 
 def _kinds(alert: Opened | Resolved) -> list[str]:
