@@ -39,7 +39,7 @@ SettingsFile = Annotated[
 def main() -> None:
     """Run the command line."""
     # Imported for what they add to `app`; each imports its room only when its command runs.
-    from citywatch import commands, demo_command  # noqa: F401
+    from citywatch import commands, demo_command, duty_commands  # noqa: F401
 
     try:
         app()

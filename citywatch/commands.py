@@ -136,6 +136,19 @@ def console(settings_file: SettingsFile = None) -> None:
     until_signal(work)
 
 
+@app.command()
+def api(settings_file: SettingsFile = None) -> None:
+    """Serve the API for people on duty and their tools, and where links in pages lead."""
+    from citywatch.wiring import api_routes, dsn
+    from paging.api.server import create_app, serve
+
+    settings = load(settings_file)
+    place = settings.api
+    schema = database_schema(settings.namespace)
+    served = create_app(dsn(settings), schema, api_routes(settings))
+    until_signal(lambda stop: serve(served, place.host, place.port, stop))
+
+
 @dashboards.command("render")
 def dashboards_render(
     out: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("dashboards"),
@@ -332,7 +345,7 @@ def database_expire(settings_file: SettingsFile = None) -> None:
     from storage.expiry import expire_all
 
     settings = load(settings_file)
-    _query(settings, lambda connection: expire_all(connection, upkeep(settings).keep))
+    query(settings, lambda connection: expire_all(connection, upkeep(settings).keep))
     typer.echo("what was old is gone")
 
 
@@ -351,7 +364,7 @@ def audit(
     if since and until and since >= until:
         raise typer.BadParameter("--since must be before --until")
     settings = load(settings_file)
-    found = _query(settings, lambda connection: balance(connection, _utc(since), _utc(until)))
+    found = query(settings, lambda connection: balance(connection, _utc(since), _utc(until)))
     faults = found.faults
     if as_json:
         lines = [
@@ -417,7 +430,7 @@ def rejects_list(
         letters = await listed(connection, wanted, limit=limit, payload_bytes=shown)
         return letters, await counted(connection, wanted)
 
-    letters, reasons = _query(load(settings_file), read)
+    letters, reasons = query(load(settings_file), read)
     if as_json:
         rows = [_as_json(asdict(letter)) for letter in letters]
         typer.echo(json.dumps({"rejects": rows, "reasons": list(map(asdict, reasons))}))
@@ -495,7 +508,7 @@ def rejects_replay(
             await sender.stop()
 
     try:
-        done = _query(settings, work)
+        done = query(settings, work)
     except (KafkaError, KafkaSetupError, OSError, ReplayError) as error:
         typer.echo(f"Not replayed to the end: {error}", err=True)
         raise typer.Exit(_FAILURE) from error
@@ -560,7 +573,7 @@ def rules_show(settings_file: SettingsFile = None, as_json: Json = False) -> Non
     from storage.rules import present
 
     settings = load(settings_file)
-    found = _query(settings, present)
+    found = query(settings, present)
     held = by_partition(found, settings.kafka.partitions)
     if as_json:
         lines = {
@@ -603,7 +616,7 @@ def rules_compare(
 
     settings = load(settings_file)
     try:
-        found = _query(
+        found = query(
             settings,
             lambda connection: compare(connection, shadow, KIND_NAMES, _utc(since), limit),
         )
@@ -651,7 +664,7 @@ def status(settings_file: SettingsFile = None, as_json: Json = False) -> None:
     """Say how the pipeline stands: rows, alerts, pages, age of the newest row."""
     from storage.standing import standing
 
-    found = _query(load(settings_file), standing)
+    found = query(load(settings_file), standing)
     age = (datetime.now(UTC) - found.newest_at).total_seconds() if found.newest_at else None
     facts = asdict(found) | {"newest_at": None, "newest_age_s": age}
     facts["newest_at"] = found.newest_at.isoformat() if found.newest_at else None
@@ -662,7 +675,7 @@ def status(settings_file: SettingsFile = None, as_json: Json = False) -> None:
             typer.echo(f"{name:<16} {value}")
 
 
-def _query(settings: Settings, read: Callable[[Any], Any]) -> Any:
+def query(settings: Settings, read: Callable[[Any], Any]) -> Any:
     """Run one read on the namespace's schema, or end with what the database said."""
     from citywatch.wiring import dsn
     from storage.migrate import session_options

@@ -273,6 +273,17 @@ class ConsoleSettings(_Section):
     tile_url: str | None = None
 
 
+class ApiSettings(_Section):
+    """The API for people on duty and their tools: where it listens, and what speaks to it."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    # Of `citywatch alerts`, `silence`, `maintenance`, `oncall`, `duty` and `pager explain`.
+    url: Annotated[str, Field(pattern="^https?://.")] = "http://127.0.0.1:8081"
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+
 class GrafanaSettings(_Section):
     """The Grafana that dashboards are pushed to."""
 
@@ -300,6 +311,7 @@ class Settings(_Section):
     ] = {}
     pager: PagerSettings = PagerSettings()
     console: ConsoleSettings = ConsoleSettings()
+    api: ApiSettings = ApiSettings()
     grafana: GrafanaSettings = GrafanaSettings()
 
     @field_validator("groups")

@@ -166,6 +166,20 @@ def pager_routes(settings: Settings) -> Routes:
         raise SettingsError(f"{pager.routes_file}: {said}") from error
 
 
+def api_routes(settings: Settings) -> Routes:
+    """Return what the API tells of the duty: as the pager has it, or that there is nobody.
+
+    Raises
+    ------
+    SettingsError
+        If the routes file cannot be read or is at fault.
+    """
+    pager = settings.pager
+    if pager.routes_file is None and pager.webhook_url is None:
+        return Routes(routes=(), policies={}, hooks={})
+    return pager_routes(settings)
+
+
 def pager_config(settings: Settings) -> PagerConfig:
     """Return what the pager wants to know.
 

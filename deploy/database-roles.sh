@@ -17,29 +17,33 @@ secret() {
 CITYWATCH_ROLE_PASSWORD=$(secret database_password) \
 WORKER_ROLE_PASSWORD=$(secret worker_database_password) \
 PAGER_ROLE_PASSWORD=$(secret pager_database_password) \
+API_ROLE_PASSWORD=$(secret api_database_password) \
 CONSOLE_ROLE_PASSWORD=$(secret console_database_password) \
 GRAFANA_ROLE_PASSWORD=$(secret grafana_database_password) \
 psql --no-psqlrc --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 \getenv citywatch_password CITYWATCH_ROLE_PASSWORD
 \getenv worker_password WORKER_ROLE_PASSWORD
 \getenv pager_password PAGER_ROLE_PASSWORD
+\getenv api_password API_ROLE_PASSWORD
 \getenv console_password CONSOLE_ROLE_PASSWORD
 \getenv grafana_password GRAFANA_ROLE_PASSWORD
 SELECT format('CREATE ROLE %I', role) FROM unnest(ARRAY[
-    'citywatch', 'citywatch_worker', 'citywatch_pager', 'citywatch_console', 'grafana',
-    'live_writer', 'live_pager', 'live_api', 'live_reader', 'citywatch_reader']) role
+    'citywatch', 'citywatch_worker', 'citywatch_pager', 'citywatch_api',
+    'citywatch_console', 'grafana', 'live_writer', 'live_pager', 'live_api', 'live_reader', 'citywatch_reader']) role
 WHERE role NOT IN (SELECT rolname FROM pg_roles) \gexec
 
 -- It makes the groups of replays; of roles that it has not made it can change nothing.
 ALTER ROLE citywatch LOGIN CREATEROLE PASSWORD :'citywatch_password';
 ALTER ROLE citywatch_worker LOGIN PASSWORD :'worker_password';
 ALTER ROLE citywatch_pager LOGIN PASSWORD :'pager_password';
+ALTER ROLE citywatch_api LOGIN PASSWORD :'api_password' CONNECTION LIMIT 20;
 ALTER ROLE citywatch_console LOGIN PASSWORD :'console_password' CONNECTION LIMIT 20;
 ALTER ROLE grafana LOGIN PASSWORD :'grafana_password' CONNECTION LIMIT 20;
 
 -- citywatch_reader reads replays as well: `citywatch db migrate` makes it a member of each reader.
 GRANT live_writer TO citywatch_worker;
 GRANT live_pager TO citywatch_pager;
+GRANT live_api TO citywatch_api;
 GRANT citywatch_reader TO citywatch_console, grafana;
 GRANT live_reader TO citywatch WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 

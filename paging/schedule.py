@@ -5,7 +5,7 @@ change is an hour longer or shorter, as it is for the people in it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -61,6 +61,16 @@ class Override:
     ends: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Who is on call, in [begins, ends)."""
+
+    person: str
+    begins: datetime
+    ends: datetime
+    is_override: bool
+
+
 def on_call(rotation: Rotation, overrides: Sequence[Override], now: datetime) -> str:
     """Return who is on call; of several overrides the one that begins last."""
     present = [
@@ -69,6 +79,31 @@ def on_call(rotation: Rotation, overrides: Sequence[Override], now: datetime) ->
     if present:
         return max(present, key=lambda one: (one.begins, one.person)).person
     return rotation.on_duty(now)
+
+
+def turn_at(rotation: Rotation, overrides: Sequence[Override], now: datetime) -> Turn:
+    """Return who is on call, and until when; it begins now or, as far as is known, did before."""
+    person = on_call(rotation, overrides, now)
+    mine = [one for one in overrides if one.rotation == rotation.name]
+    changes = [at for one in mine for at in (one.begins, one.ends) if at > now]
+    is_override = any(one.begins <= now < one.ends for one in mine)
+    return Turn(person, now, min([rotation.ends(now), *changes]), is_override)
+
+
+def turns(
+    rotation: Rotation, overrides: Sequence[Override], since: datetime, until: datetime
+) -> list[Turn]:
+    """Return who is on call in [since, until), one after the other."""
+    found: list[Turn] = []
+    now = since
+    while now < until:
+        turn = turn_at(rotation, overrides, now)
+        now = turn.ends
+        last = found[-1] if found else None
+        if last and (last.person, last.is_override) == (turn.person, turn.is_override):
+            turn = replace(turn, begins=found.pop().begins)
+        found.append(replace(turn, ends=min(turn.ends, until)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +130,15 @@ class Shifts:
             for start in self.starts
         ]
         return max(begin for begin in begins if begin <= now)
+
+    def between(self, since: datetime, until: datetime) -> list[datetime]:
+        """Return when the shifts of [since, until) began, the first of them perhaps before."""
+        zone = ZoneInfo(self.time_zone)
+        first = self.began(since)
+        day = first.astimezone(zone).date()
+        found = {first}
+        while day <= until.astimezone(zone).date():
+            begins = (datetime.combine(day, one, zone).astimezone(UTC) for one in self.starts)
+            found.update(begin for begin in begins if first <= begin < until)
+            day += timedelta(days=1)
+        return sorted(found)

@@ -99,6 +99,11 @@ def decide(
     return _Decider(memory, now, routes, orders, topology).turn(events)
 
 
+def test_group(test_id: UUID) -> str:
+    """Return the key under which a test page is told."""
+    return _key("test", str(test_id))
+
+
 class _Decider:
     """The working copy of a turn."""
 
@@ -272,7 +277,7 @@ class _Decider:
 
     def _test(self, asked: Tested) -> None:
         """Tell the first step of a policy, past every stage, and remember nothing."""
-        key = _key("test", str(asked.test_id))
+        key = test_group(asked.test_id)
         steps = self._routes.policies.get(asked.policy)
         if steps is None:
             self._say(None, key, "routing", "drop", f"there is no policy {asked.policy}")

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 import citywatch.commands
-import citywatch.demo_command  # noqa: F401 - adds its command
+import citywatch.demo_command
+import citywatch.duty_commands  # noqa: F401 - adds its commands
 from citywatch.cli import app
 from storage.migrate import migrate
 
@@ -20,6 +21,8 @@ COMMANDS = {
     "worker",
     "pager",
     "console",
+    "api",
+    "token",
     "dashboards",
     "simulate",
     "replay",

@@ -16,7 +16,7 @@ import yaml
 
 from citywatch.settings import read_settings
 
-OWN = ("migrate", "bridge", "worker", "pager", "console")
+OWN = ("migrate", "bridge", "worker", "pager", "console", "api")
 SERVICES = {"mosquitto", "kafka", "timescaledb", "grafana", *OWN}
 FILES = ("docker-compose.yml", "deploy/compose.expose.yml", "deploy/compose.tls.yml")
 _UNITS = {"m": 1 << 20, "g": 1 << 30}
@@ -106,6 +106,13 @@ def test_console_listens_where_its_port_is_published(services: dict[str, Any]) -
     assert (
         f"http://127.0.0.1:{console.port}/healthz" in services["console"]["healthcheck"]["test"][-1]
     )
+
+
+def test_api_listens_where_its_port_is_published(services: dict[str, Any]) -> None:
+    api = read_settings(None, services["api"]["environment"]).api
+    assert api.host == "0.0.0.0"  # noqa: S104 - inside its container
+    assert services["api"]["ports"] == [f"127.0.0.1:8081:{api.port}"]
+    assert f"http://127.0.0.1:{api.port}/healthz" in services["api"]["healthcheck"]["test"][-1]
 
 
 def test_worker_is_asked_where_it_answers(services: dict[str, Any]) -> None:

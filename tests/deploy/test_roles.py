@@ -32,6 +32,7 @@ PASSWORDS = {
     "citywatch": "c" * 16,
     "citywatch_worker": "w" * 16,
     "citywatch_pager": "p" * 16,
+    "citywatch_api": "a" * 16,
     "citywatch_console": "o" * 16,
     "grafana": "g'" * 8,
 }
@@ -39,6 +40,7 @@ FILES = {
     "citywatch": "database_password",
     "citywatch_worker": "worker_database_password",
     "citywatch_pager": "pager_database_password",
+    "citywatch_api": "api_database_password",
     "citywatch_console": "console_database_password",
     "grafana": "grafana_database_password",
 }
@@ -192,7 +194,7 @@ def test_the_worker_of_the_live_city_stores_and_no_other_service_does(server: Se
         finally:
             await sink.close()
 
-    for user in ("citywatch_pager", "citywatch_console", "grafana"):
+    for user in ("citywatch_pager", "citywatch_api", "citywatch_console", "grafana"):
         with pytest.raises((InsufficientPrivilege, ReadOnlySqlTransaction)):
             asyncio.run(write(user))
     asyncio.run(write("citywatch_worker"))
@@ -206,7 +208,7 @@ def test_the_worker_of_the_live_city_stores_and_no_other_service_does(server: Se
         assert connection.execute("UPDATE outbox SET decided_at = now()").rowcount == 2
 
 
-@pytest.mark.parametrize("user", ["citywatch_worker", "citywatch_pager"])
+@pytest.mark.parametrize("user", ["citywatch_worker", "citywatch_pager", "citywatch_api"])
 def test_the_live_citys_services_have_no_right_on_a_replay(server: Server, user: str) -> None:
     migrate(server.dsn("citywatch"), "replay_other")
     grant(server.dsn("citywatch"), "replay_other")

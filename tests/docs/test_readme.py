@@ -9,7 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 import citywatch.commands
-import citywatch.demo_command  # noqa: F401 - adds its command
+import citywatch.demo_command
+import citywatch.duty_commands  # noqa: F401 - adds its commands
 from citywatch.cli import app
 from citywatch.settings import read_settings
 from detectors import SuiteConfig, Terms

@@ -1,0 +1,240 @@
+"""Silences, maintenance windows, who is on call, test pages and figures."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from paging.pager import Pager, PagerConfig
+from paging.sender import SenderConfig
+from tests.paging.api.conftest import Api
+from tests.paging.conftest import QUICK, routes_to
+from tests.paging.scaffold import eventually, hooked, page_of, running
+
+pytestmark = pytest.mark.integration
+
+
+def in_(span: timedelta) -> str:
+    return (datetime.now(UTC) + span).isoformat()
+
+
+def order(**changes: Any) -> dict[str, Any]:
+    facts = {"match": {"zone": "harbour"}, "ends_at": in_(timedelta(hours=2)), "comment": "works"}
+    return facts | changes
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.mark.parametrize(("path", "role"), [("silences", "responder"), ("maintenance", "admin")])
+def test_an_order_is_made_shown_and_ended(api: Api, path: str, role: str) -> None:
+    match = {"zone": ["north", "!south"], "kind": "spike"}
+    made = api.post(f"/v1/{path}", order(match=match), role)
+    assert made.status_code == 201, made.text
+    one = made.json()
+    assert one["match"] == {"zone": ["north", "!south"], "kind": ["spike"]}
+    assert (one["author"], one["lifted_at"]) == (f"{'an' if role == 'admin' else 'a'}-{role}", None)
+    assert one in api.get(f"/v1/{path}").json()["items"]
+    assert api.get(f"/v1/{path}/{one['id']}").json() == one
+
+    ended = api.ask(role, "DELETE", f"/v1/{path}/{one['id']}").json()
+    again = api.ask(role, "DELETE", f"/v1/{path}/{one['id']}").json()
+
+    assert ended["lifted_by"] == one["author"]
+    assert again == ended, "the first who ends it stands there"
+    assert ended not in api.get(f"/v1/{path}").json()["items"]
+    assert ended in api.get(f"/v1/{path}?all=true").json()["items"]
+    other = "maintenance" if path == "silences" else "silences"
+    assert api.get(f"/v1/{other}/{one['id']}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"match": {}}, 400),
+        ({"match": {"severity": "terrible"}}, 400),
+        ({"match": {"colour": "red"}}, 422),
+        ({"match": {"zone": []}}, 422),
+        ({"match": {"zone": "!"}}, 400),
+        ({"comment": ""}, 422),
+        ({"ends_at": in_(-HOUR)}, 400),
+        ({"ends_at": in_(8 * DAY)}, 400),
+        ({"ends_at": "tomorrow"}, 422),
+        ({"ends_at": 1_900_000_000}, 422),
+        ({"ends_at": "2026-01-01T00:00:00"}, 422),
+        ({"begins_at": in_(-HOUR)}, 400),
+        ({"begins_at": in_(3 * HOUR)}, 400),
+        ({"begins_at": in_(400 * DAY), "ends_at": in_(401 * DAY)}, 400),
+        ({"begins_at": "0001-01-01T00:00:00+23:59"}, 400),
+        ({"author": "somebody else"}, 422),
+    ],
+)
+def test_what_cannot_be_silenced_is_refused(api: Api, changes: dict[str, Any], status: int) -> None:
+    answer = api.post("/v1/silences", order(**changes))
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+
+
+def test_a_silence_is_heeded_until_it_ends(api: Api) -> None:
+    zone = f"zone-{uuid4().hex[:8]}"
+    api.table.execute("UPDATE outbox SET decided_at = now() WHERE decided_at IS NULL")
+    silence = api.post("/v1/silences", order(match={"zone": zone})).json()
+    page = page_of(zone=zone, sensor=f"traffic-{zone}")
+
+    async def night() -> None:
+        async with hooked() as (hook, url):
+            config = PagerConfig(routes=routes_to(url), sender=SenderConfig(**QUICK))
+            async with running(Pager(api.dsn, api.schema, "live", config)):
+                api.table.put(page)
+                await eventually(lambda: bool(api.table.said(page)))
+                assert not hook.arrivals
+                path = f"/v1/silences/{silence['id']}"
+                await asyncio.to_thread(api.ask, "responder", "DELETE", path)
+                await eventually(lambda: len(hook.arrivals) == 1)
+
+    asyncio.run(night())
+    said = api.get(f"/v1/alerts/{page.alert_id}/decisions").json()
+    assert (said[0]["stage"], said[0]["outcome"]) == ("silence", "mute")
+
+
+def test_who_is_on_call_by_turn_and_by_override(api: Api) -> None:
+    at = "2026-01-13T12:00:00Z"
+    (usual,) = api.get("/v1/oncall", params={"at": at}).json()
+    assert (usual["person"], usual["until"]) == ("bo", "2026-01-19T08:00:00Z")
+
+    now = datetime.now(UTC)
+    (present,) = api.get("/v1/oncall").json()
+    other = "bo" if present["person"] == "anna" else "anna"
+    body = {"rotation": "primary", "person": other, "ends_at": in_(HOUR)}
+    made = api.post("/v1/oncall/overrides", body)
+    assert made.status_code == 201, made.text
+    (instead,) = api.get("/v1/oncall").json()
+    assert (instead["person"], instead["is_override"]) == (other, True)
+    span = {"since": now.isoformat(), "until": in_(2 * HOUR)}
+    schedule = api.get("/v1/oncall/schedule", params=span).json()
+    assert [one["is_override"] for one in schedule][-2:] == [True, False]
+    assert schedule[-1]["person"] == present["person"]
+
+    path = f"/v1/oncall/overrides/{made.json()['id']}"
+    assert api.ask("responder", "DELETE", path).json()["lifted_at"]
+    (back,) = api.get("/v1/oncall").json()
+    assert (back["person"], back["is_override"]) == (present["person"], False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rotation": "none"}, {"person": "nobody"}, {"ends_at": in_(-HOUR)}]
+)
+def test_who_cannot_stand_in_does_not(api: Api, changes: dict[str, Any]) -> None:
+    body = {"rotation": "primary", "person": "bo", "ends_at": in_(HOUR)} | changes
+    assert api.post("/v1/oncall/overrides", body).status_code == 400
+
+
+def test_a_test_page_comes_and_says_so(api: Api) -> None:
+    api.table.execute("UPDATE outbox SET decided_at = now() WHERE decided_at IS NULL")
+    assert api.post("/v1/test-pages", {"policy": "none"}, "admin").status_code == 400
+    made = api.post("/v1/test-pages", {"policy": "day"}, "admin")
+    assert made.status_code == 201, made.text
+    path = f"/v1/test-pages/{made.json()['id']}"
+
+    async def night() -> None:
+        async with hooked() as (hook, url):
+            kept = routes_to(url)
+            named = PagerConfig(
+                routes=type(kept)(
+                    routes=kept.routes,
+                    policies={**kept.policies, "day": kept.policies["webhook"]},
+                    hooks=kept.hooks,
+                ),
+                sender=SenderConfig(**QUICK),
+            )
+            async with running(Pager(api.dsn, api.schema, "live", named)):
+                await eventually(lambda: bool(hook.arrivals))
+                assert hook.arrivals[0].notice.title.startswith("Test page: an-admin")
+
+                def has_come() -> bool:
+                    return any(one["delivered_at"] for one in api.get(path).json()["deliveries"])
+
+                while not await asyncio.to_thread(has_come):  # noqa: ASYNC110 - over HTTP
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(night())
+    assert api.get(path).json()["decided_at"]
+    statuses = [
+        api.post("/v1/test-pages", {"policy": "day"}, "admin").status_code for _ in range(12)
+    ]
+    assert statuses[-1] == 429, "each wakes somebody"
+    api.table.execute("UPDATE page_test SET decided_at = now() WHERE decided_at IS NULL")
+
+
+def test_figures_count_what_people_were_told(api: Api) -> None:
+    day = datetime(2025, 9, 1, tzinfo=UTC)
+    # From written down to told 1, 2, 3 and 4 s; acknowledged after a minute, over after ten.
+    for number, cause in enumerate(("sensors", "sensors", "gateway", "zone"), 1):
+        page = page_of(since=day)
+        api.table.put(page)
+        key = str(uuid4())
+        told = day + timedelta(hours=7 * number)
+        api.table.execute(
+            "UPDATE alert SET recorded_at = %s WHERE alert_id = %s",
+            told - timedelta(seconds=number),
+            page.alert_id,
+        )
+        api.table.execute(
+            "INSERT INTO page_group (group_key, cause, cause_name, route, policy, labels,"
+            " opened_at, told_at, acknowledged_at, acknowledged_by, closed_at, body)"
+            " VALUES (%s, %s, '', 'city', 'day', '{}', %s, %s, %s, 'anna', %s, '{}')",
+            key,
+            cause,
+            told,
+            told,
+            told + timedelta(minutes=1),
+            told + timedelta(minutes=10),
+        )
+        api.table.execute("INSERT INTO page_member VALUES (%s, %s, %s)", key, page.alert_id, told)
+        (notice,) = api.table.execute(
+            "INSERT INTO notice (group_key, revision, event, at, payload)"
+            " VALUES (%s, 1, 'trigger', %s, '{}') RETURNING notice_id",
+            key,
+            told,
+        )
+        api.table.execute(
+            "INSERT INTO delivery (notice_id, key, group_key, event, step, hook, delivered_at)"
+            " VALUES (%s, %s, %s, 'trigger', 1, 'control', %s)",
+            notice["notice_id"],
+            key,
+            key,
+            told,
+        )
+        if number < 3:
+            mark = {"is_false": number == 1}
+            api.ask("responder", "PUT", f"/v1/pages/{key}/mark", json=mark).raise_for_status()
+
+    span = {"since": day.isoformat(), "until": (day + 2 * DAY).isoformat()}
+    found = api.get("/v1/figures", params=span).json()
+
+    total, *causes = found["causes"]
+    assert total == {
+        "cause": "all",
+        "pages": 4,
+        "to_page": {"median_s": 2.5, "p95_s": pytest.approx(3.85)},
+        "to_acknowledge": {"median_s": 60.0, "p95_s": 60.0},
+        "to_resolve": {"median_s": 600.0, "p95_s": 600.0},
+        "marked": 2,
+        "false": 1,
+        "false_share": 0.5,
+    }
+    assert [(one["cause"], one["pages"]) for one in causes] == [
+        ("sensors", 2),
+        ("gateway", 1),
+        ("zone", 1),
+    ]
+    # Shifts begin at 6, 14 and 22; the pages came at 7, 14, 21 and 4.
+    assert [one["pages"] for one in found["shifts"]] == [0, 1, 2, 1, 0, 0, 0]
+    empty = api.get("/v1/figures", params={"since": in_(-HOUR), "until": in_(HOUR)}).json()
+    assert empty["causes"][0]["cause"] == "all"
+    for until in (in_(93 * DAY), in_(-HOUR)):
+        answer = api.get("/v1/figures", params={"since": in_(timedelta()), "until": until})
+        assert answer.status_code == 400
