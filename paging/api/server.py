@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -166,7 +167,9 @@ async def serve(
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         timeout_graceful_shutdown=_STOP_S,
     )
-    listening = config.bind_socket()
+    # Listening from here on: who comes while the rest starts waits, and is not refused.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family)
     server = _Server(config)
     try:
         serving = asyncio.create_task(server.serve(sockets=[listening]))

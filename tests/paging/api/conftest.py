@@ -1,7 +1,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -154,3 +154,9 @@ class served:  # noqa: N801 - it is used as a function
             await serve(self._app, "127.0.0.1", 0, stop, started=started)
 
         asyncio.run(run())
+
+
+def served_securely(api: Api, routes: Routes) -> served:
+    """Serve the same behind a proxy that people reach by TLS."""
+    inside = make_conninfo(api.dsn, user=f"{api.schema}_service", password="secret")
+    return served(inside, api.schema, replace(routes, link="https://duty.city.example"))
