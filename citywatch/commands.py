@@ -95,23 +95,6 @@ def worker(settings_file: SettingsFile = None) -> None:
 
 
 @app.command()
-def pager(settings_file: SettingsFile = None) -> None:
-    """Tell people of alerts: one page a cause, by the routes."""
-    from citywatch.settings import SettingsError
-    from citywatch.wiring import dsn, pager_config
-    from paging.pager import NamespaceRefusedError, Pager
-
-    settings = load(settings_file)
-    schema = database_schema(settings.namespace)
-    try:
-        served = Pager(dsn(settings), schema, settings.namespace, pager_config(settings))
-    except (NamespaceRefusedError, SettingsError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(_FAILURE) from error
-    until_signal(served.run)
-
-
-@app.command()
 def console(settings_file: SettingsFile = None) -> None:
     """Serve the page for operators."""
     from citywatch.wiring import dsn

@@ -34,6 +34,8 @@ def commands() -> set[str]:
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         inner = getattr(command, "commands", {})
         names |= {f"{name} {sub}" for sub in inner} or {name}
+        # A group that does something by itself as well.
+        names |= {name} if getattr(command, "invoke_without_command", False) else set()
     return names
 
 
