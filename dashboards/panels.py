@@ -255,4 +255,60 @@ ORDER BY 1, 2""",
         columns=("time", "metric", "messages"),
         grid=Grid(12, 34, 12, 8),
     ),
+    Panel(
+        title="Duty",
+        description="Medians of causes that people were told of in the range shown: from the first"
+        " alert written down to the first delivery, and from there to whoever had it and to its"
+        " end.",
+        kind="stat",
+        sql="""SELECT percentile_cont(0.5) WITHIN GROUP (
+           ORDER BY extract(epoch FROM paged_at - fired_at)) AS "to page",
+       percentile_cont(0.5) WITHIN GROUP (
+           ORDER BY extract(epoch FROM greatest(acknowledged_at - paged_at, '0')))
+           AS "to acknowledge",
+       percentile_cont(0.5) WITHIN GROUP (
+           ORDER BY extract(epoch FROM greatest(closed_at - paged_at, '0'))) AS "to resolve"
+FROM (
+    SELECT g.acknowledged_at, g.closed_at,
+           (SELECT min(a.recorded_at) FROM ${namespace}.page_member m
+            JOIN ${namespace}.alert a USING (alert_id)
+            WHERE m.group_key = g.group_key) AS fired_at,
+           (SELECT min(d.delivered_at) FROM ${namespace}.delivery d
+            WHERE d.group_key = g.group_key AND d.event = 'trigger') AS paged_at
+    FROM ${namespace}.page_group g
+    WHERE $__timeFilter(g.told_at)
+) page""",
+        columns=("to page", "to acknowledge", "to resolve"),
+        grid=Grid(0, 42, 8, 5),
+        unit="s",
+    ),
+    Panel(
+        title="False pages",
+        description="Of the causes that people were told of and marked: how many were false, by"
+        " the newest mark of each.",
+        kind="stat",
+        sql="""SELECT avg(is_false::integer) AS "false"
+FROM (
+    SELECT (SELECT k.is_false FROM ${namespace}.page_mark k WHERE k.group_key = g.group_key
+            ORDER BY k.created_at DESC, k.author LIMIT 1) AS is_false
+    FROM ${namespace}.page_group g
+    WHERE $__timeFilter(g.told_at)
+) page""",
+        columns=("false",),
+        grid=Grid(0, 47, 8, 5),
+        unit="percentunit",
+    ),
+    Panel(
+        title="Pages by cause",
+        description="Causes that people were told of, when they were told first.",
+        kind="bars",
+        sql="""SELECT $__timeGroupAlias(told_at, $__interval), cause AS "metric",
+       count(*) AS "pages"
+FROM ${namespace}.page_group
+WHERE $__timeFilter(told_at)
+GROUP BY 1, 2
+ORDER BY 1, 2""",
+        columns=("time", "metric", "pages"),
+        grid=Grid(8, 42, 16, 10),
+    ),
 )

@@ -212,6 +212,26 @@ def insert_page(
             "told": created_at + timedelta(seconds=2) if delivered else None,
         },
     )
+    if delivered:
+        _tell(connection, alert_id, created_at)
+
+
+def _tell(connection: Connection, alert_id: uuid.UUID, at: datetime) -> None:
+    """Let somebody have been told of an alert, have had it, and have thought it right."""
+    values = {"key": str(alert_id), "alert": alert_id, "at": at}
+    connection.execute("UPDATE alert SET recorded_at = %(at)s WHERE alert_id = %(alert)s", values)
+    connection.execute(
+        "INSERT INTO page_group (group_key, cause, cause_name, route, policy, labels, opened_at,"
+        " told_at, acknowledged_at, acknowledged_by, closed_at, body)"
+        " VALUES (%(key)s, 'sensors', '', 'all', 'all', '{}', %(at)s, %(at)s,"
+        " %(at)s + interval '1 min', 'anna', %(at)s + interval '3 min', '{}')",
+        values,
+    )
+    connection.execute("INSERT INTO page_member VALUES (%(key)s, %(alert)s, %(at)s)", values)
+    connection.execute(
+        "INSERT INTO page_mark (group_key, author, is_false) VALUES (%(key)s, 'anna', false)",
+        values,
+    )
 
 
 def _write_faults(connection: Connection, series: list[Row], now: datetime) -> None:

@@ -5,6 +5,7 @@ project writes: the SQL with the macros expanded the way Grafana's PostgreSQL pl
 and the JSON by the rules that Grafana's documentation gives for it.
 """
 
+import asyncio
 import itertools
 import json
 import re
@@ -20,6 +21,8 @@ import dashboards
 from dashboards.grafana import DATASOURCE_TYPE, DATASOURCE_UID, overview, overview_json
 from dashboards.panels import PANELS, VARIABLES, Panel, Variable
 from dashboards.render import files, render
+from storage.duty import PagesOf, figures
+from storage.migrate import session_options
 from tests.dashboards import citydata
 
 ROOT = Path(dashboards.__file__).parent
@@ -121,6 +124,30 @@ def test_rates_are_per_second_of_whole_minutes(city: tuple[str, str, datetime]) 
     by_title = {panel.title: panel.sql for panel in PANELS}
     assert [row["rows/s"] for row in ask(city, by_title["Rows stored"])] == [100.0]
     assert [row["messages/s"] for row in ask(city, by_title["Messages received"])] == [20.0]
+
+
+@pytest.mark.integration
+def test_the_duty_is_as_the_api_tells_it(city: tuple[str, str, datetime]) -> None:
+    dsn, schema, now = city
+
+    async def asked() -> PagesOf:
+        async with await psycopg.AsyncConnection.connect(
+            dsn, options=session_options(schema)
+        ) as connection:
+            total, *_ = await figures(connection, now - timedelta(hours=1), now)
+            return total
+
+    told = asyncio.run(asked())
+    by_title = {panel.title: panel.sql for panel in PANELS}
+    (duty,) = ask(city, by_title["Duty"])
+    assert list(duty.values()) == [
+        told.page_median_s,
+        told.acknowledge_median_s,
+        told.resolve_median_s,
+    ]
+    assert (told.page_median_s, told.acknowledge_median_s) == (2, 58)
+    assert ask(city, by_title["False pages"]) == [{"false": told.false / told.marked}]
+    assert sum(row["pages"] for row in ask(city, by_title["Pages by cause"])) == told.pages
 
 
 @pytest.mark.integration
