@@ -167,9 +167,7 @@ async def serve(
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         timeout_graceful_shutdown=_STOP_S,
     )
-    # Listening from here on: who comes while the rest starts waits, and is not refused.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family)
+    listening = _listen(host, port)
     server = _Server(config)
     try:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -183,6 +181,22 @@ async def serve(
         await serving
     finally:
         listening.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen from here on: who comes while the rest starts waits, and is not refused."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # By name of the protocol, because asyncio turns Nagle's algorithm off by that name alone: with
+    # it each small answer would wait 40 ms for the acknowledgement of its head.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_CONCURRENCY)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 class _Server(uvicorn.Server):
