@@ -50,7 +50,7 @@ bench-database: $(STAMP) ## Measure the database of a large city: newest reading
 	$(BIN)/python benchmarks/large_city.py $(ARGS)
 
 bench-paging: $(STAMP) ## Measure the pager: a storm, kill -9 for five minutes, load (9 minutes)
-	$(BIN)/python benchmarks/paging.py $(ARGS)
+	$(BIN)/python benchmarks/pager.py $(ARGS)
 
 bench-streams: $(STAMP) ## Measure the worker: scores, rows, state, restart (6 minutes)
 	$(BIN)/python benchmarks/worker.py $(ARGS)

@@ -210,7 +210,7 @@ BEGIN
     VALUES (of_alert, clock_timestamp(), 'acknowledged', why, by_whom);
     INSERT INTO outbox (alert_id, event, dedup_key, payload, at, actor)
     SELECT of_alert, 'acknowledged', of_alert::text, '{}', clock_timestamp(), by_whom
-    WHERE EXISTS (SELECT FROM outbox WHERE alert_id = of_alert AND event = 'firing');
+    WHERE EXISTS (SELECT FROM outbox WHERE dedup_key = of_alert::text AND event = 'firing');
     PERFORM ring_pagers();
     RETURN true;
 END

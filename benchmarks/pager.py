@@ -17,7 +17,7 @@ Alerts come in the way workers write them (`storage/sink.py`), and leave by HTTP
 the pagers are processes, `citywatch pager`. Times are from the transaction that wrote an area's
 first alert to the arrival of its page. Raw repeats are counted. The last line is one JSON object.
 
-    python benchmarks/paging.py [--seconds 300] [--alerts 1000] [--only KILLED]
+    python benchmarks/pager.py [--seconds 300] [--alerts 1000] [--only KILLED]
 """
 
 import argparse
@@ -411,6 +411,7 @@ def main() -> None:
 
 def on_a_stack(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run a scenario on a database of its own."""
+    (folder / "stack").mkdir()
     stack = EmbeddedStack(folder / "stack", fast=True)
     try:
         stack.postgres.start()
