@@ -72,8 +72,9 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         "decision": "SELECT",
         "notice": "SELECT",
         "delivery": "SELECT",
-        "silence": "SELECT, INSERT, UPDATE (ends_at, lifted_at, lifted_by)",
-        "oncall_override": "SELECT, INSERT, UPDATE (ends_at, lifted_at)",
+        # Lifted, never shortened: the pager looks for what was lifted.
+        "silence": "SELECT, INSERT, UPDATE (lifted_at, lifted_by)",
+        "oncall_override": "SELECT, INSERT, UPDATE (lifted_at)",
         "page_mark": "SELECT, INSERT, UPDATE",
         "page_duty": "SELECT",
         "page_test": "SELECT, INSERT",
