@@ -65,18 +65,19 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         "alert": "SELECT, UPDATE (state)",
         "alert_transition": "SELECT, INSERT",
         # Only that somebody has it: that it fires or is over says the worker.
-        "outbox": "SELECT, INSERT",
-        "page_track": "SELECT",
-        "page_group": "SELECT",
+        "outbox": "SELECT (alert_id, event),"
+        " INSERT (alert_id, event, dedup_key, payload, at, actor)",
+        "page_group": "SELECT (group_key, cause, cause_name, route, policy, labels, severity,"
+        " opened_at, told_at, acknowledged_at, acknowledged_by, closed_at)",
         "page_member": "SELECT",
         "decision": "SELECT",
         "notice": "SELECT",
-        "delivery": "SELECT",
-        # Lifted, never shortened: the pager looks for what was lifted.
+        # Without what a hook answered.
+        "delivery": "SELECT (delivery_id, notice_id, group_key, event, step, hook, person,"
+        " created_at, attempts, delivered_at, abandoned_at)",
         "silence": "SELECT, INSERT, UPDATE (lifted_at, lifted_by)",
         "oncall_override": "SELECT, INSERT, UPDATE (lifted_at)",
         "page_mark": "SELECT, INSERT, UPDATE",
-        "page_duty": "SELECT",
         "page_test": "SELECT, INSERT",
         "api_token": "SELECT",
     },
@@ -107,7 +108,6 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
                 "page_member",
                 "decision",
                 "page_mark",
-                "page_duty",
             ),
             "SELECT",
         ),
