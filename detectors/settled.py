@@ -204,7 +204,7 @@ def look(hot: Hot, settled: NDArray[np.bool_], wave: Wave, fixed: Fixed, terms: 
     same, run_chance = _NONE, _NO_CHANCE
     equal = change == 0.0
     if np.count_nonzero(equal):
-        same = np.flatnonzero(equal)
+        same = equal.nonzero()[0]
         repeats = hot.run[same] + fixed.repeat_prior + hot.repeats[same]
         chance = repeats / (repeats + hot.changes[same] + fixed.change_prior)
         np.maximum(chance, fixed.repeat_floor, out=chance)
@@ -321,7 +321,7 @@ def _far(
     streak *= far
     due = streak >= open_after
     due &= plain
-    place = np.flatnonzero(due)
+    place = due.nonzero()[0]
     streak[place] = 0.0
     return place
 

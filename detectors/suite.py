@@ -407,7 +407,7 @@ class Suite:
         self, work: Work, place: Place, batch: Wave, rows: Place, seen: Look
     ) -> Callable[[_Found], None]:
         """Take what is odd of a wave out of it; return how it is judged when the others are."""
-        odd = np.flatnonzero(~seen.plain)
+        odd = (~seen.plain).nonzero()[0]
         place, rows = within(place, odd), within(rows, odd)
         if len(odd) > FEW:
             whole = work.whole(place)

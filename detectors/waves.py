@@ -135,7 +135,7 @@ def in_waves(runs: Runs) -> Waves:
     if count == len(runs.series):
         return Waves(runs.rows, runs.series, runs.rows, count)
     waves = Waves(runs.rows[runs.starts], runs.series, runs.rows, count)
-    further = np.flatnonzero(~runs.first)
+    further = (~runs.first).nonzero()[0]
     places = np.searchsorted(runs.starts, further, side="right") - 1
     ranks = further - runs.starts[places]
     sizes = np.bincount(ranks)
@@ -150,7 +150,7 @@ def in_waves(runs: Runs) -> Waves:
             waves.later.append(Further(rows[wave], places[wave]))
             end += size
     if wide < len(sizes):
-        left = np.flatnonzero(ranks >= wide)
+        left = (ranks >= wide).nonzero()[0]
         pairs = zip(places[left].tolist(), rows[left].tolist(), strict=True)
         for place, group in groupby(pairs, itemgetter(0)):
             waves.tails.append(Tail(place, [row for _, row in group]))
@@ -162,5 +162,5 @@ def _runs(rows: NDArray[np.intp], series: NDArray[np.int32]) -> Runs:
     first = np.empty(len(rows), np.bool_)
     first[:1] = True
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    starts = np.flatnonzero(first)
+    starts = first.nonzero()[0]
     return Runs(rows, first, starts, ordered[starts].astype(np.intp))
