@@ -20,9 +20,10 @@ from detectors.terms import Terms, Threshold, part_of
 
 _NS: Final = np.array(1e-9)  # seconds in a nanosecond
 _NS_PER_S: Final = np.array(1e9)
+_ZERO: Final = np.array(0.0)
 _ONE: Final = np.array(1.0)
 _TWO: Final = np.array(2.0)
-_SUSPECT: Final = np.array(3, np.uint8)  # QARTOD
+SUSPECT: Final = np.array(3, np.uint8)  # QARTOD
 _NEVER: Final = np.array(NEVER)
 
 
@@ -50,7 +51,8 @@ class Fixed(NamedTuple):
     spread_weight: NDArray[np.float64]
     spread_held: NDArray[np.float64]
     level_weight: NDArray[np.float64]
-    ended: NDArray[np.float64]
+    memory: NDArray[np.float64]
+    rarest: NDArray[np.float64]
     silence_decay: NDArray[np.float64]
     silence_kept: NDArray[np.float64]
 
@@ -75,8 +77,8 @@ class Fixed(NamedTuple):
             spread_weight=np.array(config.spread_weight),
             spread_held=np.array(1.0 - config.spread_weight),
             level_weight=np.array(config.level_weight),
-            # One more, for rounding.
-            ended=np.array(1.0 + max(1.0 / config.spread_weight, 1.0 / config.level_weight)),
+            memory=np.array(config.memory),
+            rarest=np.array(1.0 / config.memory),
             silence_decay=np.array(config.silence_decay),
             silence_kept=np.array(1.0 - config.silence_decay),
         )
@@ -91,6 +93,8 @@ class Wave:
     time_ns, value, quality, watermark_ns : (n,)
         As `Suite.step` has them; `quality` is raised in place.
     late : (n,) bool
+    has_bad : bool
+        Whether any reading of the batch is late, or its flag bad.
     said : (3, n) float64
         Written to: the distance from the level in spreads, the level, and the half width of the
         band around it.
@@ -101,6 +105,7 @@ class Wave:
     quality: NDArray[np.uint8]
     watermark_ns: NDArray[np.int64]
     late: NDArray[np.bool_]
+    has_bad: bool
     said: NDArray[np.float64]
 
     def part(self, rows: Place) -> "Wave":
@@ -112,6 +117,7 @@ class Wave:
             self.quality[rows],
             self.watermark_ns[rows],
             self.late[rows],
+            self.has_bad,
             said,
         )
 
@@ -189,9 +195,9 @@ def look(hot: Hot, settled: NDArray[np.bool_], wave: Wave, fixed: Fixed, terms: 
     plain = value >= hot.low
     plain &= value <= hot.high
     plain &= settled
-    plain &= wave.quality < _SUSPECT
     plain &= quiet_ns <= fixed.forget_ns
-    if np.count_nonzero(wave.late):
+    if wave.has_bad:
+        plain &= wave.quality < SUSPECT
         plain &= ~wave.late
     moves = np.empty((2, len(value)))
     change = np.subtract(value, hot.previous, out=moves[1])
@@ -226,21 +232,25 @@ def advance(hot: Hot, wave: Wave, seen: Look, fixed: Fixed, terms: Terms) -> NDA
     value = wave.value
     _listen(hot, wave.watermark_ns, fixed)
     _count_changes(hot, seen, fixed)
-    base, spread = _spread(hot, fixed)
+    learned = hot.learned
+    is_certain = np.count_nonzero(learned >= fixed.memory) == len(learned)
+    base, spread = _spread(hot, fixed, is_certain)
     spreads, expected, band = wave.said
     step = np.subtract(value, hot.level, out=seen.moves[0])
     np.abs(step, out=spreads)
     spreads /= spread
     expected[:] = hot.level
     np.multiply(spread, terms.city_open_spreads, out=band)
-    _learn(hot, seen.moves, base, fixed)
+    _learn(hot, seen.moves, base, fixed, is_certain)
     hot.previous[:] = value
     hot.last_ns[:] = wave.time_ns
     far: NDArray[np.bool_] = spreads >= terms.city_open_spreads
     return _far(hot.city_streak, far, seen.plain, terms.city_open_after)
 
 
-def _spread(hot: Hot, fixed: Fixed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _spread(
+    hot: Hot, fixed: Fixed, is_certain: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the spread with its floor, and the same widened (`detectors.level.outlook`)."""
     base = np.sqrt(hot.variance)
     spread = np.abs(hot.level)
@@ -252,7 +262,12 @@ def _spread(hot: Hot, fixed: Fixed) -> tuple[NDArray[np.float64], NDArray[np.flo
     np.minimum(ratio, _TWO, out=ratio)
     ratio *= fixed.half_smooth_widening
     np.subtract(fixed.smooth_most, ratio, out=ratio)
-    np.divide(fixed.early_widening, hot.learned, out=spread)
+    if is_certain:
+        return base, np.multiply(base, ratio, out=spread)
+    np.divide(_ONE, hot.learned, out=spread)
+    spread -= fixed.rarest
+    np.maximum(spread, _ZERO, out=spread)
+    spread *= fixed.early_widening
     spread += _ONE
     spread *= base
     spread *= ratio
@@ -264,6 +279,7 @@ def _learn(
     moves: NDArray[np.float64],
     bound: NDArray[np.float64],
     fixed: Fixed,
+    is_certain: bool,
 ) -> None:
     """Learn level and spread (`detectors.level.learn`), using up what is given.
 
@@ -273,7 +289,7 @@ def _learn(
     below = np.negative(bound)
     np.maximum(moves, below, out=moves)
     np.minimum(moves, bound, out=moves)
-    weights, held, level_weight = _weights(hot.learned, fixed)
+    weights, held, level_weight = _weights(hot.learned, fixed, is_certain)
     level = hot.level
     level += np.multiply(moves[0], level_weight, out=below)
     moves *= moves
@@ -284,7 +300,9 @@ def _learn(
     squares += moves
 
 
-def _weights(learned: NDArray[np.float64], fixed: Fixed) -> tuple[_Weight, _Weight, _Weight]:
+def _weights(
+    learned: NDArray[np.float64], fixed: Fixed, is_certain: bool
+) -> tuple[_Weight, _Weight, _Weight]:
     """Count the readings; return the weights of what they teach.
 
     Returns
@@ -295,7 +313,7 @@ def _weights(learned: NDArray[np.float64], fixed: Fixed) -> tuple[_Weight, _Weig
         What the variance keeps of itself.
     level : (n,) float64 or float
     """
-    if np.count_nonzero(learned >= fixed.ended) == len(learned):
+    if is_certain:
         learned += _ONE
         return fixed.spread_weight, fixed.spread_held, fixed.level_weight
     shares = np.empty((2, len(learned)))

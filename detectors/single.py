@@ -179,7 +179,9 @@ def _too_fast(one: One, time_ns: int, value: float, config: SuiteConfig) -> bool
 def _outlook(one: One, config: SuiteConfig) -> tuple[float, float]:
     base = max(sqrt(one.variance), abs(one.level) * config.floor_relative, config.floor_absolute)
     ratio = min(one.difference / (base * base), 2.0)
-    early = 1.0 + config.early_widening / max(one.learned, 1.0)
+    early = 1.0 + config.early_widening * max(
+        1.0 / max(one.learned, 1.0) - 1.0 / config.memory, 0.0
+    )
     smooth = 1.0 + config.smooth_widening - config.smooth_widening / 2.0 * ratio
     return base, base * early * smooth
 

@@ -28,7 +28,7 @@ from detectors.hysteresis import (
 from detectors.level import forget, learn, outlook
 from detectors.one import One
 from detectors.rate import too_fast
-from detectors.settled import Fixed, Look, Wave, advance, look
+from detectors.settled import SUSPECT, Fixed, Look, Wave, advance, look
 from detectors.silence import (
     Returns,
     Silences,
@@ -47,7 +47,6 @@ from detectors.waves import FEW, Waves, by_series, fresh_only, in_waves
 
 # QARTOD primary flags (IOC 54:V3). From SUSPECT on a reading is bad.
 _NOT_EVALUATED: Final = 2
-_SUSPECT: Final = 3
 _FAIL: Final = 4
 _MISSING: Final = 9
 
@@ -238,7 +237,8 @@ class Suite:
         late = time_ns < self._floor(watermark_ns)
         said = np.empty((3, count)) if all_fresh else np.full((3, count), np.nan)
         # A copy of the flags, because they are raised in place; the others may be views.
-        batch = Wave(time_ns, value, quality.copy(), watermark_ns, late, said)
+        has_bad = bool(np.count_nonzero(late) or np.count_nonzero(quality >= SUSPECT))
+        batch = Wave(time_ns, value, quality.copy(), watermark_ns, late, has_bad, said)
         found = _Found()
         work = Work(self._table, waves.series)
         # NaN and infinity are ordinary input here; masks keep them out of the state.
@@ -458,7 +458,7 @@ class Suite:
         spoken = [] if back is None else spoke_again(columns, back)
         forget(columns, time_ns, config)
         in_range = (value >= columns.low) & (value <= columns.high)
-        usable = in_range & (given < _SUSPECT)
+        usable = in_range & (given < SUSPECT)
         judged = None
         if wave.late.any():
             # A state is true until the next one, however late it was told.
@@ -521,7 +521,7 @@ def _raise_flags(
     late: NDArray[np.bool_],
 ) -> None:
     np.maximum(flags, np.uint8(_NOT_EVALUATED), out=flags, where=late)
-    np.maximum(flags, np.uint8(_SUSPECT), out=flags, where=odd)
+    np.maximum(flags, np.uint8(SUSPECT), out=flags, where=odd)
     np.maximum(flags, np.uint8(_FAIL), out=flags, where=~in_range)
 
 
