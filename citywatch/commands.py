@@ -594,15 +594,14 @@ def rules_compare(
     as_json: Json = False,
 ) -> None:
     """Compare what a shadow found with what people were told."""
+    from citywatch.rules import compared
     from citywatch.tables import aligned, printable
-    from detectors import KIND_NAMES
-    from storage.rules import ShadowUnknownError, compare
+    from storage.rules import ShadowUnknownError
 
     settings = load(settings_file)
     try:
         found = _query(
-            settings,
-            lambda connection: compare(connection, shadow, KIND_NAMES, _utc(since), limit),
+            settings, lambda connection: compared(connection, shadow, _utc(since), limit)
         )
     except ShadowUnknownError as error:
         typer.echo(str(error), err=True)

@@ -161,7 +161,9 @@ class Shadowed:
 
 @dataclass(frozen=True, slots=True)
 class ShadowEnded:
-    """A shadow that the rules of a partition no longer have; what is open of it is over.
+    """A shadow that the rules of a partition no longer have, or some kinds of it.
+
+    What is open of it is over.
 
     Parameters
     ----------
@@ -170,11 +172,14 @@ class ShadowEnded:
         Of the partition.
     at : datetime or None
         Event time, where it is known.
+    kinds : sequence of str
+        Of alerts that it no longer looks for; empty where that is all of them.
     """
 
     shadow: str
     series_ids: Sequence[int]
     at: datetime | None
+    kinds: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from storage.flush import Change, Moved, Opened, Resolved, Ruled, Shadowed, Shad
 from storage.pages import MISSING, Category, Page, Severity
 from streams.minutes import Move
 from streams.partition import Partition
+from streams.rules import BY_MINUTES
 from streams.ruling import Ruling
 from streams.scoring import NewRules, Scored, Who
 
@@ -71,7 +72,9 @@ def shadow_changes(
     """Return what becomes of the alerts of shadows, as `changes` does of those that are told."""
     found: list[Shadowed | ShadowEnded] = []
     for name, shadow in scored.shadows.items():
-        theirs = replace(scored, verdicts=shadow.verdicts, silences=shadow.silences, moves=())
+        theirs = replace(
+            scored, verdicts=shadow.verdicts, silences=shadow.silences, moves=shadow.moves
+        )
         found += [
             Shadowed(name, change)
             for change in changes(partition, theirs, namespace)
@@ -79,10 +82,13 @@ def shadow_changes(
             if not isinstance(change, Moved)
         ]
     new_rules = scored.new_rules
-    if new_rules is not None and new_rules.ended:
+    if new_rules is not None and (new_rules.ended or new_rules.without_minutes):
         series_ids = partition.series_id[: new_rules.series].tolist()
         at = _reached(new_rules)
         found += [ShadowEnded(name, series_ids, at) for name in new_rules.ended]
+        found += [
+            ShadowEnded(name, series_ids, at, BY_MINUTES) for name in new_rules.without_minutes
+        ]
     return found
 
 
