@@ -49,6 +49,11 @@ _VERBS: Final = {
     "drift": "drifts away from its neighbours, by",
     "clock-skew": "comes from a clock that runs off, with a lag of",
 }
+# Of these a run of zeros is no instrument that is stuck: it is a camera that sees nobody.
+_PEOPLE: Final = frozenset(
+    {"peopleCount", "peopleCountTowards", "peopleCountAway", "occupancyCount"}
+)
+_NOBODY: Final = "counts nobody, reading after reading, as if it were covered:"
 # What a camera tells of itself: 1 while it lasts.
 _CONDITIONS: Final = {
     "signalLoss": "the loss of its signal",
@@ -200,6 +205,8 @@ def sentence(page: Page) -> str:
             return f"{subject} is silent since {_clock(page.since)} UTC{last}"
         expected = f"; expected {usual}" if usual else ""
         verb = _VERBS.get(page.kind, "is")
+        if page.kind == "flatline" and page.seen == 0 and page.quantity in _PEOPLE:
+            verb = _NOBODY
         return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC"
     expected = f", expected {usual}" if usual else ""
     return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
