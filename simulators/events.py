@@ -190,14 +190,18 @@ def plan_events(
     return sorted(events, key=lambda event: (event.start_ns, event.kind))
 
 
-def fitting(kinds: Sequence[str], length_s: float) -> list[str]:
-    """Return those kinds that a run shows that begins at any time and lasts so long."""
-    return [
-        kind
-        for kind in kinds
-        if (script := SCRIPTS[kind]).hour is None
-        and script.lead_s + _MINUTE_S + script.opens_within_s + TOLD_S <= length_s
-    ]
+def fitting(city: City, kinds: Sequence[str], length_s: float, *, period_s: float) -> list[str]:
+    """Return those kinds that can be staged in a run of that length, whenever it begins."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for kind in kinds:
+        script = SCRIPTS[kind]
+        needed_s = script.lead_s + _MINUTE_S + script.opens_within_s + TOLD_S
+        cast = next(script.cast(city, taken), None)
+        if script.hour is None and needed_s <= length_s and period_s <= MAX_PERIOD_S and cast:
+            taken |= {one.name for one in cast.sensors}
+            found.append(kind)
+    return found
 
 
 def earliest_ns(script: Script, start_ns: int) -> int:

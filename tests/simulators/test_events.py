@@ -101,10 +101,12 @@ def test_a_city_that_is_too_small_or_reports_too_seldom_is_refused() -> None:
 
 def test_only_what_fits_into_a_run_is_said_to() -> None:
     asked = ["blocked-lane", "crowd", "pollution", "night-noise"]
-    assert fitting(asked, 300.0) == []
-    assert fitting(asked, 600.0) == ["blocked-lane", "crowd"]
+    assert fitting(CITY, asked, 300.0, period_s=1.0) == []
+    assert fitting(CITY, asked, 600.0, period_s=1.0) == ["blocked-lane", "crowd"]
+    assert fitting(CITY, asked, 600.0, period_s=61.0) == []
+    assert fitting(City(60, 1), asked, 600.0, period_s=1.0) == ["crowd"]
     for length_s in (600.0, 7 * 3600.0, 1e6):
-        for kind in fitting(asked, length_s):
+        for kind in fitting(CITY, asked, length_s, period_s=1.0):
             assert plan([kind], end_ns=START_NS + round(length_s * S))
 
 
