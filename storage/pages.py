@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import structs
 
 PAGE_VERSION: Final = 1
 # QARTOD: there is no value.
@@ -210,6 +211,13 @@ def sentence(page: Page) -> str:
         return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC"
     expected = f", expected {usual}" if usual else ""
     return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
+
+
+def judged_anew(page: Page, at: datetime) -> Page:
+    """Return the page that takes another back, because its sensor is judged elsewhere now."""
+    subject = f"{page.quantity} of {page.sensor} ({page.zone})"
+    said = f"{subject} is judged anew, in another group of sensors; alert {_span(page.since, at)}"
+    return structs.replace(page, event="resolved", resolved_at=at, sentence=said)
 
 
 def _condition(page: Page, condition: str) -> str:

@@ -68,6 +68,8 @@ class Partition:
         First offset the saved state has not seen; Kafka may forget what lies before it.
     series_id : (series,) int32
         Database id of each series; `UNREGISTERED` until it has one.
+    claimed : (series,) bool
+        Whether the database has been told that this partition reads the series.
     sensor : (series,) int32
         Number of each series' sensor within the partition.
     slot_of, domain_of : (texts,) int32
@@ -100,6 +102,7 @@ class Partition:
         self.seen = self.saved = resumption.state_offset
         self.keys: list[SeriesKey] = []
         self.series_id = np.empty(0, np.int32)
+        self.claimed = np.empty(0, np.bool_)
         self.sensor = np.empty(0, np.int32)
         self.watermark = Watermark()
         self._sensors: dict[str, int] = {}
@@ -308,6 +311,7 @@ class Partition:
             domains.append(self._domains.setdefault(key.domain, len(self._domains)))
         fresh_ids = np.full(len(added), UNREGISTERED, np.int32)
         self.series_id = np.concatenate([self.series_id, fresh_ids])
+        self.claimed = np.concatenate([self.claimed, np.zeros(len(added), np.bool_)])
         self.slot_of = np.concatenate([self.slot_of, np.array(slots, np.int32)])
         self.domain_of = np.concatenate([self.domain_of, np.array(domains, np.int32)])
         self._text_of = np.concatenate([self._text_of, np.array(origins, np.int32)])
