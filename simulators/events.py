@@ -332,9 +332,9 @@ SCRIPTS: Final[Mapping[str, Script]] = MappingProxyType(
             _any("o3", 160.0),
         ),
         "unsteady": Script(
-            "A thermometer begins to jitter",
-            "temperature", HEALTH, "noise-change", 2.5 * _HOUR_S, 60 * _MINUTE_S, 25 * _MINUTE_S,
-            2 * _HOUR_S, _any("temperature", 1.2),
+            "A microphone begins to jitter from minute to minute",
+            "LAeq", HEALTH, "noise-change", 7 * _HOUR_S, 60 * _MINUTE_S, 35 * _MINUTE_S,
+            2 * _HOUR_S, _any("LAeq", 8.0),
         ),
     }
 )  # fmt: skip

@@ -233,7 +233,7 @@ def _contact(part: _Part, at_ns: int, row: Floats) -> Floats:
 
 
 def _jitter(part: _Part, at_ns: int, row: Floats) -> Floats:
-    """Add noise that stays for a minute: what is faster is an implausible rate to the suite."""
+    """Add noise that stays for a minute, so that minutes show it however often it reports."""
     minute = at_ns // (_MINUTE_S * S)
     seed = [part.event.start_ns // S, minute]
     row[part.column] += part.event.amount * np.random.default_rng(seed).standard_normal()

@@ -1,5 +1,6 @@
 """Every staged event is told: at the right sensor, in time, with its reasons, and taken back."""
 
+from dataclasses import replace
 from math import isfinite
 
 import pytest
@@ -99,6 +100,27 @@ def test_a_queue_travels_upstream_and_is_one_incident() -> None:
     here, ahead, *before = begins
     assert here < before[0] < before[1] < before[2]
     assert ahead < 60
+    assert len(watched.alerts("incident")) == 1
+
+
+def test_where_the_speed_of_the_road_is_known_its_service_breaks_down_as_well() -> None:
+    """After twelve minutes of a quarter of an hour, wherever the queue stands for so long."""
+    city, facts = city_of(SENSORS, SEED)
+    groups = dict(facts.groups)
+    groups["ring-road"] = replace(groups["ring-road"], free_flow_kmh=100.0)
+    facts = replace(facts, groups=groups)
+    begin_ns = MONDAY_NS + 8 * HOUR_NS
+    (event,) = plan_events(city, SEED, ["blocked-lane"], begin_ns, begin_ns + DAY_NS, period_s=60.0)
+    watched = Watched(city, facts, [event], company(city, facts, [event]), begin_ns)
+    watched.run(event.end_ns + HOUR_NS, 60.0)
+    found = {one.page.sensor: (one, end) for one, end in watched.alerts("service-level")}
+    here, _, *before = event.sensors
+    assert found.keys() == {here, *before}
+    opened, resolved = found[here]
+    assert opened.page.severity == "major"
+    assert 12 * 60 <= after_s(opened.page.since.timestamp(), event.start_ns) <= 15 * 60
+    assert all(end is not None for _, end in found.values())
+    assert resolved.page.resolved_at.timestamp() > event.end_ns / S
     assert len(watched.alerts("incident")) == 1
 
 
