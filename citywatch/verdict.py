@@ -1,21 +1,24 @@
 """Was all well? A demo's run judged by publisher, database and receiver against each other."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from psycopg import AsyncConnection
 
 from paging.receiver import Arrival
+from simulators.events import TOLD_S, Event
 from simulators.faults import Fault
 from simulators.publish import Published
 from storage.audit import audit
 from storage.standing import Standing, standing
 from streams.facts import CityFacts
 from streams.kernels import kernels
+from streams.rules import BY_MINUTES
 
 # What the project promises of the demo.
 STORED_P99_MS: Final = 2_000.0
@@ -53,11 +56,17 @@ class Expected:
         Injected into the city; those that began before publishing ended.
     recorded : set of str
         Sensors that replay recordings: their alerts are real, and not known beforehand.
+    events : sequence of Event
+        Staged in the city; those that began before publishing ended.
+    ended_ns : int
+        When publishing ended.
     """
 
     published: Sequence[Published]
     faults: Sequence[Fault]
     recorded: frozenset[str]
+    events: Sequence[Event] = ()
+    ended_ns: int = 0
 
     def total(self, name: str) -> int:
         """Return the sum of one count over the publishers."""
@@ -91,6 +100,10 @@ class _Alert:
     alert_id: str
     zone: str
     is_told: bool
+
+    @property
+    def opened_ns(self) -> float:
+        return self.opened_at.timestamp() * 1e9
 
 
 async def judge(
@@ -142,7 +155,8 @@ async def judge(
     firing = [arrival for arrival in arrivals if arrival.page.event == "firing"]
     balance = [*_balance(gained, rows, expected), *(await audit(connection, None, None)).faults]
     faults, fault_complaints = _faults(expected, alerts, firing)
-    complaints = [*balance, *fault_complaints]
+    events, event_complaints = _events(expected, alerts, firing)
+    complaints = [*balance, *fault_complaints, *event_complaints]
     if p99 is not None and p99 >= STORED_P99_MS:
         complaints.append(f"stored latency p99 is {p99} ms, promised under {STORED_P99_MS:.0f}")
     facts = {
@@ -150,6 +164,7 @@ async def judge(
         "published_messages": expected.total("messages") + expected.total("duplicates"),
         "balanced": not balance,
         **faults,
+        "events": events,
         "pages_delivered": len(firing),
         "resolves_delivered": len(arrivals) - len(firing),
         "page_repeats": repeats,
@@ -209,10 +224,14 @@ def _faults(
                 f"fault {fault.kind} of {fault.sensor} {fault.quantity}:"
                 f" {len(mine)} alerts, {delivered} pages"
             )
+    # What an event touches may be told of in other ways as well, and once more when it is over.
+    begun = {name: event.start_ns for event in expected.events for name in event.sensors}
     others = [
         alert
         for alert in alerts
-        if alert.alert_id not in claimed and (alert.is_told or alert.kind not in _QUIET)
+        if alert.alert_id not in claimed
+        and (alert.is_told or alert.kind not in _QUIET)
+        and alert.opened_ns < begun.get(alert.sensor, math.inf)
     ]
     recorded = [alert for alert in others if alert.sensor in expected.recorded]
     unexpected = [alert for alert in others if alert.sensor not in expected.recorded]
@@ -240,13 +259,50 @@ def _matches(fault: Fault, alert: _Alert) -> bool:
 
 def _follows(fault: Fault, alert: _Alert) -> bool:
     """Say whether an alert may come of a fault, as the hour's mean of a pollutant that went up."""
-    opened_ns = alert.opened_at.timestamp() * 1e9
     return (
         (alert.sensor, alert.quantity) == (fault.sensor, fault.quantity)
         and alert.category == fault.category
-        and fault.start_ns <= opened_ns + 1_000
-        and opened_ns <= fault.end_ns + _FAULT_GRACE.total_seconds() * 1e9
+        and fault.start_ns <= alert.opened_ns + 1_000
+        and alert.opened_ns <= fault.end_ns + _FAULT_GRACE.total_seconds() * 1e9
     )
+
+
+def _events(
+    expected: Expected, alerts: Sequence[_Alert], firing: Sequence[Arrival]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what was found of each staged event, and what was not that should have been."""
+    pages = Counter(str(arrival.page.alert_id) for arrival in firing)
+    found, complaints = [], []
+    for event in expected.events:
+        mine = [
+            alert
+            for alert in alerts
+            if (alert.sensor, alert.quantity, alert.kind)
+            == (event.sensor, event.quantity, event.alert_kind)
+            and event.start_ns <= alert.opened_ns <= event.start_ns + event.opens_within_s * 1e9
+        ]
+        paged = sum(pages[alert.alert_id] for alert in mine)
+        due = event.start_ns + (event.opens_within_s + TOLD_S) * 1e9 <= expected.ended_ns
+        after_s = (mine[0].opened_ns - event.start_ns) / 1e9 if mine else None
+        found.append(
+            {
+                "kind": event.kind,
+                "alert_kind": event.alert_kind,
+                "sensor": event.sensor,
+                "quantity": event.quantity,
+                "begun_at": datetime.fromtimestamp(event.start_ns / 1e9, UTC).isoformat(),
+                "due": due,
+                "alerts": len(mine),
+                "after_s": after_s,
+                "pages": paged,
+            }
+        )
+        if due and (len(mine), paged) != (1, 1):
+            complaints.append(
+                f"event {event.kind} at {event.sensor} {event.quantity}:"
+                f" {len(mine)} alerts of kind {event.alert_kind}, {paged} pages"
+            )
+    return found, complaints
 
 
 async def _stored_latency(
@@ -266,9 +322,16 @@ async def _alerts(connection: AsyncConnection[Any], begun: datetime) -> list[_Al
 
 
 def _page_latency(firing: Sequence[Arrival]) -> dict[str, float | None]:
-    """Return quantiles of the time from the reading that opened an alert to its page."""
-    if not firing:
+    """Return quantiles of the time from the reading that opened an alert to its page.
+
+    Alerts of minutes wait for their minute to be over, and are left out.
+    """
+    latency = [
+        (arrival.at - arrival.page.since).total_seconds() * 1000
+        for arrival in firing
+        if arrival.page.kind not in BY_MINUTES
+    ]
+    if not latency:
         return {"p50": None, "p99": None}
-    latency = [(arrival.at - arrival.page.since).total_seconds() * 1000 for arrival in firing]
     p50, p99 = np.percentile(latency, [50, 99])
     return {"p50": round(float(p50), 1), "p99": round(float(p99), 1)}

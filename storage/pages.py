@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import structs
 
 PAGE_VERSION: Final = 1
 # QARTOD: there is no value.
@@ -49,6 +50,11 @@ _VERBS: Final = {
     "drift": "drifts away from its neighbours, by",
     "clock-skew": "comes from a clock that runs off, with a lag of",
 }
+# Of these a run of zeros is no instrument that is stuck: it is a camera that sees nobody.
+_PEOPLE: Final = frozenset(
+    {"peopleCount", "peopleCountTowards", "peopleCountAway", "occupancyCount"}
+)
+_NOBODY: Final = "counts nobody, reading after reading, as if it were covered:"
 # What a camera tells of itself: 1 while it lasts.
 _CONDITIONS: Final = {
     "signalLoss": "the loss of its signal",
@@ -200,9 +206,18 @@ def sentence(page: Page) -> str:
             return f"{subject} is silent since {_clock(page.since)} UTC{last}"
         expected = f"; expected {usual}" if usual else ""
         verb = _VERBS.get(page.kind, "is")
+        if page.kind == "flatline" and page.seen == 0 and page.quantity in _PEOPLE:
+            verb = _NOBODY
         return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC"
     expected = f", expected {usual}" if usual else ""
     return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
+
+
+def judged_anew(page: Page, at: datetime) -> Page:
+    """Return the page that takes another back, because its sensor is judged elsewhere now."""
+    subject = f"{page.quantity} of {page.sensor} ({page.zone})"
+    said = f"{subject} is judged anew, in another group of sensors; alert {_span(page.since, at)}"
+    return structs.replace(page, event="resolved", resolved_at=at, sentence=said)
 
 
 def _condition(page: Page, condition: str) -> str:

@@ -207,6 +207,12 @@ class MinuteStage:
             for running in self._running:
                 self._watch(running)
 
+    def forget_alerts(self) -> None:
+        """Begin with no alert open and none about to open; what was learned stays."""
+        for running in self._running:
+            running.alerts = [episodes.new_state(len(running.slots)) for _ in running.alerts]
+            running.count()
+
     def take(
         self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
     ) -> None:

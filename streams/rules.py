@@ -29,7 +29,7 @@ RULES_VERSION: Final = 1
 CONTROL: Final = "rules"
 # Below what Kafka takes in one message; a sensor with a section of its own needs about 60 bytes.
 MAX_RULES_BYTES: Final = 256 << 10
-# Each costs as much as the live suite.
+# Each costs as much as the live suite, and as the minute stage where it switches one of its kinds.
 MAX_SHADOWS: Final = 4
 # In the place of a bridge.
 _SENDER: Final = "citywatch-rules"
@@ -37,6 +37,18 @@ _SENDER: Final = "citywatch-rules"
 BY_MINUTES: Final = tuple(
     dict.fromkeys(kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds)
 )
+# The quantities that each of them judges; clocks are judged by the first series of a sensor.
+_JUDGED: Final = {
+    kind.name: frozenset().union(
+        *(
+            QUANTITIES if other.of_clocks else other.quantities
+            for other in kernels(CityFacts())
+            if kind.name in {one.name for one in other.kinds}
+        )
+    )
+    for kernel in kernels(CityFacts())
+    for kind in kernel.kinds
+}
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
 SWITCHES: Final = ("level", "flatline", "range", "rate", "silence", *BY_MINUTES)
 _KINDS: Final = (*KIND_NAMES, *BY_MINUTES)
@@ -170,6 +182,23 @@ class Layer(_Section):
     quantity: dict[_Quantity, QuantityRules] = {}
     sensor: dict[_Sensor, SensorRules] = {}
 
+    @property
+    def switches_minutes(self) -> bool:
+        """Whether anything of the minute stage is switched here, on or off."""
+        named = set(self.detectors)
+        for _, scope in self.scopes():
+            named |= scope.detectors.keys()
+        return not named.isdisjoint(BY_MINUTES)
+
+    def scopes(self) -> Iterator[tuple[str, Scope]]:
+        """Yield the sections that speak of some series, with their places."""
+        for quantity, of_quantity in self.quantity.items():
+            yield f"quantity.{quantity}", of_quantity
+        for sensor, of_sensor in self.sensor.items():
+            yield f"sensor.{sensor}", of_sensor
+            for quantity, of_series in of_sensor.quantity.items():
+                yield f"sensor.{sensor}.quantity.{quantity}", of_series
+
 
 class Rules(Layer):
     """All that a file of rules may say."""
@@ -210,6 +239,31 @@ class Rules(Layer):
         own = said(self)
         own.pop("shadow", None)
         return Rules.model_validate(_laid(own, said(self.shadow[name])))
+
+
+def without_effect(rules: Rules) -> list[str]:
+    """Return what is said and changes nothing, each with its place.
+
+    Workers pass over it, for it may stand in their log; a file of rules that says it is refused.
+    """
+    faults = []
+    for name, shadow in rules.shadow.items():
+        faults += [
+            f"shadow.{name}.{place}.severity: a shadow pages nobody, so it has no severity"
+            for place, scope in shadow.scopes()
+            if scope.severity
+        ]
+    layers = [("", rules), *((f"shadow.{name}.", layer) for name, layer in rules.shadow.items())]
+    for prefix, layer in layers:
+        for place, scope in layer.scopes():
+            quantity = place.rpartition("quantity.")[2] if "quantity." in place else None
+            faults += [
+                f"{prefix}{place}.{section}.{kind}: {kind} does not judge {quantity}"
+                for section in ("detectors", "severity")
+                for kind in getattr(scope, section)
+                if quantity is not None and quantity not in _JUDGED.get(kind, QUANTITIES)
+            ]
+    return faults
 
 
 def said(section: BaseModel) -> dict[str, Any]:

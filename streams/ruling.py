@@ -15,7 +15,7 @@ from detectors import Limits, Suite, SuiteConfig, Terms
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
-from streams.rules import BY_MINUTES, Rules, RulesError, Scope, said
+from streams.rules import Rules, RulesError, Scope, said
 
 # What switches a detector off: counts that are never reached, a chance that nothing falls below,
 # a range that everything lies in.
@@ -115,12 +115,11 @@ class Ruling:
         return severity
 
     @property
-    def switches_minutes(self) -> bool:
-        """Whether anything of the minute stage may be off."""
-        scopes: list[Scope] = [*self.rules.quantity.values(), *self.rules.sensor.values()]
-        scopes += [one for sensor in self.rules.sensor.values() for one in sensor.quantity.values()]
-        named = set(self.rules.detectors).union(*(scope.detectors for scope in scopes))
-        return not named.isdisjoint(BY_MINUTES)
+    def with_minutes(self) -> frozenset[str]:
+        """The shadows that have a minute stage: those that switch something of it."""
+        return frozenset(
+            name for name, layer in self.rules.shadow.items() if layer.switches_minutes
+        )
 
     def is_on(self, kind: str, key: SeriesKey) -> bool:
         """Say whether a kind of alert is looked for in a series."""

@@ -419,14 +419,16 @@ class Tampering:
     def read(self, time_ns: int, value: float, usable: bool, usual: float) -> Told:
         if not heard(value, usable):
             return SILENT
-        if value > 0:
+        is_known = heard(usual, usable)
+        is_nobody = value <= 0 or (is_known and value <= usual * 0.02)
+        if not is_nobody:
             self.run = []
-        if not heard(usual, usable):
+        if not is_known:
             return SILENT
-        if value <= 0:
-            self.run.append((time_ns, max(usual, 0.0)))
+        if is_nobody:
+            self.run.append((time_ns, max(usual, 0.0) * (1.0 if value <= 0 else 0.9)))
         speaks = (
-            value <= 0
+            is_nobody
             and sum(one for _, one in self.run) / 4 >= 20.7
             and len(self.run) >= 5
             and time_ns - self.run[0][0] >= 600 * S

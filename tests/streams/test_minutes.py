@@ -8,18 +8,15 @@ import pytest
 
 from detectors import StateError, SuiteConfig
 from ingest.quantities import QUANTITIES
-from ingest.records import Provenance
 from ingest.topics import SeriesKey
 from simulators.city import City
 from storage.flush import Change, Moved, Opened, Resolved
 from storage.sink import Resumption
-from streams.alerts import changes
 from streams.facts import CityFacts, Group
 from streams.kernels import kernels
 from streams.minutes import MinuteStage, Standing
 from streams.partition import STATE_VERSION, Partition
-from streams.scoring import Ledger, Message, score
-from tests.streams.citylog import NAMESPACE, batch_message
+from tests.streams.citylog import said_of
 
 S = 10**9
 # On the stroke of an hour, 06:00 UTC, a Monday.
@@ -56,13 +53,7 @@ class Drive:
         return [one for one in self.changes[before:] if not is_of_suite(one)]
 
     def _send(self, readings: list[tuple[str, int, float]], **moments: int) -> None:
-        headers, value = batch_message(readings, **moments)
-        provenance = Provenance.read(dict(headers), NAMESPACE)
-        message = Message(self.partition.seen, provenance, value)
-        parts, _ = score(self.partition, [message], Ledger())
-        self.partition.series_id[:] = np.arange(len(self.partition.keys))
-        for part in parts:
-            self.changes += changes(self.partition, part, NAMESPACE)
+        self.changes += said_of(self.partition, readings, **moments)
 
     def restarted(self, facts: CityFacts) -> "Drive":
         """Return one that goes on from the saved state."""
