@@ -20,6 +20,7 @@ from detectors import (
     incident,
     noise,
     noise_change,
+    record,
     season,
     service_level,
     shift,
@@ -34,6 +35,7 @@ from detectors.air_quality_tables import (
     POLLUTANTS,
 )
 from detectors.finding import Finding
+from detectors.novelty import NoveltyConfig
 from tests.detectors import naive_kernels as naive
 from tests.detectors import naive_minutes
 
@@ -70,6 +72,8 @@ HOLD_NS = np.array([120, 1800, 3600, 7200, 1200, 900]) * S
 OFFSET_NS = np.array([0, 3600, -18000, 19800, 7200, 0]) * S
 SLOW = (60, 700, 1500, 3600)
 HOLIDAYS = np.array(naive_minutes.HOLIDAYS)
+# So that streams of some hundred readings reach every branch.
+EAGER_NOVELTY = NoveltyConfig(warm_up=10, mute_for=20, fade_over=50.0)
 POLLUTANT = np.arange(SERIES) % len(POLLUTANTS)
 NAMES = [POLLUTANTS[one] for one in POLLUTANT]
 
@@ -361,6 +365,18 @@ KERNELS = (
         calm_days=5,
         calm_step_s=600,
         gap_share=0.002,
+    ),
+    Kernel(
+        "record",
+        record.new_state,
+        lambda state, time_ns, value, usable, terms, _: record.step(
+            state, time_ns, value, usable, terms["utc_offset_ns"], EAGER_NOVELTY
+        ),
+        lambda utc_offset_ns: naive_minutes.Record(utc_offset_ns, EAGER_NOVELTY),
+        {"utc_offset_ns": OFFSET_NS},
+        wandering,
+        calm=10.1,
+        steps_s=(600, 1800),
     ),
     Kernel(
         "autoregression",

@@ -11,7 +11,9 @@ from statistics import median
 
 import numpy as np
 
+from detectors.novelty import NoveltyConfig
 from tests.detectors.naive_kernels import HOUR, NAN, SILENT, S, Told, heard
+from tests.detectors.naive_novelty import NaiveNovelty, hour_of
 
 SPREAD = math.sqrt(math.pi / 2)
 HOLIDAYS = (19_675, 19_680, 20_000)  # days since 1970
@@ -305,3 +307,25 @@ class ClockSkew:
             level, expected = 3, last[0]
         limits = [NAN if abs(one) == math.inf else one for one in (-self.ahead, self.behind)]
         return True, level > 0, level, offset, expected, limits[0], limits[1]
+
+
+class Record:
+    """The novelty score of minutes, by the naive twin of the score."""
+
+    def __init__(self, utc_offset_ns: int, config: NoveltyConfig) -> None:
+        self._offset_ns = utc_offset_ns
+        self._naive = NaiveNovelty(config)
+
+    def read(self, time_ns: int, value: float, usable: bool) -> Told:
+        """Return what the kernel finds."""
+        if not heard(value, usable):
+            return SILENT
+        naive, local_ns = self._naive, time_ns + self._offset_ns
+        hour = naive.profile[hour_of(local_ns)]
+        expected = hour.mean if hour.readings >= naive.config.profile_after else NAN
+        reach = naive.records["surprise"] / (1 - naive.config.fire_at)
+        score = naive.read(local_ns, value, usable)
+        if score is None:
+            return SILENT
+        speaks = score >= naive.config.fire_at
+        return True, speaks, int(speaks), value, expected, expected - reach, expected + reach
