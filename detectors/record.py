@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import novelty
-from detectors.finding import Finding, known, sound
+from detectors.finding import Finding, known, nothing, sound
 from detectors.novelty import PROFILE_BINS, WIDTH, NoveltyConfig
 
 BEYOND: Final = 1  # level
@@ -88,4 +88,5 @@ def step(
         expected=known(expected, judged),
         lower=known(expected - reach, judged),
         upper=known(expected + reach, judged),
+        score=nothing(len(value)),
     )

@@ -24,6 +24,7 @@ from detectors.table import NEVER
 _DISPERSION: Final = 4.0
 # ln(1e9): as unlikely as a flatline.
 _EVIDENCE_NATS: Final = 20.7
+_DECADES_OF_NATS: Final = 0.4342944819032518  # log10(e)
 # However crowded the place usually is: a lorry in front of the lens drives away.
 _LEAST_ZEROS: Final = 5.0
 _LEAST_NS: Final = np.uint64(600_000_000_000)
@@ -86,4 +87,5 @@ def step(
         expected=known(usual, judged),
         lower=nothing(len(value)),
         upper=nothing(len(value)),
+        score=known(state.evidence * _DECADES_OF_NATS, judged),
     )

@@ -66,6 +66,7 @@ class Kernel:
     calm_step_s: int = 60
     gap_share: float = 0.01
     close: float = 1e-9  # to the twin, relative
+    is_scored: bool = False  # it states no fact, but how improbable a reading is
 
 
 HOLD_NS = np.array([120, 1800, 3600, 7200, 1200, 900]) * S
@@ -321,6 +322,7 @@ KERNELS = (
         {"least_jump": np.array([0.5, 5.0, 50.0, 0.5, 1.0, 0.0])},
         far_readings,
         calm=10.0,
+        is_scored=True,
     ),
     Kernel(
         "noise change",
@@ -332,6 +334,7 @@ KERNELS = (
         {"least": np.array([0.01, 0.1, 1.0, 0.01, 0.3, 1e-6])},
         lambda rng, count: blocks(rng, count, [(20.0, 0.5), (20.0, 8.0), (21.0, 0.0)]),
         calm=10.0,
+        is_scored=True,
     ),
     Kernel(
         "tampering",
@@ -345,6 +348,7 @@ KERNELS = (
         calm=4.0,
         extras=usual_counts,
         judges_first=True,
+        is_scored=True,
     ),
     Kernel(
         "season",
@@ -365,6 +369,7 @@ KERNELS = (
         calm_days=5,
         calm_step_s=600,
         gap_share=0.002,
+        is_scored=True,
     ),
     Kernel(
         "record",
@@ -390,6 +395,7 @@ KERNELS = (
         calm=10.1,
         length=2,
         close=1e-6,  # what the squares of distances leave of the last bits
+        is_scored=True,
     ),
     Kernel(
         "shift",
@@ -406,6 +412,7 @@ KERNELS = (
         length=3,
         calm_days=2,
         calm_step_s=300,
+        is_scored=True,
     ),
     Kernel(
         "drift",
@@ -428,6 +435,7 @@ KERNELS = (
         calm_days=16,
         calm_step_s=1800,
         gap_share=0.002,
+        is_scored=True,
     ),
     Kernel(
         "clock skew",

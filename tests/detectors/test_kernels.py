@@ -185,13 +185,16 @@ def test_its_findings_are_sane_whatever_comes(kernel: Kernel) -> None:
     told = stream(kernel, 3)
     before = [column.tobytes() for column in (told.time_ns, told.value, told.usable)]
     found = run(kernel, kernel.new_state(SERIES), told)
-    dtypes = [np.bool_, np.bool_, np.uint8, *[np.float64] * 4]
+    dtypes = [np.bool_, np.bool_, np.uint8, *[np.float64] * 5]
     assert [column.dtype for column in found] == dtypes
     assert not (found.speaks & ~found.judged).any()
     assert not found.level[~found.judged].any()
     assert np.isnan(found.measure).tolist() == (~found.judged).tolist()
     for column in found[3:]:
         assert not np.isinf(column).any()
+    scored = ~np.isnan(found.score)
+    assert scored.tolist() == (found.judged.tolist() if kernel.is_scored else [False] * len(told))
+    assert (found.score[scored] >= 0.0).all()
     assert [column.tobytes() for column in (told.time_ns, told.value, told.usable)] == before
 
 
