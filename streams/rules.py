@@ -37,6 +37,12 @@ _SENDER: Final = "citywatch-rules"
 BY_MINUTES: Final = tuple(
     dict.fromkeys(kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds)
 )
+# What of it speaks by how rare it is, on one scale.
+SCORED: Final = tuple(
+    dict.fromkeys(
+        kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.is_scored
+    )
+)
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
 SWITCHES: Final = ("level", "flatline", "range", "rate", "silence", *BY_MINUTES)
 _KINDS: Final = (*KIND_NAMES, *BY_MINUTES)
@@ -85,6 +91,12 @@ def _kind(name: str) -> str:
     return name
 
 
+def _scored(name: str) -> str:
+    if name not in SCORED:
+        raise ValueError(f"no kind that has such a score: {', '.join(SCORED)} have")
+    return name
+
+
 _Readings = Annotated[int, Field(ge=1, le=100_000)]
 _Remembered = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(gt=0, le=1)]
@@ -95,6 +107,9 @@ _Seconds = Annotated[float, Field(gt=0, le=31 * 86_400)]
 _Value = Annotated[float, Field(allow_inf_nan=False)]
 _Detectors = dict[Annotated[str, AfterValidator(_switch)], bool]
 _Severities = dict[Annotated[str, AfterValidator(_kind)], Severity]
+# -log10 of how often in a minute; a chance that a float64 can hold.
+_Decades = Annotated[float, Field(ge=0, le=300)]
+_Scores = dict[Annotated[str, AfterValidator(_scored)], _Decades]
 _Quantity = Annotated[str, AfterValidator(_quantity)]
 _Sensor = Annotated[str, AfterValidator(_sensor)]
 _Shadow = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,39}$")]
@@ -146,6 +161,7 @@ class Scope(_Thresholds):
 
     detectors: _Detectors = {}
     severity: _Severities = {}
+    score: _Scores = {}
 
 
 class QuantityRules(Scope):
@@ -175,6 +191,7 @@ class Rules(Layer):
     """All that a file of rules may say."""
 
     severity: _Severities = {}
+    score: _Scores = {}
     shadow: Annotated[dict[_Shadow, Layer], Field(max_length=MAX_SHADOWS)] = {}
 
     @classmethod

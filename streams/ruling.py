@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import Limits, Suite, SuiteConfig, Terms
+from detectors import Limits, Suite, SuiteConfig, Terms, calibration
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
@@ -115,18 +115,26 @@ class Ruling:
         return severity
 
     @property
-    def switches_minutes(self) -> bool:
-        """Whether anything of the minute stage may be off."""
+    def is_about_minutes(self) -> bool:
+        """Whether anything of the minute stage may be off, or speak from another score on."""
         scopes: list[Scope] = [*self.rules.quantity.values(), *self.rules.sensor.values()]
         scopes += [one for sensor in self.rules.sensor.values() for one in sensor.quantity.values()]
         named = set(self.rules.detectors).union(*(scope.detectors for scope in scopes))
-        return not named.isdisjoint(BY_MINUTES)
+        scored = [self.rules.score, *(scope.score for scope in scopes)]
+        return any(scored) or not named.isdisjoint(BY_MINUTES)
 
     def is_on(self, kind: str, key: SeriesKey) -> bool:
         """Say whether a kind of alert is looked for in a series."""
         found = self.rules.detectors.get(kind, True)
         for scope in self._scopes(key.quantity, key.sensor):
             found = scope.detectors.get(kind, found)
+        return found
+
+    def speaks_from(self, kind: str, key: SeriesKey) -> float:
+        """Return from which calibrated score on a kind of the minute stage speaks there."""
+        found = self.rules.score.get(kind, calibration.SPEAKS_FROM)
+        for scope in self._scopes(key.quantity, key.sensor):
+            found = scope.score.get(kind, found)
         return found
 
     def rule(self, suite: Suite, keys: Sequence[SeriesKey], *, limits: bool) -> None:

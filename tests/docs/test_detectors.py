@@ -13,7 +13,7 @@ ROWS = {
     name: cells
     for name, *cells in (
         [cell.strip().strip("`") for cell in line.strip("|").split("|")]
-        for line in PAGE.partition("## How often")[0].splitlines()
+        for line in PAGE.partition("## One scale")[0].splitlines()
         if line.startswith("| `")
     )
 }
