@@ -99,7 +99,7 @@ async def compared(
         As `storage.rules.compare` does.
     """
     layer = Rules.read(await rules_of_shadow(connection, shadow)).shadow.get(shadow)
-    others = BY_MINUTES if layer is not None and layer.switches_minutes else ()
+    others = BY_MINUTES if layer is not None and layer.is_about_minutes else ()
     return await compare(connection, shadow, KIND_NAMES, others, since, limit)
 
 

@@ -33,6 +33,7 @@ _EVIDENCE_NATS: Final = 20.7
 _NEXT_TO_NOBODY: Final = 0.02
 # Evidence of such a count relative to that of a zero, where it is smallest.
 _FLICKER: Final = 0.9
+_DECADES_OF_NATS: Final = 0.4342944819032518  # log10(e)
 # However crowded the place usually is: a lorry in front of the lens drives away.
 _LEAST_ZEROS: Final = 5.0
 _LEAST_NS: Final = np.uint64(600_000_000_000)
@@ -97,4 +98,5 @@ def step(
         expected=known(usual, judged),
         lower=nothing(len(value)),
         upper=nothing(len(value)),
+        score=known(state.evidence * _DECADES_OF_NATS, judged),
     )

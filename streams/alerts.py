@@ -189,6 +189,7 @@ def _by_minutes(
         expected=expected,
         lower=lower,
         upper=upper,
+        score=_finite(move.score),
         **_identity(who, kind.category, move.opened_ns, namespace, kind=kind.name)
         | {"severity": ruling.severity(kind.name, who.key) or kind.severity_of(move.level)}
         | ({"unit": kind.unit} if kind.unit else {}),

@@ -231,7 +231,7 @@ class Partition:
         """
         self.ruling = ruling
         ruling.rule(self.suite, self.keys, limits=True)
-        self.minutes.switch(ruling.is_on if ruling.rules.switches_minutes else None)
+        self.minutes.judge_by(ruling)
         before, self.shadows = self.shadows, {}
         for name, shadow in ruling.shadows.items():
             suite = before.get(name)
@@ -285,7 +285,7 @@ class Partition:
                 stage.add(self.keys)
                 stage.load(self.minutes.save())
                 stage.forget_alerts()
-            stage.switch(self.ruling.shadows[name].is_on)
+            stage.judge_by(self.ruling.shadows[name])
             self.shadow_minutes[name] = stage
 
     def _enter(self, keys: Sequence[SeriesKey]) -> list[SeriesKey]:
@@ -354,7 +354,7 @@ class Partition:
             raise StateError("saved shadows are not those of the saved rules")
         # Ranges and rates are part of a suite's state.
         self.ruling.rule(self.suite, self.keys, limits=False)
-        self.minutes.switch(self.ruling.is_on if self.ruling.rules.switches_minutes else None)
+        self.minutes.judge_by(self.ruling)
         for name, shadow in self.ruling.shadows.items():
             suite = Suite.load(saved.shadows[name], shadow.suite)
             if len(suite) != len(self.keys):

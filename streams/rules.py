@@ -49,6 +49,12 @@ _JUDGED: Final = {
     for kernel in kernels(CityFacts())
     for kind in kernel.kinds
 }
+# What of it speaks by how rare it is, on one scale.
+SCORED: Final = tuple(
+    dict.fromkeys(
+        kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.is_scored
+    )
+)
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
 SWITCHES: Final = ("level", "flatline", "range", "rate", "silence", *BY_MINUTES)
 _KINDS: Final = (*KIND_NAMES, *BY_MINUTES)
@@ -97,6 +103,12 @@ def _kind(name: str) -> str:
     return name
 
 
+def _scored(name: str) -> str:
+    if name not in SCORED:
+        raise ValueError(f"no kind that has such a score: {', '.join(SCORED)} have")
+    return name
+
+
 _Readings = Annotated[int, Field(ge=1, le=100_000)]
 _Remembered = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(gt=0, le=1)]
@@ -107,6 +119,9 @@ _Seconds = Annotated[float, Field(gt=0, le=31 * 86_400)]
 _Value = Annotated[float, Field(allow_inf_nan=False)]
 _Detectors = dict[Annotated[str, AfterValidator(_switch)], bool]
 _Severities = dict[Annotated[str, AfterValidator(_kind)], Severity]
+# -log10 of how often in a minute; a chance that a float64 can hold.
+_Decades = Annotated[float, Field(ge=0, le=300)]
+_Scores = dict[Annotated[str, AfterValidator(_scored)], _Decades]
 _Quantity = Annotated[str, AfterValidator(_quantity)]
 _Sensor = Annotated[str, AfterValidator(_sensor)]
 _Shadow = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,39}$")]
@@ -158,6 +173,7 @@ class Scope(_Thresholds):
 
     detectors: _Detectors = {}
     severity: _Severities = {}
+    score: _Scores = {}
 
 
 class QuantityRules(Scope):
@@ -179,16 +195,17 @@ class Layer(_Section):
 
     suite: SuiteRules = SuiteRules()
     detectors: _Detectors = {}
+    score: _Scores = {}
     quantity: dict[_Quantity, QuantityRules] = {}
     sensor: dict[_Sensor, SensorRules] = {}
 
     @property
-    def switches_minutes(self) -> bool:
-        """Whether anything of the minute stage is switched here, on or off."""
-        named = set(self.detectors)
-        for _, scope in self.scopes():
-            named |= scope.detectors.keys()
-        return not named.isdisjoint(BY_MINUTES)
+    def is_about_minutes(self) -> bool:
+        """Whether anything of the minute stage is switched here, or speaks from another score."""
+        scopes = [scope for _, scope in self.scopes()]
+        named = set(self.detectors).union(*(scope.detectors for scope in scopes))
+        scored = [self.score, *(scope.score for scope in scopes)]
+        return any(scored) or not named.isdisjoint(BY_MINUTES)
 
     def scopes(self) -> Iterator[tuple[str, Scope]]:
         """Yield the sections that speak of some series, with their places."""
@@ -259,7 +276,7 @@ def without_effect(rules: Rules) -> list[str]:
             quantity = place.rpartition("quantity.")[2] if "quantity." in place else None
             faults += [
                 f"{prefix}{place}.{section}.{kind}: {kind} does not judge {quantity}"
-                for section in ("detectors", "severity")
+                for section in ("detectors", "severity", "score")
                 for kind in getattr(scope, section)
                 if quantity is not None and quantity not in _JUDGED.get(kind, QUANTITIES)
             ]

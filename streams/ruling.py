@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import Limits, Suite, SuiteConfig, Terms
+from detectors import Limits, Suite, SuiteConfig, Terms, calibration
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
@@ -116,16 +116,28 @@ class Ruling:
 
     @property
     def with_minutes(self) -> frozenset[str]:
-        """The shadows that have a minute stage: those that switch something of it."""
+        """The shadows that have a minute stage: those that say something of it."""
         return frozenset(
-            name for name, layer in self.rules.shadow.items() if layer.switches_minutes
+            name for name, layer in self.rules.shadow.items() if layer.is_about_minutes
         )
+
+    @property
+    def is_about_minutes(self) -> bool:
+        """Whether anything of the minute stage may be off, or speak from another score on."""
+        return self.rules.is_about_minutes
 
     def is_on(self, kind: str, key: SeriesKey) -> bool:
         """Say whether a kind of alert is looked for in a series."""
         found = self.rules.detectors.get(kind, True)
         for scope in self._scopes(key.quantity, key.sensor):
             found = scope.detectors.get(kind, found)
+        return found
+
+    def speaks_from(self, kind: str, key: SeriesKey) -> float:
+        """Return from which calibrated score on a kind of the minute stage speaks there."""
+        found = self.rules.score.get(kind, calibration.SPEAKS_FROM)
+        for scope in self._scopes(key.quantity, key.sensor):
+            found = scope.score.get(kind, found)
         return found
 
     def rule(self, suite: Suite, keys: Sequence[SeriesKey], *, limits: bool) -> None:

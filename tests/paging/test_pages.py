@@ -70,6 +70,22 @@ def test_the_sentence_says_that_a_clock_is_off(offset_s: float, said: str) -> No
     assert said not in page_of(since=SINCE, kind="flatline", clock_offset_s=offset_s).sentence
 
 
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (4.0, " UTC, which it does once in 6.94 days"),
+        (5.0, " UTC, which it does once in 69.4 days"),
+        (6.1, " UTC, which it does less than once in two years"),
+        (300.0, " UTC, which it does less than once in two years"),
+        (None, " UTC"),
+    ],
+)
+def test_the_sentence_says_how_rare_it_is(score: float | None, said: str) -> None:
+    assert page_of(since=SINCE, kind="season", score=score).sentence.endswith(said)
+    # What a reading scores says nothing of how often.
+    assert page_of(since=SINCE, kind="level", score=score).sentence.endswith(" UTC")
+
+
 def test_the_sentence_of_what_a_camera_tells_of_itself() -> None:
     signal = {"quantity": "signalLoss", "kind": "range", "since": SINCE, "unit": "1"}
     assert page_of(**signal, seen=1.0).sentence == (
