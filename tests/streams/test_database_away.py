@@ -26,7 +26,11 @@ from tests.streams.citylog import NAMESPACE, city_log
 from tests.streams.sessions import Kafka, Session, undisturbed, until
 from tests.streams.town import Town, free_port, metric
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("eager_saves"),
+]
 
 LOG = city_log(23, messages=40)
 SCHEMA = "replay_away"
