@@ -414,8 +414,16 @@ class Worker:
         # By itself: a large state must not prolong the transaction that rows wait for.
         none = Rows.concatenate([])
         flush = Flush((), none, none, states=[saved], is_last=is_last)
+        made_s = time.monotonic() - started
+        began = started
+
+        async def attempt() -> None:
+            nonlocal began
+            began = time.monotonic()
+            await self._sink.write(flush)
+
         try:
-            await self._persistently(lambda: self._sink.write(flush))
+            await self._persistently(attempt)
         except REFUSALS as error:
             # No message is to blame: what the flush had is committed.
             raise StateError(
@@ -424,11 +432,13 @@ class Worker:
         self._partitions[number].saved = saved.next_offset
         ended = time.monotonic()
         self._inboxes[self._readings, number].saved_at = ended
+        # Waiting for a database that is away is no work, and no reason to save more seldom.
+        took_s = made_s + ended - began
         self.totals.saves += 1
-        self.totals.save_s += ended - started
-        self.meter.saved(saved, ended - started)
-        self._next_save_at = started + max(
-            self._config.state_interval_s / len(self._partitions), (ended - started) / _SAVE_SHARE
+        self.totals.save_s += took_s
+        self.meter.saved(saved, took_s)
+        self._next_save_at = (ended - took_s) + max(
+            self._config.state_interval_s / len(self._partitions), took_s / _SAVE_SHARE
         )
 
     async def _flush_or_give_up(self, *, save: bool = False) -> None:

@@ -394,7 +394,8 @@ KERNELS = (
         wandering,
         calm=10.1,
         length=2,
-        close=1e-6,  # what the squares of distances leave of the last bits
+        # What the squares of distances leave of the last bits, where a history hardly varies.
+        close=1e-4,
         is_scored=True,
     ),
     Kernel(
