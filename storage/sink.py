@@ -28,6 +28,7 @@ from ingest.ledger import COUNTS, SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Change, Flush, Moved, Opened, Resolved, SavedState, Step
+from storage.homes import at_home, settle, shadows_at_home
 from storage.latest import Latest
 from storage.migrate import session_options
 from storage.pages import encode_page, outbox_channel
@@ -367,8 +368,14 @@ class Sink:
             if await self._advance(cursor, flush.steps):
                 await _put_sensors(cursor, flush.cards)
                 counts = await _store(cursor, flush)
-                await _alerts(cursor, flush.changes, outbox_channel(self._schema))
-                await put_shadowed(cursor, flush.shadowed)
+                is_closed = await settle(cursor, flush.claims)
+                changes = await at_home(cursor, flush.changes)
+                await _alerts(cursor, changes)
+                await put_shadowed(cursor, await shadows_at_home(cursor, flush.shadowed))
+                if is_closed or changes:
+                    await cursor.execute(
+                        "SELECT pg_notify(%s, '')", (outbox_channel(self._schema),)
+                    )
                 await put_ruled(cursor, flush.ruled, self._log_id)
                 await _ledger(cursor, flush, counts)
                 await _letters(cursor, flush)
@@ -516,7 +523,7 @@ async def _copy(cursor: AsyncCursor[Any], statement: Any, data: bytes) -> None:
         await copy.write(data)
 
 
-async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change], channel: str) -> None:
+async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change]) -> None:
     # What is of one sort goes in one breath: a gateway that goes dark takes thousands with it.
     for sort, run in groupby(changes, type):
         if sort is Opened:
@@ -525,8 +532,6 @@ async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change], channel: 
             await _resolve(cursor, [one for one in run if isinstance(one, Resolved)])
         else:
             await _move(cursor, [one for one in run if isinstance(one, Moved)])
-    if changes:
-        await cursor.execute("SELECT pg_notify(%s, '')", (channel,))
 
 
 async def _open(cursor: AsyncCursor[Any], alerts: Sequence[Opened]) -> None:
