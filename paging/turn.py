@@ -426,7 +426,9 @@ class _Decider:
         untold = {
             key
             for key, group in self._groups.items()
-            if group.first_told is None and (group.cause == "sensors" or area_of(group) in inside)
+            if group.first_told is None
+            and group.summary is None
+            and (group.cause == "sensors" or area_of(group) in inside)
         }
         members = [
             track for track in silent if track.phase == "held" or untold.issuperset(track.groups)
@@ -495,7 +497,7 @@ class _Decider:
         decision = verdict.decision
         event, reason = word_of(gathering, self._now)
         match decision.outcome:
-            case "tell" if event is not None and members:
+            case "tell" if event is not None:
                 self._tell_word(gathering, members, event, reason)
             case "divert":
                 self._divert(gathering, members)

@@ -36,7 +36,7 @@ def notice_of(
     gathering : Gathering
         As it was judged.
     members : sequence of (Track, Page)
-        Its alerts; at least one.
+        Its alerts; none are left to a summary whose last one got too bad to be spoken for.
     event, reason : str
         What is told, and why now.
     now : datetime
@@ -53,7 +53,7 @@ def notice_of(
     counts = Counter(track.state for track, _ in members)
     # That it is told for the first time says the title; later people want to know why again.
     is_first = group.first_told is None and event == "trigger"
-    title = _title(gathering, members, listed[0][1], size, ended=ended)
+    title = _title(gathering, members, size, ended=ended)
     is_one = len(members) == 1 and group.cause == "sensors"
     path = f"/alerts/{listed[0][0].alert_id}" if is_one else f"/groups/{group.key}"
     return Notice(
@@ -64,7 +64,7 @@ def notice_of(
         cause=group.cause,
         cause_name=group.cause_name or _one_of(page.zone for _, page in members),
         severity=gathering.worst if not ended else group.worst or gathering.worst,
-        category=listed[0][1].category,
+        category=listed[0][1].category if listed else "sensor-health",
         kind=_one_of(page.kind for _, page in members),
         zone=_one_of(page.zone for _, page in members),
         title=_cut(title),
@@ -72,8 +72,8 @@ def notice_of(
         labels=group.labels | {"route": group.route},
         alerts=tuple(_listed(track, page, link) for track, page in listed),
         counts=Counts(**{str(state): count for state, count in counts.items()}),
-        since=min(page.since for _, page in members),
-        ended_at=max((track.ended or now for track, _ in members)) if ended else None,
+        since=min((page.since for _, page in members), default=group.opened),
+        ended_at=max((track.ended or now for track, _ in members), default=now) if ended else None,
         actor=group.acknowledged_by,
         link=f"{link}{path}" if link else None,
         policy=group.policy,
@@ -105,7 +105,7 @@ def _by_weight(member: Member) -> tuple[bool, int, datetime, str]:
 
 
 def _title(
-    gathering: Gathering, members: Sequence[Member], first: Page, size: int | None, *, ended: bool
+    gathering: Gathering, members: Sequence[Member], size: int | None, *, ended: bool
 ) -> str:
     group = gathering.group
     over = "Over: " if ended else ""
@@ -117,6 +117,7 @@ def _title(
         return f"{over}{what} is dark: {sensors}{of} sensors {silent} silent"
     if group.cause == "budget":
         return f"{over}page budget spent: {len(members)} more alerts, worst {gathering.worst}"
+    first = min(members, key=_by_weight)[1]
     if len(members) == 1:
         return over + first.sentence
     zone, kind = (_one_of(getattr(page, name) for _, page in members) for name in ("zone", "kind"))

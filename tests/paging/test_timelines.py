@@ -516,6 +516,38 @@ def test_a_budget_that_is_spent_twice_in_a_shift_makes_two_summaries() -> None:
     )
 
 
+def test_a_summary_whose_last_cause_got_too_bad_for_it_is_over() -> None:
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a")),
+        at(10, open("b", zone="z2")),
+        want(between(11, 11.1), page("b", cause="budget")),
+        at(20, open("c", zone="z2", severity="critical")),
+        want(between(20, 20.1), page("b", "c", severity="critical", cause="sensors")),
+        want(between(20, 20.1), resolve(cause="budget", total=0)),
+        routes=ROUTES + "\n[shift]\nbudget = 1\n",
+        until=60,
+    )
+
+
+def test_what_a_summary_speaks_for_is_left_to_it_when_its_zone_goes_dark() -> None:
+    rest = [*some("s", 1, 6), *some("s", 20, 26)]
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a")),
+        at(10, dark("s00")),
+        want(between(21, 21.1), page("s00", cause="budget")),
+        at(30, dark(*rest)),
+        want(between(31, 31.1), page(*rest, cause="zone", severity="critical")),
+        at(60, over("s00", *rest)),
+        want(between(60, 60.1), resolve("s00", cause="budget")),
+        want(between(60, 60.1), resolve(*rest, cause="zone")),
+        routes=DARK + "\n[shift]\nbudget = 1\n",
+        zones=SENSORS,
+        until=100,
+    )
+
+
 def test_a_route_chooses_who_is_told() -> None:
     routes = """
 [hook.control]
