@@ -75,6 +75,8 @@ class Poster:
         Returns the time against which a `Retry-After` date is read.
     ca_file : str or None
         Certificates (PEM) of the only authorities that are trusted; None, those of the system.
+    after_429_s : float or None
+        How long a 429 asks to wait that has no `Retry-After`; None, as long as the sender thinks.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class Poster:
         timeout_s: float = MAX_TIMEOUT_S,
         clock: Callable[[], datetime] = utc_now,
         ca_file: str | None = None,
+        after_429_s: float | None = None,
     ) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._clock = clock
         self._ca_file = ca_file
+        self._after_429_s = after_429_s
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -144,9 +148,10 @@ class Poster:
         if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, 15.3
             return
         if status >= 500 or status in _RETRIED_4XX:  # noqa: PLR2004 - RFC 9110, 15.6
-            raise Retry(
-                retry_after_s(after, self._clock()), f"{host}: answered with status {status}"
-            )
+            wait_s = retry_after_s(after, self._clock())
+            if status == 429 and wait_s is None:  # noqa: PLR2004 - RFC 6585, 4
+                wait_s = self._after_429_s
+            raise Retry(wait_s, f"{host}: answered with status {status}")
         raise Refused(f"{host}: answered with status {status}")
 
 

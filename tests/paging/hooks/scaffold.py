@@ -86,6 +86,11 @@ HTTP_HOOKS = (
         lambda _: {"url": {"env": "HOOK_URL"}, "keys": [{"env": "HOOK_KEY"}]},
         lambda base: {"HOOK_URL": f"{base}/hook/{SECRET}", "HOOK_KEY": SIGNING_KEY},
     ),
+    HttpHook(
+        "pagerduty",
+        lambda base: {"routing_key": {"env": "ROUTING_KEY"}, "endpoint": f"{base}/v2/enqueue"},
+        lambda _: {"ROUTING_KEY": SECRET},
+    ),
 )
 
 
