@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from paging.hooks import HookKind, pagerduty, webhook
+from paging.hooks import HookKind, alertmanager, pagerduty, webhook
 
-_ALL: Final[tuple[HookKind[Any], ...]] = (webhook.KIND, pagerduty.KIND)
+_ALL: Final[tuple[HookKind[Any], ...]] = (webhook.KIND, pagerduty.KIND, alertmanager.KIND)
 KINDS: Final[Mapping[str, HookKind[Any]]] = {kind.name: kind for kind in _ALL}

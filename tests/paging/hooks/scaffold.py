@@ -91,6 +91,11 @@ HTTP_HOOKS = (
         lambda base: {"routing_key": {"env": "ROUTING_KEY"}, "endpoint": f"{base}/v2/enqueue"},
         lambda _: {"ROUTING_KEY": SECRET},
     ),
+    HttpHook(
+        "alertmanager",
+        lambda _: {"url": {"env": "URL"}},
+        lambda base: {"URL": base.replace("://", f"://pager:{SECRET}@")},
+    ),
 )
 
 
