@@ -1,10 +1,9 @@
 """What every hook that speaks HTTP must do, whatever the other side does."""
 
 import asyncio
-import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -27,20 +26,10 @@ from tests.paging.hooks.scaffold import (
     spoken,
 )
 
-pytestmark = pytest.mark.parametrize("hook", HTTP_HOOKS, ids=lambda hook: hook.kind)
-
-
-@pytest.fixture(autouse=True)
-def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Listen to everything that is logged."""
-    caplog.set_level(logging.DEBUG)
-    return caplog
-
-
-@pytest.fixture(autouse=True)
-def _nothing_secret_is_logged(said: pytest.LogCaptureFixture) -> Iterator[None]:
-    yield
-    assert SECRET not in said.text
+pytestmark = [
+    pytest.mark.parametrize("hook", HTTP_HOOKS, ids=lambda hook: hook.kind),
+    pytest.mark.usefixtures("_nothing_secret_is_logged"),
+]
 
 
 def asked(
