@@ -102,7 +102,9 @@ class Poster:
             If the certificates of the authorities are not to be had.
         """
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=_trust(self._ca_file)),
+            # Each attempt has a connection of its own: one that died while it lay idle would cost
+            # a page its attempt. How many there are is the sender's to bound.
+            connector=aiohttp.TCPConnector(ssl=_trust(self._ca_file), force_close=True, limit=0),
             timeout=self._timeout,
             headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),

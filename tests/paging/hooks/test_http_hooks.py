@@ -3,11 +3,13 @@
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -182,6 +184,60 @@ def test_an_attempt_that_is_cancelled_leaves_no_socket_open(hook: HttpHook) -> N
                 await closed.wait()
 
     asyncio.run(once())
+
+
+def test_no_connection_is_kept_for_later(hook: HttpHook) -> None:
+    """What died while it lay idle would cost the next notice an attempt."""
+
+    async def twice() -> list[NotTold | None]:
+        async def hang_up_after_one(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            await heard(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n")
+            await writer.drain()
+            # The next request of this connection, if there is one, is never answered.
+            while await reader.read(65_536):
+                pass
+
+        async with spoken(hang_up_after_one) as base, hook.opened(base) as notifier:
+            async with asyncio.timeout(5):
+                return [await attempt(notifier) for _ in range(2)]
+
+    assert asyncio.run(twice()) == [None, None]
+
+
+def test_a_name_that_nobody_answers_for_holds_up_no_other_hook(
+    hook: HttpHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, asked_for = threading.Event(), []
+    look_up = socket.getaddrinfo
+
+    def slow(host: str, *arguments: Any, **more: Any) -> Any:
+        if host == "dead.example":
+            asked_for.append(host)
+            assert release.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return look_up(host, *arguments, **more)
+
+    async def life() -> tuple[NotTold | None, int]:
+        async with (
+            served(answer(200)) as base,
+            hook.opened("https://dead.example") as dead,
+            hook.opened(base.replace("127.0.0.1", "localhost")) as alive,
+        ):
+            # More than the threads that look names up.
+            hanging = [asyncio.create_task(attempt(dead)) for _ in range(64)]
+            try:
+                async with asyncio.timeout(10):
+                    fault = await attempt(alive)
+                    return fault, len(asked_for)
+            finally:
+                release.set()
+                await asyncio.gather(*hanging)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    assert asyncio.run(life()) == (None, 1)
 
 
 def test_one_that_hangs_does_not_hold_up_the_next(hook: HttpHook) -> None:
