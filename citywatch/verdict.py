@@ -1,6 +1,5 @@
 """Was all well? A demo's run judged by publisher, database and receiver against each other."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -35,7 +34,12 @@ _QUIET: Final = frozenset(
 )
 _ALERTS: Final = """
     SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, a.alert_id::text, s.zone,
-           EXISTS (SELECT FROM outbox o WHERE o.alert_id = a.alert_id)
+           EXISTS (SELECT FROM outbox o WHERE o.alert_id = a.alert_id),
+           EXISTS (SELECT FROM decision d WHERE d.alert_id = a.alert_id AND d.outcome = 'drop')
+           OR EXISTS (SELECT FROM page_member m JOIN page_group g USING (group_key)
+                      WHERE m.alert_id = a.alert_id AND g.closed_at IS NOT NULL
+                        AND g.told_at IS NULL),
+           ARRAY(SELECT m.group_key FROM page_member m WHERE m.alert_id = a.alert_id)
     FROM alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
     WHERE a.recorded_at >= %s
 """
@@ -91,6 +95,9 @@ class _Alert:
     alert_id: str
     zone: str
     is_told: bool
+    # Over before anybody was woken, or kept from it by a stage that says why.
+    is_spared: bool
+    groups: Sequence[str]
 
 
 async def judge(
@@ -115,9 +122,9 @@ async def judge(
     begun : datetime
         When it began.
     arrivals : sequence of Arrival
-        Pages as the receiver got them, one per key.
+        Notices as the receiver got them, one per key.
     repeats : int
-        Pages it got again.
+        Notices it got again.
     peak_rss_mib : mapping
         Of each process.
     """
@@ -139,9 +146,9 @@ async def judge(
     }
     rows, p50, p99 = await _stored_latency(connection, begun)
     alerts = await _alerts(connection, begun)
-    firing = [arrival for arrival in arrivals if arrival.page.event == "firing"]
+    pages = [arrival for arrival in arrivals if arrival.notice.event == "trigger"]
     balance = [*_balance(gained, rows, expected), *(await audit(connection, None, None)).faults]
-    faults, fault_complaints = _faults(expected, alerts, firing)
+    faults, fault_complaints = _faults(expected, alerts, pages)
     complaints = [*balance, *fault_complaints]
     if p99 is not None and p99 >= STORED_P99_MS:
         complaints.append(f"stored latency p99 is {p99} ms, promised under {STORED_P99_MS:.0f}")
@@ -150,11 +157,11 @@ async def judge(
         "published_messages": expected.total("messages") + expected.total("duplicates"),
         "balanced": not balance,
         **faults,
-        "pages_delivered": len(firing),
-        "resolves_delivered": len(arrivals) - len(firing),
+        "pages_delivered": len(pages),
+        "resolves_delivered": sum(one.notice.event == "resolve" for one in arrivals),
         "page_repeats": repeats,
         "stored_latency_ms": {"p50": p50, "p99": p99},
-        "page_latency_ms": _page_latency(firing),
+        "page_latency_ms": _page_latency(pages),
         "peak_rss_mib": {name: round(size, 1) for name, size in peak_rss_mib.items()},
     }
     return Verdict(facts, complaints)
@@ -191,19 +198,20 @@ def _balance(gained: Mapping[str, int], rows: int, expected: Expected) -> list[s
 
 
 def _faults(
-    expected: Expected, alerts: Sequence[_Alert], firing: Sequence[Arrival]
+    expected: Expected, alerts: Sequence[_Alert], pages: Sequence[Arrival]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how the injected faults were noticed, and what was not as it should be."""
     complaints = []
-    pages = Counter(str(arrival.page.alert_id) for arrival in firing)
+    paged = {arrival.notice.group for arrival in pages}
+    told = {alert.alert_id: len(paged.intersection(alert.groups)) for alert in alerts}
     claimed: set[str] = set()
-    alerted = paged = 0
+    alerted = faults_paged = 0
     for fault in expected.faults:
         mine = [alert for alert in alerts if _matches(fault, alert)]
         claimed.update(alert.alert_id for alert in alerts if _follows(fault, alert))
         alerted += len(mine) == 1
-        delivered = sum(pages[alert.alert_id] for alert in mine)
-        paged += delivered == 1
+        delivered = sum(told[alert.alert_id] for alert in mine)
+        faults_paged += delivered == 1
         if len(mine) != 1 or delivered != 1:
             complaints.append(
                 f"fault {fault.kind} of {fault.sensor} {fault.quantity}:"
@@ -222,12 +230,12 @@ def _faults(
     complaints.extend(
         f"alert {alert.kind} on {alert.sensor} was not paged"
         for alert in recorded
-        if pages[alert.alert_id] != 1
+        if alert.is_told and told[alert.alert_id] != 1 and not alert.is_spared
     )
     facts = {
         "faults_injected": len(expected.faults),
         "faults_alerted": alerted,
-        "faults_paged": paged,
+        "faults_paged": faults_paged,
         "alerts_on_recordings": len(recorded),
         "alerts_unexpected": len(unexpected),
     }
@@ -265,10 +273,17 @@ async def _alerts(connection: AsyncConnection[Any], begun: datetime) -> list[_Al
     return [_Alert(*row) for row in await cursor.fetchall()]
 
 
-def _page_latency(firing: Sequence[Arrival]) -> dict[str, float | None]:
-    """Return quantiles of the time from the reading that opened an alert to its page."""
-    if not firing:
+def _page_latency(pages: Sequence[Arrival]) -> dict[str, float | None]:
+    """Return quantiles of the time from the reading that opened the first alert to its page.
+
+    With the group wait. Without sensors that fell silent: those wait for others to do so.
+    """
+    latency = [
+        (arrival.at - arrival.notice.since).total_seconds() * 1000
+        for arrival in pages
+        if arrival.notice.revision == 1 and arrival.notice.kind != "silence"
+    ]
+    if not latency:
         return {"p50": None, "p99": None}
-    latency = [(arrival.at - arrival.page.since).total_seconds() * 1000 for arrival in firing]
     p50, p99 = np.percentile(latency, [50, 99])
     return {"p50": round(float(p50), 1), "p99": round(float(p99), 1)}

@@ -1,4 +1,3 @@
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,7 +10,6 @@ from paging.hooks.kinds import KINDS
 from paging.notices import (
     Counts,
     Listed,
-    Notice,
     NoticeError,
     Recipient,
     decode_notice,
@@ -19,24 +17,9 @@ from paging.notices import (
     encode_notice,
     for_delivery,
 )
+from tests.paging.scaffold import NOTICED_AT, notice_of
 
-AT = datetime(2025, 3, 4, 14, 3, 20, tzinfo=UTC)
-
-
-def notice_of(**changes: Any) -> Notice:
-    facts: dict[str, Any] = {
-        "group": "live/harbour/anomaly/1",
-        "event": "trigger",
-        "at": AT,
-        "severity": "major",
-        "category": "city",
-        "kind": "level",
-        "zone": "harbour",
-        "title": "harbour: 1 alert",
-        "text": "one",
-        "since": AT,
-    }
-    return Notice(**facts | changes)
+AT = NOTICED_AT
 
 
 def test_a_notice_comes_back_as_it_went() -> None:
