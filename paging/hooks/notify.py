@@ -19,7 +19,7 @@ from urllib.request import getproxies_environment
 
 import msgspec
 
-from paging.hooks import HookKind, Notifier, Refused, Retry, Secret, SecretError
+from paging.hooks import HookKind, Notifier, NotTold, Refused, Retry, Secret, SecretError
 from paging.notices import Notice, moment
 
 if TYPE_CHECKING:
@@ -66,23 +66,21 @@ class Told:
 
     async def send(self, notice: Notice, key: str) -> None:  # noqa: ARG002 - nobody there reads it
         """Send the text; these services tell no two messages of one notice apart."""
-        url = self._url
-        if TO in url:
-            if notice.to is None or not notice.to.address:
-                raise Refused("the hook's URL wants an address, and the delivery has none")
-            url = url.replace(TO, quote(notice.to.address, safe=""))
+        address = notice.to.address if notice.to is not None else None
+        if TO in self._url and not address:
+            raise Refused("the hook's URL wants an address, and the delivery has none")
         title, body = text_of(notice, self._max_chars)
         if not self._threads.acquire(blocking=False):
             raise Retry(None, f"{MAX_THREADS} attempts hang")
 
-        def attempt() -> str | None:
+        def attempt() -> NotTold | None:
             try:
-                return _fault(url, title, body, _type_of(notice))
+                return _fault(self._url, address, title, body, _type_of(notice))
             finally:
                 self._threads.release()
 
         if (fault := await _in_thread(attempt)) is not None:
-            raise Retry(None, fault)
+            raise fault
 
 
 def text_of(notice: Notice, max_chars: int) -> tuple[str, str]:
@@ -129,14 +127,14 @@ def _type_of(notice: Notice) -> str:
     return "failure" if notice.severity == "critical" else "warning"
 
 
-def _fault(url: str, title: str, body: str, kind: str) -> str | None:
+def _fault(url: str, address: str | None, title: str, body: str, kind: str) -> NotTold | None:
     """Send once and return what went wrong, if anything; blocks."""
     import apprise  # noqa: PLC0415 - it was loaded when the hook was opened
 
     # A new one each time: a service that paces itself would sleep before it sends again.
-    service = service_of(url)
+    service = service_of(url, address)
     if service is None:
-        return "its URL is none with this address"
+        return Refused("the service takes no such address")
     try:
         is_taken = service.notify(
             body=body,
@@ -145,12 +143,15 @@ def _fault(url: str, title: str, body: str, kind: str) -> str | None:
             body_format=apprise.NotifyFormat.TEXT,
         )
     except Exception as error:  # noqa: BLE001 - of two hundred services, by many hands
-        return f"{service.service_name}: {type(error).__name__}"
-    return None if is_taken else f"{service.service_name}: did not take it"
+        return Retry(None, f"{service.service_name}: {type(error).__name__}")
+    return None if is_taken else Retry(None, f"{service.service_name}: did not take it")
 
 
-def service_of(url: str) -> "NotifyBase | None":
-    """Return the service of a URL, None where there is none; blocks for half a second at first."""
+def service_of(url: str, address: str | None) -> "NotifyBase | None":
+    """Return the service of a URL, None where there is none or it does not take the address.
+
+    Blocks for half a second at first.
+    """
     # Loaded late: only who has such a hook pays for two hundred services.
     import apprise  # noqa: PLC0415
 
@@ -169,15 +170,22 @@ def service_of(url: str) -> "NotifyBase | None":
         pgp_autogen=False,
         pem_autogen=False,
     )
-    return apprise.Apprise.instantiate(url, asset=asset)
+    wants_address = TO in url
+    if wants_address:
+        url = url.replace(TO, quote(address or "", safe=""))
+    service = apprise.Apprise.instantiate(url, asset=asset)
+    # With nobody left to tell, some tell the sender, and call that a success.
+    if service is not None and wants_address and not getattr(service, "targets", True):
+        return None
+    return service
 
 
-async def _in_thread(call: Callable[[], str | None]) -> str | None:
+async def _in_thread(call: Callable[[], NotTold | None]) -> NotTold | None:
     """Return what `call` returns; it goes on by itself where this is cancelled."""
     loop = asyncio.get_running_loop()
-    said: asyncio.Future[str | None] = loop.create_future()
+    said: asyncio.Future[NotTold | None] = loop.create_future()
 
-    def settle(fault: str | None) -> None:
+    def settle(fault: NotTold | None) -> None:
         if not said.done():
             said.set_result(fault)
 
@@ -196,8 +204,7 @@ def _load(url: str) -> bool:
     logging.getLogger("apprise").disabled = True
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
-    urls = [url.replace(TO, quote(one, safe="")) for one in _ADDRESSES] if TO in url else [url]
-    return any(service_of(one) is not None for one in urls)
+    return any(service_of(url, address) is not None for address in _ADDRESSES)
 
 
 @asynccontextmanager

@@ -201,6 +201,24 @@ def test_a_hook_that_wants_an_address_refuses_who_has_none(notice: Notice) -> No
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        f"mailto://127.0.0.1?from=pager@citywatch.example&to={{to}}&name={SECRET}",
+        # With nobody to tell it would tell its own number, and be content.
+        f"twilio://AC735c307c62944b5a735c307c62944b5a:{SECRET}@+15551234567/{{to}}",
+    ],
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    async def once() -> NotTold | None:
+        async with opened(url) as notifier:
+            return await attempt(notifier, notice_of(to=Recipient(name="x", address="nobody")))
+
+    fault = asyncio.run(once())
+    assert isinstance(fault, Refused)
+    assert fault.reason == "the service takes no such address"
+
+
+@pytest.mark.parametrize(
     "address", ["/../../elsewhere", "x@evil.example/?to=", "a&b=c", "#", "%2F"]
 )
 def test_an_address_stays_where_it_was_put(address: str) -> None:
