@@ -210,12 +210,14 @@ def test_no_connection_is_kept_for_later(hook: HttpHook) -> None:
 def test_a_name_that_nobody_answers_for_holds_up_no_other_hook(
     hook: HttpHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release, asked_for = threading.Event(), []
+    asked_for: list[str] = []
+    started, release = threading.Event(), threading.Event()
     look_up = socket.getaddrinfo
 
     def slow(host: str, *arguments: Any, **more: Any) -> Any:
         if host == "dead.example":
             asked_for.append(host)
+            started.set()
             assert release.wait(30)
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return look_up(host, *arguments, **more)
@@ -230,6 +232,7 @@ def test_a_name_that_nobody_answers_for_holds_up_no_other_hook(
             hanging = [asyncio.create_task(attempt(dead)) for _ in range(64)]
             try:
                 async with asyncio.timeout(10):
+                    await asyncio.to_thread(started.wait)
                     fault = await attempt(alive)
                     return fault, len(asked_for)
             finally:
