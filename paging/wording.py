@@ -51,6 +51,8 @@ def notice_of(
     ended = event == "resolve"
     listed = nsmallest(MAX_LISTED, members, key=_by_weight)
     counts = Counter(track.state for track, _ in members)
+    # That it is told for the first time says the title; later people want to know why again.
+    is_first = group.first_told is None and event == "trigger"
     title = _title(gathering, members, listed[0][1], size, ended=ended)
     is_one = len(members) == 1 and group.cause == "sensors"
     path = f"/alerts/{listed[0][0].alert_id}" if is_one else f"/groups/{group.key}"
@@ -66,7 +68,7 @@ def notice_of(
         kind=_one_of(page.kind for _, page in members),
         zone=_one_of(page.zone for _, page in members),
         title=_cut(title),
-        text="\n".join(_lines(reason, listed, len(members), speaks_for)),
+        text="\n".join(_lines(None if is_first else reason, listed, len(members), speaks_for)),
         labels=group.labels | {"route": group.route},
         alerts=tuple(_listed(track, page, link) for track, page in listed),
         counts=Counts(**{str(state): count for state, count in counts.items()}),
@@ -122,13 +124,15 @@ def _title(
 
 
 def _lines(
-    reason: str, listed: Sequence[Member], total: int, speaks_for: Iterable[Group]
+    reason: str | None, listed: Sequence[Member], total: int, speaks_for: Iterable[Group]
 ) -> Iterable[str]:
-    yield reason
+    if reason is not None:
+        yield reason
     for group in speaks_for:
         yield f"speaks for {group.cause_name or ' '.join(group.labels.values()) or group.route}"
-    for _, page in listed[:_MAX_LINES]:
-        yield page.sentence
+    for track, page in listed[:_MAX_LINES]:
+        flaps = " (it flaps, and is held open until it is calm)" if track.flapping else ""
+        yield f"{page.sentence}{flaps}"
     if total > _MAX_LINES:
         yield f"and {total - _MAX_LINES} more"
 

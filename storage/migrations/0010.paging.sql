@@ -169,6 +169,28 @@ CREATE TABLE page_mark (
     PRIMARY KEY (group_key, author)
 );
 
+-- Each cause that people were told of, with the moments that a duty is judged by.
+CREATE VIEW page_duty AS
+SELECT g.group_key, g.cause, g.cause_name, g.route, g.policy, g.labels, g.severity,
+       a.began_at,          -- event time of its first alert
+       g.told_at, d.delivered_at, g.acknowledged_at, g.acknowledged_by, g.closed_at AS resolved_at,
+       a.alerts, d.pages, m.marked_false, m.marked_good
+FROM page_group g
+CROSS JOIN LATERAL (
+    SELECT min(opened_at) AS began_at, count(*) AS alerts
+    FROM page_member JOIN alert USING (alert_id) WHERE group_key = g.group_key
+) a
+CROSS JOIN LATERAL (
+    SELECT min(delivered_at) AS delivered_at, count(delivered_at) AS pages
+    FROM delivery WHERE group_key = g.group_key AND event = 'trigger'
+) d
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE is_false) AS marked_false,
+           count(*) FILTER (WHERE NOT is_false) AS marked_good
+    FROM page_mark WHERE group_key = g.group_key
+) m
+WHERE g.told_at IS NOT NULL;
+
 -- Pages that somebody asks for to see whether they come.
 CREATE TABLE page_test (
     test_id    uuid PRIMARY KEY DEFAULT gen_random_uuid(),

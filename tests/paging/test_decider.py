@@ -16,6 +16,7 @@ from paging.hooks.kinds import KINDS
 from paging.pager import Pager, PagerConfig
 from paging.routes import Routes, read_routes
 from paging.sender import SenderConfig
+from storage.duty import by_cause, by_shift
 from storage.pages import Page
 from tests.paging.conftest import QUICK
 from tests.paging.scaffold import (
@@ -262,6 +263,38 @@ def test_whoever_acknowledges_is_told_and_nobody_else_is_woken(table: Table) -> 
             assert "next_step_at" not in group["body"]
             (state,) = table.execute("SELECT state, actor FROM alert_transition")
             assert (state["state"], state["actor"]) == ("acknowledged", "anna")
+
+    within(work())
+
+
+def test_a_duty_is_judged_by_what_was_told_and_when(table: Table) -> None:
+    pages = [alert("a"), alert("b"), alert("c", zone="station", kind="spike")]
+
+    async def work() -> None:
+        begun = datetime.now(UTC)
+        async with hooked() as (hook, url), running(pager(table, ladder(url))):
+            table.put(*pages)
+            await hook.wait_for(lambda hook: hook.posts == 2)
+            table.execute("SELECT acknowledge_alert(%s, 'anna', 'seen')", pages[0].alert_id)
+            table.execute(
+                "INSERT INTO page_mark (group_key, author, is_false)"
+                " SELECT group_key, 'anna', true FROM page_member WHERE alert_id = %s",
+                pages[2].alert_id,
+            )
+            table.put(*map(resolution_of, pages))
+            await hook.wait_for(lambda hook: events(hook).count("resolve") == 2)
+            await eventually(lambda: table.count("delivered_at IS NULL") == 0)
+        async with connected(table.dsn, table.schema) as connection:
+            until = datetime.now(UTC) + timedelta(minutes=1)
+            level, spike = await by_cause(connection, begun, until)
+            assert (level.group, level.causes, level.alerts, level.pages) == ("anomaly", 1, 2, 1)
+            assert (spike.group, spike.marked_false, level.marked_false) == ("spike", 1, 0)
+            assert spike.to_acknowledge_s is None
+            assert level.to_acknowledge_s is not None
+            assert 0 < level.to_acknowledge_s <= level.to_resolve_s < 60
+            shifts = [begun - timedelta(hours=8), begun]
+            (shift,) = await by_shift(connection, shifts, until)
+            assert (shift.causes, shift.pages) == (2, 2)
 
     within(work())
 

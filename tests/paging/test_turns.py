@@ -28,7 +28,27 @@ GATEWAYS = ROUTES + "\n".join(
     f'[gateway.g{number:02}]\nsensors = ["s{number:02}-*"]' for number in range(20)
 )
 ZONES = {f"s{gateway:02}-{number}": "harbour" for gateway in range(20) for number in range(500)}
-SMALL = ROUTES + '[shift]\nbudget = 3\n[flapping]\ntimes = 2\nwithin = "2m"\n'
+SMALL = (
+    ROUTES
+    + """
+[shift]
+budget = 2
+[flapping]
+times = 2
+within = "2m"
+[darkness]
+wait = "3s"
+parent_wait = "2s"
+share = 0.5
+least = 2
+[gateway.g]
+sensors = ["a", "b"]
+[[inhibit]]
+source = { kind = "silence" }
+target = { kind = "level" }
+"""
+)
+HOMES = dict.fromkeys("abcd", "harbour")
 
 
 def test_ten_thousand_sensors_go_dark_in_one_turn() -> None:
@@ -69,7 +89,7 @@ def test_a_storm_that_takes_its_time_is_a_page_a_gateway_at_most() -> None:
     assert len(grouped) == 10_000
 
 
-names = st.sampled_from(["a", "b", "c"])
+names = st.sampled_from(["a", "b", "c", "d"])
 kinds = st.sampled_from(["level", "silence"])
 
 
@@ -93,7 +113,7 @@ def actions(draw: st.DrawFn) -> Action:
     )
 
 
-nights = st.lists(st.tuples(st.floats(0.01, 90), actions()), max_size=25)
+nights = st.lists(st.tuples(st.floats(0.01, 90) | st.floats(0.01, 2), actions()), max_size=40)
 
 
 def played(night: Night, happenings: list[tuple[float, Action]]) -> list[Told]:
@@ -122,7 +142,7 @@ def played(night: Night, happenings: list[tuple[float, Action]]) -> list[Told]:
 def test_nobody_is_woken_without_reason_and_every_page_has_an_end(
     happenings: list[tuple[float, Action]],
 ) -> None:
-    night = night_of(SMALL)
+    night = night_of(SMALL, HOMES)
     heard = played(night, happenings)
     firings = {
         told.alert_id: told.page for told in heard if told.page and told.happening == "firing"
@@ -158,7 +178,7 @@ def test_nobody_is_woken_without_reason_and_every_page_has_an_end(
 @settings(max_examples=100, deadline=None)
 @given(nights)
 def test_a_night_that_is_replayed_is_the_same(happenings: list[tuple[float, Action]]) -> None:
-    nights_of_it = [night_of(SMALL), night_of(SMALL)]
+    nights_of_it = [night_of(SMALL, HOMES), night_of(SMALL, HOMES)]
     for night in nights_of_it:
         played(night, happenings)
     assert nights_of_it[0].told == nights_of_it[1].told
