@@ -42,11 +42,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file : str or None
         Certificates (PEM) of the authorities that its own has to come from; None, those that the
         system trusts.
+    proxies : bool
+        Whether proxies that the environment names are used.
     """
 
     url: str | Secret
     labels: dict[str, str] = {}
     ca_file: str | None = None
+    proxies: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no URL, and what is no label, as soon as it is seen."""
@@ -117,7 +120,7 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
         If the URL or the authorities' certificates are not to be had.
     """
     url = read_url(options.url, environment)
-    async with Poster(ca_file=options.ca_file) as poster:
+    async with Poster(ca_file=options.ca_file, proxies=options.proxies) as poster:
         yield Alertmanager(url, options.labels, poster)
 
 

@@ -64,7 +64,7 @@ def read_url(url: str | Secret, environment: Mapping[str, str]) -> URL:
 class Poster:
     """A connection pool that posts and says what came of it; to be used as a context.
 
-    Certificates are verified. Proxies that the environment names are not used, nor is a `.netrc`.
+    Certificates are verified.
 
     Parameters
     ----------
@@ -75,6 +75,8 @@ class Poster:
         Returns the time against which a `Retry-After` date is read.
     ca_file : str or None
         Certificates (PEM) of the only authorities that are trusted; None, those of the system.
+    proxies : bool
+        Whether proxies that the environment names are used, and passwords of a `.netrc`.
     after_429_s : float or None
         How long a 429 asks to wait that has no `Retry-After`; None, as long as the sender thinks.
     """
@@ -85,11 +87,13 @@ class Poster:
         timeout_s: float = MAX_TIMEOUT_S,
         clock: Callable[[], datetime] = utc_now,
         ca_file: str | None = None,
+        proxies: bool = False,
         after_429_s: float | None = None,
     ) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._clock = clock
         self._ca_file = ca_file
+        self._proxies = proxies
         self._after_429_s = after_429_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -108,7 +112,7 @@ class Poster:
             timeout=self._timeout,
             headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
+            trust_env=self._proxies,
         )
         return self
 

@@ -57,11 +57,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file : str or None
         Certificates (PEM) of the authorities that the endpoint's has to come from; None, those
         that the system trusts.
+    proxies : bool
+        Whether proxies that the environment names are used.
     """
 
     routing_key: Secret
     endpoint: str = ENDPOINT
     ca_file: str | None = None
+    proxies: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an endpoint that would show the key."""
@@ -209,7 +212,7 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
             f"{secret.file or secret.env}: expected an integration key of {_ROUTING_KEY_CHARS}"
             " letters and digits"
         )
-    poster = Poster(ca_file=options.ca_file, after_429_s=_AFTER_429_S)
+    poster = Poster(ca_file=options.ca_file, proxies=options.proxies, after_429_s=_AFTER_429_S)
     async with poster:
         yield PagerDuty(key, checked_url(options.endpoint), poster)
 

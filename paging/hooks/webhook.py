@@ -42,11 +42,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file : str or None
         Certificates (PEM) of the authorities that the receiver's has to come from; None, those
         that the system trusts.
+    proxies : bool
+        Whether proxies that the environment names are used.
     """
 
     url: str | Secret
     keys: Annotated[tuple[Secret, ...], msgspec.Meta(max_length=_MAX_KEYS)] = ()
     ca_file: str | None = None
+    proxies: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no URL as soon as it is seen."""
@@ -142,7 +145,7 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
     """
     url = read_url(options.url, environment)
     keys = [read_key(secret, environment) for secret in options.keys]
-    async with Poster(ca_file=options.ca_file) as poster:
+    async with Poster(ca_file=options.ca_file, proxies=options.proxies) as poster:
         yield Webhook(url, poster, keys)
 
 

@@ -373,6 +373,28 @@ def test_proxies_of_the_environment_are_not_used(
     assert proxied == 0
 
 
+def test_proxies_of_the_environment_are_used_where_the_hook_says_so(
+    hook: HttpHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def proxy(request: web.Request) -> web.Response:
+        seen.append(request.raw_path)
+        return web.Response()
+
+    @asynccontextmanager
+    async def behind_a_proxy() -> AsyncIterator[str]:
+        async with served(proxy) as other:
+            monkeypatch.setenv("http_proxy", other)
+            yield "http://localhost:9"
+
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert asked(hook, behind_a_proxy(), proxies=True) is None
+    assert len(seen) == 1
+    assert seen[0].startswith("http://localhost:9/")
+
+
 def tls(name: str) -> tuple[trustme.CA, ssl.SSLContext]:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
