@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 KAFKA_JARS := .citywatch/kafka-jars
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka check format bench bench-ingest bench-streams bench-detectors bench-database chaos fuzz kafka kafka-jars lock clean
+.PHONY: help demo test test-kafka check format bench bench-ingest bench-streams bench-detectors bench-database bench-paging chaos fuzz kafka kafka-jars lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-ingest: $(STAMP) ## Measure the front door: rates, crashes, outages (15 mi
 
 bench-database: $(STAMP) ## Measure the database of a large city: newest readings, charts, migrations
 	$(BIN)/python benchmarks/large_city.py $(ARGS)
+
+bench-paging: $(STAMP) ## Measure the pager: a storm, kill -9 for five minutes, load (9 minutes)
+	$(BIN)/python benchmarks/pager.py $(ARGS)
 
 bench-streams: $(STAMP) ## Measure the worker: scores, rows, state, restart (6 minutes)
 	$(BIN)/python benchmarks/worker.py $(ARGS)

@@ -12,7 +12,7 @@ what has died. Afterwards
 | lost | 0: every sound reading that was published is stored with its value |
 | doubled | 0: nothing is stored, or counted, that was not published, or was already |
 | audit | balanced |
-| pages | each page that is due has come at least once, under the key of its alert |
+| pages | each alert is decided on, and each delivery has come at least once under its key |
 | identical | scores, alerts, transitions, pages, ledger, dead letters, rules and what shadows |
 |  | found equal, to the bit, those of one undisturbed worker that reads the same Kafka log |
 |  | from its beginning into a fresh namespace |
@@ -68,10 +68,10 @@ from citywatch.embedded.mqtt import make_mqtt
 from citywatch.embedded.postgres import Postgres
 from citywatch.embedded.service import HOST
 from ingest.topics import database_schema
+from paging.notices import Notice
 from paging.receiver import Receiver, serve
 from simulators.publish import Published
 from storage.migrate import migrate, session_options
-from storage.pages import Page
 
 # The only one that pages; the stack is the run's own.
 NAMESPACE: Final = "live"
@@ -91,7 +91,10 @@ _HOOK_S: Final = 2.0
 _PATIENT: Final = "-c statement_timeout=20000"
 _ARRIVED: Final = "SELECT count(*) > 0 FROM dead_letter WHERE mqtt_topic = %s"
 _NOTHING_PENDING: Final = """
-    SELECT count(*) = 0 FROM outbox WHERE delivered_at IS NULL AND abandoned_at IS NULL
+    SELECT NOT EXISTS (SELECT FROM outbox WHERE decided_at IS NULL)
+       AND NOT EXISTS (SELECT FROM delivery WHERE delivered_at IS NULL AND abandoned_at IS NULL)
+       AND NOT EXISTS (SELECT FROM page_track WHERE coalesce(body ->> 'phase', 'held') = 'held')
+       AND NOT EXISTS (SELECT FROM page_group WHERE closed_at IS NULL AND told_at IS NULL)
 """
 _TAKEN_UP: Final = "SELECT count(*) = %s FROM stream_position"
 _COUNTS: Final = """
@@ -146,7 +149,7 @@ class SlowHook(Receiver):
 
     def __init__(self) -> None:
         super().__init__(lambda: datetime.now(UTC), _MAX_PAGES)
-        self._pages: dict[str, Page] = {}
+        self._notices: dict[str, Notice] = {}
         self.changed: list[str] = []
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -155,11 +158,11 @@ class SlowHook(Receiver):
         await asyncio.sleep(_HOOK_S)
         return answer
 
-    def take(self, key: str, page: Page) -> bool:
-        """Note a page that says something else than before under the same key."""
-        if self._pages.setdefault(key, page) != page:
+    def take(self, key: str, notice: Notice) -> bool:
+        """Note a notice that says something else than before under the same key."""
+        if self._notices.setdefault(key, notice) != notice:
             self.changed.append(key)
-        return super().take(key, page)
+        return super().take(key, notice)
 
 
 class Chaos:

@@ -196,7 +196,7 @@ _TABLES: Final = {
         JOIN {0}.series q USING (series_id) JOIN {0}.sensor s USING (sensor_id)
     """,
     "pages": """
-        SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, o.event,
+        SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, o.event, o.at,
                o.payload - 'alert_id' - 'namespace' AS payload
         FROM {0}.outbox o JOIN {0}.alert a USING (alert_id)
         JOIN {0}.series q USING (series_id) JOIN {0}.sensor s USING (sensor_id)
@@ -328,24 +328,43 @@ def alerts(dsn: str, schema: str) -> tuple[dict[str, int], int]:
 
 
 class Pages(NamedTuple):
-    """The pages that are due and what came of them.
+    """What was to be told and what came of it.
 
     Parameters
     ----------
     due : int
-        Rows of the outbox.
+        Deliveries.
     missing : list of str
-        Keys that were due and did not come, alerts without a page, pages that nobody wrote.
+        Keys that were due and did not come, alerts that nobody decided on or told the pager of,
+        causes that were not told, and what came and nobody wrote.
     """
 
     due: int
     missing: list[str]
 
 
-_OUTBOX: Final = """
-    SELECT dedup_key || ':' || event, dedup_key = alert_id::text, delivered_at IS NOT NULL,
-           abandoned_at IS NOT NULL, attempts, last_error
-    FROM {0}.outbox
+_DELIVERIES: Final = """
+    SELECT key, delivered_at IS NOT NULL, abandoned_at IS NOT NULL, attempts, last_error
+    FROM {0}.delivery
+"""
+_UNSTABLE: Final = """
+    SELECT alert_id::text FROM {0}.outbox WHERE dedup_key <> alert_id::text
+"""
+# Each alert that fired is in a group, or a stage has said why not; and each group was told, unless
+# it was over before that.
+_UNDECIDED: Final = """
+    SELECT 'nobody decided on ' || o.alert_id FROM {0}.outbox o
+    WHERE o.decided_at IS NULL OR (o.event = 'firing'
+        AND NOT EXISTS (SELECT FROM {0}.page_member m WHERE m.alert_id = o.alert_id)
+        AND NOT EXISTS (SELECT FROM {0}.decision d WHERE d.alert_id = o.alert_id))
+    UNION ALL
+    SELECT 'nobody was told of ' || g.group_key FROM {0}.page_group g
+    WHERE g.told_at IS NULL AND g.closed_at IS NULL
+    UNION ALL
+    SELECT 'nobody was told that it is over: ' || g.group_key FROM {0}.page_group g
+    WHERE g.told_at IS NOT NULL AND g.closed_at IS NOT NULL
+      AND (SELECT count(*) FROM {0}.notice n
+           WHERE n.group_key = g.group_key AND n.event = 'resolve') <> 1
 """
 _UNTOLD: Final = """
     SELECT a.alert_id::text || ':' || e.event FROM {0}.alert a
@@ -362,17 +381,23 @@ _UNTOLD: Final = """
 
 
 def pages(dsn: str, schema: str, came: set[str]) -> Pages:
-    """Compare the outbox with the keys of the pages that came."""
+    """Compare what the pager decided with the keys of what came."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        rows = connection.execute(SQL(_OUTBOX).format(Identifier(schema))).fetchall()
-        untold = connection.execute(SQL(_UNTOLD).format(Identifier(schema))).fetchall()
-    missing = [f"no page for {row[0]}" for row in untold]
-    for key, stable, delivered, abandoned, attempts, error in rows:
-        if not stable:
-            missing.append(f"{key} is not the alert's own key")
-        # Suppressed by a stage it was no attempt; given up after attempts it is missing.
-        suppressed = abandoned and not delivered and attempts == 0
-        if key not in came and not suppressed:
+        rows = connection.execute(SQL(_DELIVERIES).format(Identifier(schema))).fetchall()
+        questions = {
+            "no page for": _UNTOLD,
+            "not under the alert's own key:": _UNSTABLE,
+            "": _UNDECIDED,
+        }
+        missing = [
+            f"{question} {found}".strip()
+            for question, query in questions.items()
+            for (found,) in connection.execute(SQL(query).format(Identifier(schema))).fetchall()
+        ]
+    for key, delivered, abandoned, attempts, error in rows:
+        # What was not to be told was no attempt; given up after attempts it is missing.
+        spared = abandoned and not delivered and attempts == 0
+        if key not in came and not spared:
             missing.append(f"{key} did not come: delivered {delivered}, {error}")
     missing += [f"{key} came, and nobody wrote it" for key in came - {row[0] for row in rows}]
     return Pages(len(rows), missing)

@@ -96,7 +96,8 @@ def worker(settings_file: SettingsFile = None) -> None:
 
 @app.command()
 def pager(settings_file: SettingsFile = None) -> None:
-    """Tell people of alerts, through the webhook."""
+    """Tell people of alerts: one page a cause, by the routes."""
+    from citywatch.settings import SettingsError
     from citywatch.wiring import dsn, pager_config
     from paging.pager import NamespaceRefusedError, Pager
 
@@ -104,7 +105,7 @@ def pager(settings_file: SettingsFile = None) -> None:
     schema = database_schema(settings.namespace)
     try:
         served = Pager(dsn(settings), schema, settings.namespace, pager_config(settings))
-    except (NamespaceRefusedError, ValueError) as error:
+    except (NamespaceRefusedError, SettingsError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(_FAILURE) from error
     until_signal(served.run)
@@ -312,6 +313,7 @@ def database_grant(
     settings_file: SettingsFile = None,
     writer: Members = None,
     pager: Members = None,
+    api: Members = None,
     reader: Members = None,
 ) -> None:
     """Give the namespace's roles their rights, and let services in as members of them."""
@@ -323,6 +325,7 @@ def database_grant(
     members: dict[Group, list[str]] = {
         "writer": writer or [],
         "pager": pager or [],
+        "api": api or [],
         "reader": reader or [],
     }
     try:

@@ -44,7 +44,8 @@ from storage.standing import Standing, standing
 NAMESPACE: Final = "live"
 _BRIDGE: Final = "demo-bridge"
 # How long the parts may need to work off what was published, once publishing has ended.
-_DRAIN_S: Final = 30.0
+# The pager may hold what fell silent for ten seconds of it.
+_DRAIN_S: Final = 45.0
 _POLL_S: Final = 0.25
 _LINE_S: Final = 1.0
 # The demo's database would otherwise grow by gigabytes a day; plain PostgreSQL has no retention.
@@ -360,7 +361,7 @@ class Demo:
                     messages=now.messages - before.messages,
                     stored=now.stored - before.stored,
                     alerts=now.alerts_opened - before.alerts_opened,
-                    pages=sum(one.page.event == "firing" for one in self._receiver.arrivals),
+                    pages=sum(one.notice.event == "trigger" for one in self._receiver.arrivals),
                     newest_age_s=_age_s(now.newest_at),
                 )
             )

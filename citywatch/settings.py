@@ -250,12 +250,14 @@ class GroupSettings(_Section):
 class PagerSettings(_Section):
     """The pager."""
 
+    # Whom it tells, when and by what; without it everything goes to the webhook.
+    routes_file: Path | None = None
     webhook_url: Annotated[str, Field(pattern="^https?://.")] | None = None
     webhook_timeout_s: Seconds = 5.0
     poll_interval_s: Seconds = 1.0
     batch: Annotated[int, Field(ge=1, le=1000)] = 50
     lease_s: Seconds = 30.0
-    # With the back-off below: a hook may be away for a working day.
+    # With the back-off below: a hook may be away for a working day, where its terms allow it.
     max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 1000
     backoff_base_s: Seconds = 0.5
     backoff_cap_s: Seconds = 60.0

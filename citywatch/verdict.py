@@ -1,7 +1,6 @@
 """Was all well? A demo's run judged by publisher, database and receiver against each other."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,9 +35,16 @@ _STORED_LATENCY: Final = """
 _QUIET: Final = frozenset(
     kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.told != "always"
 )
+# Their pages say nothing of how fast a reading becomes one.
+_WAIT: Final = frozenset({"silence", *BY_MINUTES})
 _ALERTS: Final = """
     SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, a.alert_id::text, s.zone,
-           EXISTS (SELECT FROM outbox o WHERE o.alert_id = a.alert_id)
+           EXISTS (SELECT FROM outbox o WHERE o.alert_id = a.alert_id),
+           EXISTS (SELECT FROM decision d WHERE d.alert_id = a.alert_id AND d.outcome = 'drop')
+           OR EXISTS (SELECT FROM page_member m JOIN page_group g USING (group_key)
+                      WHERE m.alert_id = a.alert_id AND g.closed_at IS NOT NULL
+                        AND g.told_at IS NULL),
+           ARRAY(SELECT m.group_key FROM page_member m WHERE m.alert_id = a.alert_id)
     FROM alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
     WHERE a.recorded_at >= %s
 """
@@ -100,6 +106,9 @@ class _Alert:
     alert_id: str
     zone: str
     is_told: bool
+    # Over before anybody was woken, or kept from it by a stage that says why.
+    is_spared: bool
+    groups: Sequence[str]
 
     @property
     def opened_ns(self) -> float:
@@ -128,9 +137,9 @@ async def judge(
     begun : datetime
         When it began.
     arrivals : sequence of Arrival
-        Pages as the receiver got them, one per key.
+        Notices as the receiver got them, one per key.
     repeats : int
-        Pages it got again.
+        Notices it got again.
     peak_rss_mib : mapping
         Of each process.
     """
@@ -152,10 +161,10 @@ async def judge(
     }
     rows, p50, p99 = await _stored_latency(connection, begun)
     alerts = await _alerts(connection, begun)
-    firing = [arrival for arrival in arrivals if arrival.page.event == "firing"]
+    pages = [arrival for arrival in arrivals if arrival.notice.event == "trigger"]
     balance = [*_balance(gained, rows, expected), *(await audit(connection, None, None)).faults]
-    faults, fault_complaints = _faults(expected, alerts, firing)
-    events, event_complaints = _events(expected, alerts, firing)
+    faults, fault_complaints = _faults(expected, alerts, pages)
+    events, event_complaints = _events(expected, alerts, pages)
     complaints = [*balance, *fault_complaints, *event_complaints]
     if p99 is not None and p99 >= STORED_P99_MS:
         complaints.append(f"stored latency p99 is {p99} ms, promised under {STORED_P99_MS:.0f}")
@@ -165,11 +174,11 @@ async def judge(
         "balanced": not balance,
         **faults,
         "events": events,
-        "pages_delivered": len(firing),
-        "resolves_delivered": len(arrivals) - len(firing),
+        "pages_delivered": len(pages),
+        "resolves_delivered": sum(one.notice.event == "resolve" for one in arrivals),
         "page_repeats": repeats,
         "stored_latency_ms": {"p50": p50, "p99": p99},
-        "page_latency_ms": _page_latency(firing),
+        "page_latency_ms": _page_latency(pages),
         "peak_rss_mib": {name: round(size, 1) for name, size in peak_rss_mib.items()},
     }
     return Verdict(facts, complaints)
@@ -206,19 +215,20 @@ def _balance(gained: Mapping[str, int], rows: int, expected: Expected) -> list[s
 
 
 def _faults(
-    expected: Expected, alerts: Sequence[_Alert], firing: Sequence[Arrival]
+    expected: Expected, alerts: Sequence[_Alert], pages: Sequence[Arrival]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how the injected faults were noticed, and what was not as it should be."""
     complaints = []
-    pages = Counter(str(arrival.page.alert_id) for arrival in firing)
+    paged = {arrival.notice.group for arrival in pages}
+    told = {alert.alert_id: len(paged.intersection(alert.groups)) for alert in alerts}
     claimed: set[str] = set()
-    alerted = paged = 0
+    alerted = faults_paged = 0
     for fault in expected.faults:
         mine = [alert for alert in alerts if _matches(fault, alert)]
         claimed.update(alert.alert_id for alert in alerts if _follows(fault, alert))
         alerted += len(mine) == 1
-        delivered = sum(pages[alert.alert_id] for alert in mine)
-        paged += delivered == 1
+        delivered = sum(told[alert.alert_id] for alert in mine)
+        faults_paged += delivered == 1
         if len(mine) != 1 or delivered != 1:
             complaints.append(
                 f"fault {fault.kind} of {fault.sensor} {fault.quantity}:"
@@ -241,12 +251,12 @@ def _faults(
     complaints.extend(
         f"alert {alert.kind} on {alert.sensor} was not paged"
         for alert in recorded
-        if pages[alert.alert_id] != 1
+        if alert.is_told and told[alert.alert_id] != 1 and not alert.is_spared
     )
     facts = {
         "faults_injected": len(expected.faults),
         "faults_alerted": alerted,
-        "faults_paged": paged,
+        "faults_paged": faults_paged,
         "alerts_on_recordings": len(recorded),
         "alerts_unexpected": len(unexpected),
     }
@@ -268,10 +278,10 @@ def _follows(fault: Fault, alert: _Alert) -> bool:
 
 
 def _events(
-    expected: Expected, alerts: Sequence[_Alert], firing: Sequence[Arrival]
+    expected: Expected, alerts: Sequence[_Alert], pages: Sequence[Arrival]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return what was found of each staged event, and what was not that should have been."""
-    pages = Counter(str(arrival.page.alert_id) for arrival in firing)
+    paged_groups = {arrival.notice.group for arrival in pages}
     found, complaints = [], []
     for event in expected.events:
         mine = [
@@ -281,7 +291,7 @@ def _events(
             == (event.sensor, event.quantity, event.alert_kind)
             and event.start_ns <= alert.opened_ns <= event.start_ns + event.opens_within_s * 1e9
         ]
-        paged = sum(pages[alert.alert_id] for alert in mine)
+        paged = sum(len(paged_groups.intersection(alert.groups)) for alert in mine)
         due = event.start_ns + (event.opens_within_s + TOLD_S) * 1e9 <= expected.ended_ns
         after_s = (mine[0].opened_ns - event.start_ns) / 1e9 if mine else None
         found.append(
@@ -321,15 +331,16 @@ async def _alerts(connection: AsyncConnection[Any], begun: datetime) -> list[_Al
     return [_Alert(*row) for row in await cursor.fetchall()]
 
 
-def _page_latency(firing: Sequence[Arrival]) -> dict[str, float | None]:
-    """Return quantiles of the time from the reading that opened an alert to its page.
+def _page_latency(pages: Sequence[Arrival]) -> dict[str, float | None]:
+    """Return quantiles of the time from the reading that opened the first alert to its page.
 
-    Alerts of minutes wait for their minute to be over, and are left out.
+    With the group wait. Alerts of minutes wait for their minute to be over, and sensors that fell
+    silent for others to do so: these are left out.
     """
     latency = [
-        (arrival.at - arrival.page.since).total_seconds() * 1000
-        for arrival in firing
-        if arrival.page.kind not in BY_MINUTES
+        (arrival.at - arrival.notice.since).total_seconds() * 1000
+        for arrival in pages
+        if arrival.notice.revision == 1 and arrival.notice.kind not in _WAIT
     ]
     if not latency:
         return {"p50": None, "p99": None}

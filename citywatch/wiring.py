@@ -2,13 +2,16 @@
 
 from psycopg.conninfo import make_conninfo
 
-from citywatch.settings import Settings, secret
+from citywatch.settings import Settings, SettingsError, secret
 from ingest.assembly import AssemblyConfig
 from ingest.bridge import BridgeConfig
 from ingest.message import Acceptance
 from ingest.mqtt import MqttConfig, TlsFiles
 from ingest.topics import LIVE, mqtt_filter
+from paging.hooks.kinds import KINDS
 from paging.pager import PagerConfig
+from paging.routes import Routes, RoutesError, read_routes, webhook_routes
+from paging.sender import SenderConfig
 from storage.expiry import Keep
 from storage.upkeep import Upkeep
 from streams.facts import CityFacts, Group
@@ -143,6 +146,35 @@ def city_facts(settings: Settings) -> CityFacts:
     )
 
 
+def pager_routes(settings: Settings) -> Routes:
+    """Return whom the pager tells.
+
+    Raises
+    ------
+    SettingsError
+        If the routes file cannot be read or is at fault, or there is neither it nor a webhook.
+    """
+    pager = settings.pager
+    if pager.routes_file is None:
+        if pager.webhook_url is None:
+            raise SettingsError("pager: expected routes_file or webhook_url, or nobody is paged")
+        return webhook_routes(pager.webhook_url, timeout_s=pager.webhook_timeout_s)
+    try:
+        return read_routes(pager.routes_file.read_text(encoding="utf-8"), KINDS)
+    except (OSError, UnicodeDecodeError, RoutesError) as error:
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        raise SettingsError(f"{pager.routes_file}: {said}") from error
+
+
 def pager_config(settings: Settings) -> PagerConfig:
-    """Return what the pager wants to know."""
-    return PagerConfig(**settings.pager.model_dump())
+    """Return what the pager wants to know.
+
+    Raises
+    ------
+    SettingsError
+        If there is nobody to page.
+    ValueError
+        If the routes are at fault.
+    """
+    bounds = settings.pager.model_dump(include=set(SenderConfig.__dataclass_fields__))
+    return PagerConfig(routes=pager_routes(settings), sender=SenderConfig(**bounds))

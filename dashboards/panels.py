@@ -131,10 +131,11 @@ FROM ${namespace}.latest""",
         description="Delivered and given up in the range shown; pending now.",
         kind="stat",
         sql="""SELECT
-    (SELECT count(*) FROM ${namespace}.outbox WHERE $__timeFilter(delivered_at)) AS "delivered",
-    (SELECT count(*) FROM ${namespace}.outbox
+    (SELECT count(*) FROM ${namespace}.delivery WHERE $__timeFilter(delivered_at)) AS "delivered",
+    (SELECT count(*) FROM ${namespace}.delivery
      WHERE delivered_at IS NULL AND abandoned_at IS NULL) AS "pending",
-    (SELECT count(*) FROM ${namespace}.outbox WHERE $__timeFilter(abandoned_at)) AS "given up\"""",
+    (SELECT count(*) FROM ${namespace}.delivery
+     WHERE $__timeFilter(abandoned_at)) AS "given up\"""",
         columns=("delivered", "pending", "given up"),
         grid=Grid(5, 0, 10, 5),
     ),

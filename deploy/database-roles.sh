@@ -27,7 +27,7 @@ psql --no-psqlrc --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$PO
 \getenv grafana_password GRAFANA_ROLE_PASSWORD
 SELECT format('CREATE ROLE %I', role) FROM unnest(ARRAY[
     'citywatch', 'citywatch_worker', 'citywatch_pager', 'citywatch_console', 'grafana',
-    'live_writer', 'live_pager', 'live_reader', 'citywatch_reader']) role
+    'live_writer', 'live_pager', 'live_api', 'live_reader', 'citywatch_reader']) role
 WHERE role NOT IN (SELECT rolname FROM pg_roles) \gexec
 
 -- It makes the groups of replays; of roles that it has not made it can change nothing.
@@ -52,7 +52,7 @@ SELECT format('ALTER DATABASE %I OWNER TO citywatch', current_database()) \gexec
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 -- What older versions gave to grafana itself.
 DROP OWNED BY grafana;
-SELECT format('GRANT CONNECT ON DATABASE %I TO live_writer, live_pager, citywatch_reader',
+SELECT format('GRANT CONNECT ON DATABASE %I TO live_writer, live_pager, live_api, citywatch_reader',
               current_database()) \gexec
 SELECT format('GRANT TEMPORARY ON DATABASE %I TO live_writer', current_database()) \gexec
 SQL

@@ -5,6 +5,8 @@ own moment, not all at once. Source: M. Brooker, "Exponential Backoff And Jitter
 Blog, 2015, the variant "Full Jitter".
 """
 
+import asyncio
+from contextlib import suppress
 from random import Random
 from typing import Final
 
@@ -26,3 +28,10 @@ def backoff_s(attempt: int, *, base_s: float, cap_s: float, random: Random) -> f
     """
     exponent = min(max(attempt - 1, 0), _LARGEST_EXPONENT)
     return random.uniform(0.0, min(cap_s, base_s * 2.0**exponent))
+
+
+async def within(seconds: float, event: asyncio.Event) -> None:
+    """Return when an event is set, or after so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

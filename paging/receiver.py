@@ -1,7 +1,7 @@
-"""A hook's other end, for the demo and the tests: it keeps the pages that it got.
+"""A hook's other end, for the demo and the tests: it keeps the notices that it got.
 
-It does what every real receiver should: a page that comes again under its `Idempotency-Key` is
-the same page, and is taken without being told twice.
+It does what every real receiver should: a notice that comes again under its `Idempotency-Key` is
+the same notice, and is taken without being told twice.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from typing import Final
 
 from aiohttp import web
 
-from storage.pages import Page, PageError, decode_page
+from paging.notices import Notice, NoticeError, decode_notice
 
-# A page is below 1 KiB; more is not one.
+# Twenty alerts, a KiB each at most, and what is around them; more is not a notice.
 _MAX_BODY_BYTES: Final = 65_536
 _MAX_KEY_CHARS: Final = 200
 # Answers are immediate; whoever still waits for one at the end may be cut off.
@@ -25,32 +25,31 @@ _SHUTDOWN_TIMEOUT_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A page and when it first came.
+    """A notice and when it first came.
 
     Parameters
     ----------
     key : str
         Its `Idempotency-Key`.
-    page : Page
-        The page.
+    notice : Notice
     at : datetime
         By the receiver's clock.
     """
 
     key: str
-    page: Page
+    notice: Notice
     at: datetime
 
 
 class Receiver:
-    """Keeps the newest pages, one per key.
+    """Keeps the newest notices, one per key.
 
     Parameters
     ----------
     clock : callable
         Returns the time of arrival.
     limit : int
-        Most pages kept; beyond it the oldest is forgotten, and its key with it.
+        Most notices kept; beyond it the oldest is forgotten, and its key with it.
     """
 
     def __init__(self, clock: Callable[[], datetime], limit: int = 10_000) -> None:
@@ -63,30 +62,30 @@ class Receiver:
 
     @property
     def arrivals(self) -> tuple[Arrival, ...]:
-        """The pages kept, in the order of their first coming."""
+        """The notices kept, in the order of their first coming."""
         return tuple(self._arrivals.values())
 
-    def take(self, key: str, page: Page) -> bool:
-        """Keep a page; say whether it is new."""
+    def take(self, key: str, notice: Notice) -> bool:
+        """Keep a notice; say whether it is new."""
         self.posts += 1
         if key in self._arrivals:
             self.repeats += 1
             return False
-        self._arrivals[key] = Arrival(key, page, self._clock())
+        self._arrivals[key] = Arrival(key, notice, self._clock())
         while len(self._arrivals) > self._limit:
             self._arrivals.popitem(last=False)
         return True
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one POST: 200 for a page, new or not, and 400 for anything else."""
+        """Answer one POST: 200 for a notice, new or not, and 400 for anything else."""
         key = request.headers.get("Idempotency-Key", "")
         if not 0 < len(key) <= _MAX_KEY_CHARS:
             return web.Response(status=400, text="expected an Idempotency-Key\n")
         try:
-            page = decode_page(await request.read())
-        except PageError as error:
-            return web.Response(status=400, text=f"expected a page: {error}\n")
-        new = self.take(key, page)
+            notice = decode_notice(await request.read())
+        except NoticeError as error:
+            return web.Response(status=400, text=f"expected a notice: {error}\n")
+        new = self.take(key, notice)
         async with self._changed:
             self._changed.notify_all()
         return web.json_response({"new": new})

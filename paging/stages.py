@@ -1,134 +1,142 @@
 """Who is woken and why: the whole pager as one list of stages.
 
-A stage looks at one page and answers with a decision and its reason. The first that does not let
-the page pass has the last word. Stages are pure: `now` and everything they must know about the
-past is passed in, so a replayed night gives the same decisions as the night itself.
+A stage looks at one alert, or at one group of alerts, and answers with its outcome and a reason.
+The first that does not let it pass has the last word. Stages are pure: `now` and everything they
+must know beside it is passed in, so a replayed night gives the same decisions as the night itself.
+
+One long module, because it is the list, and the list is what people come to read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
-from functools import partial
 from typing import Final
 
-from storage.pages import Page
+from paging.durations import spoken
+from paging.notices import Event
+from paging.routes import NOBODY, Route, Routes, Step
+from paging.state import (
+    RANK,
+    AreaKey,
+    Group,
+    Orders,
+    Outcome,
+    Quiet,
+    Shift,
+    Topology,
+    Track,
+)
+from storage.pages import Page, Severity
 
 SERVED_NAMESPACE: Final = "live"
-
+DARK_KIND: Final = "silence"
 # QARTOD: 3 suspect, 4 fail, 9 missing (IOOS flag scheme of IOC 54:V3). Guarantee: such a reading
 # speaks of its sensor and never of the city.
 _BAD_QUALITY: Final = {3: "suspect", 4: "fail", 9: "missing"}
-# How soon a held page is looked at again when what it waits for sends no word.
-_HOLD: Final = timedelta(seconds=1)
 
 
-class Fate(Enum):
-    """What became of the firing of an alert."""
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a stage says.
 
-    ABSENT = "absent"
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    ABANDONED = "abandoned"
+    Parameters
+    ----------
+    outcome : str
+        `pass` to the next stage; `hold` or `mute` until `until`; `drop` for good; `join` another
+        group, which speaks for it. Of a group also `quiet`, `divert` to the summary, and `tell`.
+    reason : str
+    until : datetime or None
+        When to ask again.
+    group : str or None
+        Which group it joins.
+    """
+
+    outcome: Outcome
+    reason: str
+    until: datetime | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A page that may be told, with what the stages must know beside it.
-
-    Parameters
-    ----------
-    page : Page
-        The page.
-    firing : Fate
-        What became of the firing of the same alert; looked at for a resolution.
-    """
+    """An alert that may be told: what is said of it, and what the pager knows of it."""
 
     page: Page
-    firing: Fate
+    labels: Mapping[str, str]
+    track: Track
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """The page goes on to the next stage."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """The page is not told yet; it comes back at `until`."""
-
-    reason: str
-    until: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Suppress:
-    """The page is never told; the reason is recorded with it."""
-
-    reason: str
-
-
-Decision = Pass | Hold | Suppress
-Stage = Callable[[Candidate, datetime], Decision]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the stages decided about one page.
+class Scene:
+    """What the stages of an alert must know beside it.
 
     Parameters
     ----------
-    decision : Decision
-        That of the last stage asked.
-    reasons : tuple of str
-        Those of every stage asked, in order.
+    routes : Routes
+    orders : Orders
+    topology : Topology
+    dark : mapping of AreaKey to str
+        Areas that are dark, and the keys of their groups.
+    sources : sequence of mapping of tuple to str
+        For each inhibition: open alerts that inhibit, by what both must agree in, and their names.
+    company : mapping of (str, str) to mapping of str to datetime
+        For each zone and kind: sensors with an open alert, and when it arrived.
     """
 
-    decision: Decision
-    reasons: tuple[str, ...]
+    routes: Routes
+    orders: Orders
+    topology: Topology
+    dark: Mapping[AreaKey, str]
+    sources: Sequence[Mapping[tuple[str, ...], str]]
+    company: Mapping[tuple[str, str], Mapping[str, datetime]]
 
 
-def stages(stale_after: timedelta) -> tuple[Stage, ...]:
-    """Return the pager: every stage, in the order in which they are asked."""
-    return (
-        served_namespace,
-        good_data,
-        severe_enough,
-        partial(still_news, stale_after=stale_after),
-        firing_told,
-    )
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """A group that may be told: what it is, and how its alerts are now.
 
-
-def judge(candidate: Candidate, now: datetime, chain: Sequence[Stage]) -> Verdict:
-    """Ask the stages in order until one does not let the page pass.
-
-    Raises
-    ------
-    ValueError
-        If there is no stage: a pager without gates is a mistake, not a choice.
+    Parameters
+    ----------
+    group : Group
+    route : Route
+    steps : tuple of Step
+        Of its policy.
+    worst : str
+        Severity of the worst alert that is not over.
+    unheard : int
+        Alerts that have joined since the last notice and are not over.
+    is_over : bool
+        Whether all of them are over.
+    quiet : Quiet or None
+        What keeps all of them quiet.
+    shift : Shift
+    budget : int or None
     """
-    if not chain:
-        raise ValueError("expected at least one stage")
-    reasons: list[str] = []
-    for stage in chain:
-        decision = stage(candidate, now)
-        reasons.append(decision.reason)
-        if not isinstance(decision, Pass):
-            break
-    return Verdict(decision, tuple(reasons))
+
+    group: Group
+    route: Route
+    steps: tuple[Step, ...]
+    worst: Severity
+    unheard: int
+    is_over: bool
+    quiet: Quiet | None
+    shift: Shift
+    budget: int | None
 
 
-def served_namespace(candidate: Candidate, _now: datetime) -> Decision:
+AlertStage = Callable[[Candidate, Scene, datetime], Decision]
+GroupStage = Callable[[Gathering, datetime], Decision]
+
+
+def served_namespace(candidate: Candidate, _scene: Scene, _now: datetime) -> Decision:
     """Let pages of the live city pass; a replay pages nobody."""
     namespace = candidate.page.namespace
     if namespace != SERVED_NAMESPACE:
-        return Suppress(f"namespace {namespace!r} is not {SERVED_NAMESPACE!r}")
-    return Pass(f"namespace {namespace!r}")
+        return Decision("drop", f"namespace {namespace!r} is not {SERVED_NAMESPACE!r}")
+    return Decision("pass", f"namespace {namespace!r}")
 
 
-def good_data(candidate: Candidate, _now: datetime) -> Decision:
+def good_data(candidate: Candidate, _scene: Scene, _now: datetime) -> Decision:
     """Keep bad data from speaking of the city.
 
     The category decides: an alert about a sensor's health is *about* bad data and passes; an alert
@@ -136,48 +144,318 @@ def good_data(candidate: Candidate, _now: datetime) -> Decision:
     """
     page = candidate.page
     if page.category != "city":
-        return Pass(f"category {page.category!r} is about the data itself")
+        return Decision("pass", f"category {page.category!r} is about the data itself")
     flag = _BAD_QUALITY.get(page.quality) if page.quality is not None else None
     if flag is not None:
-        return Suppress(f"a city alert on a reading of quality {flag!r}")
-    return Pass("a city alert on data that is not flagged bad")
+        return Decision("drop", f"a city alert on a reading of quality {flag!r}")
+    return Decision("pass", "a city alert on data that is not flagged bad")
 
 
-def severe_enough(candidate: Candidate, _now: datetime) -> Decision:
+def out_of_shadow(candidate: Candidate, scene: Scene, _now: datetime) -> Decision:
+    """Record what is on trial, and tell it nobody."""
+    for match in scene.routes.shadows:
+        if match.covers(candidate.labels):
+            return Decision("drop", f"in the shadow: {match} is on trial")
+    return Decision("pass", "not on trial")
+
+
+def severe_enough(candidate: Candidate, _scene: Scene, _now: datetime) -> Decision:
     """Leave informational alerts to the dashboards."""
     severity = candidate.page.severity
     if severity == "informational":
-        return Suppress(f"severity {severity!r} does not page")
-    return Pass(f"severity {severity!r}")
+        return Decision("drop", f"severity {severity!r} does not page")
+    return Decision("pass", f"severity {severity!r}")
 
 
-def still_news(candidate: Candidate, now: datetime, *, stale_after: timedelta) -> Decision:
+def still_news(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Keep old firings from being told as if they were news.
 
-    A resolution passes at any age: whoever was woken wants to know that it is over.
+    What an alert waits for in the pager itself does not make it old.
     """
-    page = candidate.page
-    if page.event != "firing":
-        return Pass("a resolution does not grow old")
-    age = now - page.since
-    if age > stale_after:
-        return Suppress(f"stale: fired {_span(age)} ago, more than {_span(stale_after)}")
-    return Pass(f"fired {_span(max(age, timedelta()))} ago")
+    age = candidate.track.arrived - candidate.page.since
+    limit = scene.routes.stale_after
+    if age > limit:
+        return Decision("drop", f"no news: fired {_span(age)} ago, more than {_span(limit)}")
+    return Decision("pass", f"fired {_span(max(now - candidate.page.since, timedelta()))} ago")
 
 
-def firing_told(candidate: Candidate, now: datetime) -> Decision:
-    """Tell that an alert is over to nobody but those who were told that it began."""
-    if candidate.page.event != "resolved":
-        return Pass("a firing waits for nothing")
-    match candidate.firing:
-        case Fate.DELIVERED:
-            return Pass("its firing was delivered")
-        case Fate.PENDING:
-            return Hold("its firing is not delivered yet", now + _HOLD)
-        case Fate.ABANDONED:
-            return Suppress("its firing was not delivered")
-        case Fate.ABSENT:
-            return Suppress("it has no firing")
+def out_of_maintenance(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
+    """Keep quiet what is being worked on."""
+    window = quieted(candidate.labels, scene.orders.windows, now)
+    if window is not None:
+        return Decision("mute", f"maintenance window {_named(window)}", window.ends)
+    return Decision("pass", "no maintenance window")
+
+
+def not_silenced(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
+    """Keep quiet what somebody has silenced."""
+    silence = quieted(candidate.labels, scene.orders.silences, now)
+    if silence is not None:
+        return Decision("mute", f"silence {_named(silence)}", silence.ends)
+    return Decision("pass", "no silence")
+
+
+def not_in_the_dark(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
+    """Let one thing that went dark speak for the sensors that depend on it.
+
+    Nobody says that a gateway is dark: it follows from how many of its sensors fall silent. So each
+    that does waits for others, and whatever area goes dark meanwhile takes it.
+    """
+    page, track = candidate.page, candidate.track
+    if page.kind != DARK_KIND:
+        return Decision("pass", "its sensor speaks")
+    for area in reversed(scene.topology.around(page.sensor, page.zone)):
+        key = scene.dark.get(area)
+        if key is not None:
+            return Decision("join", f"{area} is dark, and speaks for it", group=key)
+    waits_until = track.arrived + scene.routes.darkness.wait
+    if now < waits_until:
+        return Decision("hold", "waits whether others fall silent with it", waits_until)
+    return Decision("pass", f"it alone fell silent, within {spoken(scene.routes.darkness.wait)}")
+
+
+def not_explained(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
+    """Let an open alert speak for those that follow from it."""
+    for rule, sources in zip(scene.routes.inhibitions, scene.sources, strict=True):
+        labels = candidate.labels
+        if not rule.target.covers(labels) or rule.source.covers(labels):
+            continue
+        agreed = tuple(labels[label] for label in rule.equal)
+        source = sources.get(agreed)
+        if source is not None:
+            return Decision("mute", f"{source} is open, and explains it")
+        waits_until = candidate.track.arrived + rule.wait
+        if now < waits_until:
+            return Decision("hold", f"waits for {rule.source}", waits_until)
+    return Decision("pass", "no open alert explains it")
+
+
+def corroborated(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
+    """Ask the neighbours, where a rule wants them to say the same."""
+    for rule in scene.routes.corroborations:
+        if not rule.match.covers(candidate.labels):
+            continue
+        page, track = candidate.page, candidate.track
+        company = scene.company.get((page.zone, page.kind), {})
+        others = sum(
+            sensor != page.sensor and abs(arrived - track.arrived) <= rule.within
+            for sensor, arrived in company.items()
+        )
+        if others >= rule.sensors:
+            return Decision("pass", f"{others} neighbours say the same")
+        waits_until = track.arrived + rule.within
+        if now < waits_until:
+            return Decision("hold", f"{others} of {rule.sensors} neighbours so far", waits_until)
+        said = f"only {others} of {rule.sensors} neighbours within {spoken(rule.within)}"
+        return Decision("pass" if rule.otherwise == "tell" else "drop", said)
+    return Decision("pass", "no rule asks for neighbours")
+
+
+def routed(candidate: Candidate, scene: Scene, _now: datetime) -> Decision:
+    """Ask the routes; the alert goes on to the groups of those that take it."""
+    taken = routes_of(candidate.labels, scene.routes.routes)
+    told = [route for route in taken if route.policy != NOBODY]
+    names = ", ".join(route.name for route in taken)
+    if not told:
+        return Decision("drop", f"route {names} tells nobody" if names else "no route takes it")
+    return Decision("pass", f"route {names}")
+
+
+def gathered(gathering: Gathering, now: datetime) -> Decision:
+    """Wait for more of the same before the first word, and between two."""
+    group, route = gathering.group, gathering.route
+    if gathering.is_over or group.joined == 0:
+        return Decision("pass", "there is no more to wait for")
+    if group.first_told is None and now < group.waits_until:
+        return Decision("hold", "waits for more of the same", group.waits_until)
+    event, _ = word_of(gathering, now)
+    if event == "update" and group.last_told is not None:
+        due = group.last_told + route.group_interval
+        if now < due:
+            return Decision("hold", f"an update every {spoken(route.group_interval)}", due)
+    return Decision("pass", f"{group.joined} alerts by {_labels(group)}")
+
+
+def not_quieted(gathering: Gathering, _now: datetime) -> Decision:
+    """Keep quiet a group all of whose alerts were silenced since; its end is told all the same."""
+    quiet = gathering.quiet
+    if quiet is not None and not gathering.is_over:
+        return Decision("hold", f"all of it is quieted: {_named(quiet)}", quiet.ends)
+    return Decision("pass", "not quieted as a whole")
+
+
+def deduplicated(gathering: Gathering, now: datetime) -> Decision:
+    """Say each thing once."""
+    event, reason = word_of(gathering, now)
+    return Decision("pass" if event else "quiet", reason)
+
+
+def within_budget(gathering: Gathering, _now: datetime) -> Decision:
+    """Wake people so often a shift and no more, unless it is critical; a summary tells the rest."""
+    group, budget, spent = gathering.group, gathering.budget, gathering.shift.pages
+    if group.first_told is not None or gathering.is_over or group.cause in ("budget", "test"):
+        return Decision("pass", "no new cause")
+    if gathering.worst == "critical":
+        return Decision("pass", f"critical, and page {spent + 1} of this shift")
+    if group.summary is not None:
+        return Decision("divert", "a summary speaks for it")
+    if budget is None:
+        return Decision("pass", "no budget is set")
+    if spent >= budget:
+        return Decision("divert", f"the {budget} pages of this shift are spent")
+    return Decision("pass", f"page {spent + 1} of {budget} this shift")
+
+
+def escalated(gathering: Gathering, now: datetime) -> Decision:
+    """Say whom the word goes to: the step of the policy that is due, or who was told before."""
+    event, _ = word_of(gathering, now)
+    if event != "trigger":
+        return Decision("tell", f"{event} to those who were told")
+    count = len(gathering.steps)
+    return Decision(
+        "tell", f"step {step_due(gathering, now)} of {count} of {gathering.group.policy}"
+    )
+
+
+# The pager. What was learnt of an alert goes from top to bottom; then of its group.
+STAGES: Final[tuple[tuple[str, AlertStage], ...]] = (
+    ("namespace", served_namespace),
+    ("quality", good_data),
+    ("shadow", out_of_shadow),
+    ("severity", severe_enough),
+    ("news", still_news),
+    ("maintenance", out_of_maintenance),
+    ("silence", not_silenced),
+    ("darkness", not_in_the_dark),
+    ("inhibition", not_explained),
+    ("corroboration", corroborated),
+    ("routing", routed),
+)
+GROUP_STAGES: Final[tuple[tuple[str, GroupStage], ...]] = (
+    ("grouping", gathered),
+    ("group silence", not_quieted),
+    ("deduplication", deduplicated),
+    ("budget", within_budget),
+    ("escalation", escalated),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the stages decided.
+
+    Parameters
+    ----------
+    stage : str
+        The last that was asked.
+    decision : Decision
+        Its own.
+    trail : tuple of (str, str)
+        Those before it that let pass, with their reasons.
+    """
+
+    stage: str
+    decision: Decision
+    trail: tuple[tuple[str, str], ...]
+
+
+def judge(candidate: Candidate, scene: Scene, now: datetime) -> Verdict:
+    """Ask the stages of an alert in order until one does not let it pass."""
+    trail = []
+    name, decision = "", Decision("pass", "")
+    for name, stage in STAGES:
+        decision = stage(candidate, scene, now)
+        if decision.outcome != "pass":
+            break
+        trail.append((name, decision.reason))
+    else:
+        trail.pop()
+    return Verdict(name, decision, tuple(trail))
+
+
+def judge_group(gathering: Gathering, now: datetime) -> Verdict:
+    """Ask the stages of a group in order until one does not let it pass."""
+    trail = []
+    name, decision = "", Decision("pass", "")
+    for name, stage in GROUP_STAGES:
+        decision = stage(gathering, now)
+        if decision.outcome != "pass":
+            break
+        trail.append((name, decision.reason))
+    return Verdict(name, decision, tuple(trail))
+
+
+def word_of(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
+    """Return what is to be told of a group now, and why; None where there is nothing new."""
+    if gathering.group.first_told is None:
+        return _first_word(gathering)
+    if gathering.is_over:
+        return "resolve", "all of it is over, on good readings"
+    return _further_word(gathering, now)
+
+
+def step_due(gathering: Gathering, now: datetime) -> int:
+    """Return which step of the policy a trigger is told by now, from 1."""
+    group = gathering.group
+    if _is_anew(gathering, now) or group.next_step_at is None or now < group.next_step_at:
+        return 1
+    return group.steps + 1
+
+
+def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
+    if gathering.is_over:
+        return None, "it was over before anybody was told"
+    if gathering.group.acknowledged_at is not None and not gathering.unheard:
+        return None, "somebody had it before anybody was told"
+    return "trigger", "nobody was told of it yet"
+
+
+def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
+    group = gathering.group
+    if group.worst is not None and RANK[gathering.worst] > RANK[group.worst]:
+        return "trigger", f"it was {group.worst}, and is {gathering.worst}"
+    if group.acknowledged_at is None:
+        if group.repeats_at is not None and now >= group.repeats_at:
+            return "trigger", "still open, and nobody has acknowledged it: told anew"
+        if group.next_step_at is not None and now >= group.next_step_at:
+            return "trigger", "nobody has acknowledged it"
+    if gathering.unheard and group.cause in ("sensors", "budget"):
+        return "update", f"{gathering.unheard} alerts have joined"
+    return None, "nothing that was not told"
+
+
+def _is_anew(gathering: Gathering, now: datetime) -> bool:
+    """Say whether a policy begins from its first step."""
+    group = gathering.group
+    is_worse = group.worst is not None and RANK[gathering.worst] > RANK[group.worst]
+    is_repeated = group.repeats_at is not None and now >= group.repeats_at
+    return group.first_told is None or is_worse or is_repeated
+
+
+def routes_of(labels: Mapping[str, str], routes: Sequence[Route]) -> list[Route]:
+    """Return the routes that take an alert: the first that covers it, and on where it goes on."""
+    taken = []
+    for route in routes:
+        if route.match.covers(labels):
+            taken.append(route)
+            if not route.goes_on:
+                break
+    return taken
+
+
+def quieted(labels: Mapping[str, str], orders: Sequence[Quiet], now: datetime) -> Quiet | None:
+    """Return the order that keeps an alert quiet for longest; both kinds ask this one question."""
+    present = [one for one in orders if one.holds(now) and one.match.covers(labels)]
+    return max(present, key=lambda one: one.ends, default=None)
+
+
+def _named(quiet: Quiet) -> str:
+    comment = f": {quiet.comment}" if quiet.comment else ""
+    return f"{quiet.name} ({quiet.match}) until {quiet.ends:%Y-%m-%d %H:%M:%S} UTC{comment}"
+
+
+def _labels(group: Group) -> str:
+    return " ".join(f"{name}={value}" for name, value in group.labels.items()) or "route"
 
 
 def _span(span: timedelta) -> str:

@@ -129,7 +129,7 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """An open alert whose sensor fell silent, or speaks again; nobody is told.
+    """An open alert whose sensor fell silent, or speaks again; the pager hears of it, nobody else.
 
     Parameters
     ----------

@@ -55,7 +55,8 @@ _CLOSE_SHADOWS: Final = """
     WHERE a.series_id = c.series_id AND a.closed_at IS NULL
 """
 _TELL: Final = """
-    INSERT INTO outbox (alert_id, event, dedup_key, payload) VALUES (%s, 'resolved', %s, %s)
+    INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
+    VALUES (%s, 'resolved', %s, %s, %s)
     ON CONFLICT DO NOTHING
 """
 _HOMES: Final = "SELECT series_id, home FROM series WHERE series_id = ANY(%s)"
@@ -96,7 +97,7 @@ async def _hand_over(cursor: AsyncCursor[Any], moved: Sequence[tuple[int, dateti
     told = await cursor.fetchall()
     for resolved_at, alert_id, dedup_key, payload in told:
         page = judged_anew(decode_page(payload), resolved_at)
-        await cursor.execute(_TELL, (alert_id, dedup_key, encode_page(page).decode()))
+        await cursor.execute(_TELL, (alert_id, dedup_key, encode_page(page).decode(), resolved_at))
     return bool(told)
 
 

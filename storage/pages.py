@@ -1,4 +1,4 @@
-"""What the stream worker tells the pager: one page per alert transition, through the outbox.
+"""What the stream worker tells the pager: one page per alert that fires or is over, by the outbox.
 
 The worker may not know the pager and the pager may not know the worker, so the form of what passes
 between them, the name of the bell and the sentence that people read stand here, beside the table.

@@ -84,8 +84,8 @@ LIMIT %(limit)s
 
 COUNTS: Final = """
 SELECT (SELECT count(*) FROM alert WHERE state <> 'resolved') AS open_alerts,
-       (SELECT count(*) FROM outbox WHERE delivered_at >= %(since)s) AS pages_delivered,
-       (SELECT count(*) FROM outbox WHERE delivered_at IS NULL AND abandoned_at IS NULL)
+       (SELECT count(*) FROM delivery WHERE delivered_at >= %(since)s) AS pages_delivered,
+       (SELECT count(*) FROM delivery WHERE delivered_at IS NULL AND abandoned_at IS NULL)
            AS pages_pending
 """
 

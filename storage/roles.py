@@ -1,9 +1,10 @@
 """Who may do what in a namespace's schema, held by the database itself.
 
-Each namespace has three group roles, `<schema>_writer` for its workers, `<schema>_pager` and
-`<schema>_reader`; services log in as members of one of them, and whoever migrates owns the tables.
-So a replay's worker has no right on `live`, a pager can do nothing but mark pages, and who draws
-dashboards sees neither what dead letters held nor what a webhook answered. Rights that are not
+Each namespace has group roles, `<schema>_writer` for its workers and `<schema>_reader`, and the
+live city `<schema>_pager` and `<schema>_api` as well; services log in as members of one of them,
+and whoever migrates owns the tables. So a replay's worker has no right on `live`, nobody has a
+right to decide or deliver a page of a replay, a pager can touch no alert, and who draws dashboards
+sees neither what dead letters held nor what a hook answered. Rights that are not
 listed here are taken away again whenever the schema is brought up to date.
 """
 
@@ -15,10 +16,13 @@ from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import SQL, Identifier
 
+from ingest.topics import LIVE, database_schema
 from storage.migrate import session_options
 
-Group = Literal["writer", "pager", "reader"]
-GROUPS: Final[tuple[Group, ...]] = ("writer", "pager", "reader")
+Group = Literal["writer", "pager", "api", "reader"]
+GROUPS: Final[tuple[Group, ...]] = ("writer", "pager", "api", "reader")
+# What the live city alone has: in a replay there is nobody who could page, or ask for it.
+LIVE_GROUPS: Final[frozenset[Group]] = frozenset({"pager", "api"})
 # Reads every namespace, where somebody has made it: for Grafana and the console.
 ALL_READERS: Final = "citywatch_reader"
 
@@ -41,8 +45,39 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         "shadow_alert": "SELECT, INSERT, UPDATE",
     },
     "pager": {
-        "outbox": "SELECT, UPDATE (claimed_until, attempts, next_attempt_at, delivered_at,"
-        " abandoned_at, last_error)",
+        "outbox": "SELECT, UPDATE (decided_at)",
+        "pager_turn": "SELECT, UPDATE (revision, shift, wakes_at, decider, decided_at)",
+        "page_track": "SELECT, INSERT, UPDATE, DELETE",
+        "page_group": "SELECT, INSERT, UPDATE",
+        "page_member": "SELECT, INSERT",
+        "decision": "INSERT",
+        "notice": "SELECT, INSERT",
+        "delivery": "SELECT, INSERT, UPDATE (next_attempt_at, attempts, claimed_until,"
+        " delivered_at, abandoned_at, heeded_at, last_error)",
+        "silence": "SELECT",
+        "oncall_override": "SELECT",
+        "page_test": "SELECT, UPDATE (decided_at)",
+        "sensor": "SELECT (name, zone)",
+    },
+    "api": {
+        "sensor": "SELECT",
+        "series": "SELECT",
+        "alert": "SELECT, UPDATE (state)",
+        "alert_transition": "SELECT, INSERT",
+        # Only that somebody has it: that it fires or is over says the worker.
+        "outbox": "SELECT, INSERT",
+        "page_track": "SELECT",
+        "page_group": "SELECT",
+        "page_member": "SELECT",
+        "decision": "SELECT",
+        "notice": "SELECT",
+        "delivery": "SELECT",
+        "silence": "SELECT, INSERT, UPDATE (ends_at, lifted_at, lifted_by)",
+        "oncall_override": "SELECT, INSERT, UPDATE (ends_at, lifted_at)",
+        "page_mark": "SELECT, INSERT, UPDATE",
+        "page_duty": "SELECT",
+        "page_test": "SELECT, INSERT",
+        "api_token": "SELECT",
     },
     "reader": {
         **dict.fromkeys(
@@ -66,18 +101,27 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
                 "dead_letter_listed",
                 "rules_applied",
                 "shadow_alert",
+                "page_track",
+                "page_group",
+                "page_member",
+                "decision",
+                "page_mark",
+                "page_duty",
             ),
             "SELECT",
         ),
         # Without what was said to whom, and what the other side answered.
-        "outbox": "SELECT (outbox_id, alert_id, event, created_at, next_attempt_at, attempts,"
-        " delivered_at, abandoned_at)",
+        "outbox": "SELECT (outbox_id, alert_id, event, at, created_at, decided_at)",
+        "delivery": "SELECT (delivery_id, notice_id, group_key, event, step, hook, created_at,"
+        " next_attempt_at, attempts, delivered_at, abandoned_at)",
+        "notice": "SELECT (notice_id, group_key, revision, event, at)",
     },
 }
 # What a service needs of the whole database; a worker stages suspects in a temporary table.
 _DATABASE: Final[Mapping[Group, tuple[str, ...]]] = {
     "writer": ("CONNECT", "TEMPORARY"),
     "pager": ("CONNECT",),
+    "api": ("CONNECT",),
     "reader": ("CONNECT",),
 }
 
@@ -88,7 +132,11 @@ def group_role(schema: str, group: Group) -> str:
 
 
 def grant(
-    dsn: str, schema: str, members: Mapping[Group, list[str] | None] | None = None
+    dsn: str,
+    schema: str,
+    members: Mapping[Group, list[str] | None] | None = None,
+    *,
+    is_live: bool | None = None,
 ) -> list[str]:
     """Make the namespace's roles, give them their rights, and say what could not be done.
 
@@ -96,8 +144,10 @@ def grant(
     ----------
     dsn, schema : str
         Of whoever owns the schema.
-    members : mapping of {'writer', 'pager', 'reader'} to list of str, optional
+    members : mapping of Group to list of str, optional
         Roles that log in, to be made members.
+    is_live : bool, optional
+        Whether there may be `LIVE_GROUPS`; by default in the schema of the live city alone.
 
     Raises
     ------
@@ -106,8 +156,15 @@ def grant(
     """
     remarks = []
     with psycopg.connect(dsn, autocommit=True, options=session_options(schema)) as connection:
+        pages = schema == database_schema(LIVE) if is_live is None else is_live
         for group in GROUPS:
             role = group_role(schema, group)
+            if group in LIVE_GROUPS and not pages:
+                if _exists(connection, role):
+                    _take(connection, schema, role)
+                if (members or {}).get(group):
+                    remarks.append(f"{schema} is no live city: it has no {group}")
+                continue
             if not _exists(connection, role) and not _make(connection, role):
                 remarks.append(
                     f"there is no role {role}, and {connection.info.user} may not make it: as a"
@@ -145,15 +202,21 @@ def _make(connection: Connection[Any], role: str) -> bool:
     return True
 
 
-def _give(connection: Connection[Any], schema: str, role: str, group: Group) -> None:
-    names = {"schema": Identifier(schema), "role": Identifier(role)}
-    # First everything away: what an older version gave, too.
+def _take(connection: Connection[Any], schema: str, role: str) -> None:
+    """Take away every right of a role in a schema."""
     for statement in (
         "REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}",
         "REVOKE ALL ON SCHEMA {schema} FROM {role}",
-        "GRANT USAGE ON SCHEMA {schema} TO {role}",
     ):
+        names = {"schema": Identifier(schema), "role": Identifier(role)}
         connection.execute(SQL(statement).format(**names))
+
+
+def _give(connection: Connection[Any], schema: str, role: str, group: Group) -> None:
+    names = {"schema": Identifier(schema), "role": Identifier(role)}
+    # First everything away: what an older version gave, too.
+    _take(connection, schema, role)
+    connection.execute(SQL("GRANT USAGE ON SCHEMA {schema} TO {role}").format(**names))
     for table, rights in _RIGHTS[group].items():
         connection.execute(
             SQL("GRANT {rights} ON {schema}.{table} TO {role}").format(

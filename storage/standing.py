@@ -21,11 +21,15 @@ _STANDING: Final = """
           FROM ledger_ever) l,
          (SELECT count(*) AS alerts_opened,
                  count(*) FILTER (WHERE state <> 'resolved') AS alerts_open FROM alert) a,
-         (SELECT count(*) FILTER (WHERE event = 'firing' AND delivered_at IS NOT NULL)
-                     AS pages_delivered,
-                 count(*) FILTER (WHERE delivered_at IS NULL AND abandoned_at IS NULL)
-                     AS pages_pending
-          FROM outbox) o,
+         (SELECT (SELECT count(*) FROM delivery
+                  WHERE event = 'trigger' AND delivered_at IS NOT NULL) AS pages_delivered,
+                 (SELECT count(*) FROM delivery WHERE delivered_at IS NULL AND abandoned_at IS NULL)
+                 + (SELECT count(*) FROM outbox WHERE decided_at IS NULL)
+                 + (SELECT count(*) FROM page_track
+                    WHERE coalesce(body ->> 'phase', 'held') = 'held')
+                 + (SELECT count(*) FROM page_group WHERE closed_at IS NULL AND told_at IS NULL
+                    AND (body ->> 'waits_until')::timestamptz > now() - interval '5 s')
+                     AS pages_pending) o,
          (SELECT max(time) AS newest_at FROM latest) n
 """
 
@@ -41,7 +45,8 @@ class Standing:
         Sums of the ledger.
     alerts_opened, alerts_open : int
     pages_delivered, pages_pending : int
-        Pages that tell of an alert; pending ones include those that take it back.
+        Pages that woke somebody; what is pending includes alerts that are not decided, or that
+        wait for others of the same cause.
     newest_at : datetime or None
         Event time of the newest reading; a second or so behind the newest of all.
     """

@@ -69,7 +69,8 @@ def test_a_short_demo_is_well_twice_in_one_directory(tmp_path: Path) -> None:
         assert facts["withheld"] > 0
         assert facts["duplicates"] > 0
         assert facts["faults_injected"] == facts["faults_alerted"] == facts["faults_paged"] > 0
-        assert facts["pages_delivered"] == facts["alerts_opened"]
+        # One a cause: alerts of one zone and kind may share a page.
+        assert 0 < facts["pages_delivered"] <= facts["alerts_opened"]
         assert 0 < facts["stored_latency_ms"]["p50"] <= facts["stored_latency_ms"]["p99"] < 2000
         assert facts["page_latency_ms"]["p99"] > 0
 

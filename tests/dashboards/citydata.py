@@ -1,6 +1,5 @@
 """A made-up city, written straight into the tables: what the panels and the page are tried on."""
 
-import json
 import math
 import uuid
 from datetime import datetime, timedelta
@@ -197,15 +196,21 @@ def insert_page(
     connection: Connection, alert_id: uuid.UUID, created_at: datetime, *, delivered: bool
 ) -> None:
     connection.execute(
-        "INSERT INTO outbox (alert_id, event, dedup_key, payload, created_at, delivered_at)"
-        " VALUES (%s, 'firing', %s, %s, %s, %s)",
-        (
-            alert_id,
-            str(alert_id),
-            json.dumps({}),
-            created_at,
-            created_at + timedelta(seconds=2) if delivered else None,
-        ),
+        "INSERT INTO outbox (alert_id, event, dedup_key, payload, at, created_at, decided_at)"
+        " VALUES (%s, 'firing', %s, '{}', %s, %s, %s)",
+        (alert_id, str(alert_id), created_at, created_at, created_at),
+    )
+    connection.execute(
+        "WITH n AS (INSERT INTO notice (group_key, revision, event, at, payload)"
+        "           VALUES (%(key)s, 1, 'trigger', %(at)s, '{}') RETURNING notice_id)"
+        " INSERT INTO delivery (notice_id, key, group_key, event, step, hook, created_at,"
+        "                       delivered_at)"
+        " SELECT notice_id, %(key)s, %(key)s, 'trigger', 1, 'webhook', %(at)s, %(told)s FROM n",
+        {
+            "key": str(alert_id),
+            "at": created_at,
+            "told": created_at + timedelta(seconds=2) if delivered else None,
+        },
     )
 
 

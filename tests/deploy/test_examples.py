@@ -2,12 +2,18 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from citywatch.settings import GroupSettings, Settings, read_settings
 from detectors import SuiteConfig
+from paging.checking import faults_of, remarks_on
+from paging.hooks import ALL_EVENTS, HookTerms
+from paging.hooks.kinds import KINDS
+from paging.matching import Match
+from paging.routes import Route, Routes, read_routes
 from streams.rules import Rules, SuiteRules
 from streams.ruling import Ruling
 
@@ -63,3 +69,19 @@ def test_what_rules_show_in_comments_is_understood(repository: Path) -> None:
     rules = Rules.read(tomllib.loads(shown))
     Ruling(rules, SuiteConfig())
     assert rules.model_fields_set == set(Rules.model_fields)
+
+
+def test_the_example_of_routes_has_no_fault_and_shows_what_holds_without_it(
+    repository: Path,
+) -> None:
+    routes = read_routes((repository / "deploy/routes.toml").read_text("utf-8"), KINDS)
+
+    assert faults_of(routes) == []
+    assert remarks_on(routes) == []
+    bare = Routes(routes=(), policies={}, hooks={})
+    for name in ("shifts", "budget", "flapping", "darkness", "stale_after", "link"):
+        assert getattr(routes, name) == getattr(bare, name)
+    shown = replace(routes.routes[0], match=Match())
+    assert shown == Route("sensors", Match(), "control-room")
+    terms = routes.hooks["control-room"].terms
+    assert terms == HookTerms(type="webhook", events=ALL_EVENTS)

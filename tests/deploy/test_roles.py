@@ -157,7 +157,9 @@ def test_grafana_reads_what_migrations_made(server: Server) -> None:
         "COPY live.sensor TO PROGRAM 'cat'",
         "SELECT * FROM pg_authid",
         "SELECT payload FROM live.dead_letter",
-        "SELECT last_error FROM live.outbox",
+        "SELECT payload FROM live.outbox",
+        "SELECT last_error FROM live.delivery",
+        "SELECT FROM live.api_token",
     ],
 )
 def test_grafana_cannot_do_more(server: Server, statement: str) -> None:
@@ -201,7 +203,7 @@ def test_the_worker_of_the_live_city_stores_and_no_other_service_does(server: Se
     with psycopg.connect(
         server.dsn("citywatch_pager"), options=session_options("live"), autocommit=True
     ) as connection:
-        assert connection.execute("UPDATE outbox SET attempts = 1").rowcount == 2
+        assert connection.execute("UPDATE outbox SET decided_at = now()").rowcount == 2
 
 
 @pytest.mark.parametrize("user", ["citywatch_worker", "citywatch_pager"])

@@ -1,11 +1,18 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
+from paging.hooks import Notifier
 from paging.pager import Pager, PagerConfig
-from paging.webhook import Notifier
+from paging.routes import Routes, webhook_routes
+from paging.sender import SenderConfig
 from tests.paging.scaffold import Table
+
+QUICK = {"poll_interval_s": 0.05, "backoff_base_s": 0.01, "backoff_cap_s": 0.05}
 
 
 @pytest.fixture
@@ -15,26 +22,36 @@ def table(dsn: str, schema: str) -> Iterator[Table]:
     table.close()
 
 
+def routes_to(url: str, **terms: Any) -> Routes:
+    """Return routes to one webhook, by which every alert is a page of its own, told at once."""
+    routes = webhook_routes(url, timeout_s=2.0)
+    hook = routes.hooks["webhook"]
+    terms = {"concurrency": 4, "per_minute": 100_000.0, **terms}
+    route = replace(routes.routes[0], group_by=("sensor", "quantity"), group_wait=timedelta())
+    return replace(
+        routes,
+        routes=(route,),
+        hooks={"webhook": replace(hook, terms=msgspec.structs.replace(hook.terms, **terms))},
+    )
+
+
 @pytest.fixture
 def pager_of(table: Table) -> Callable[..., Pager]:
     """Make a pager of the test's outbox, quick in everything."""
 
     def make(
-        url: str | None = None,
+        url: str = "http://127.0.0.1:1/",
         *,
         dsn: str | None = None,
         notifier: Notifier | None = None,
+        routes: Routes | None = None,
+        terms: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> Pager:
-        quick: dict[str, Any] = {
-            "webhook_url": url,
-            "webhook_timeout_s": 2.0,
-            "poll_interval_s": 0.05,
-            "backoff_base_s": 0.01,
-            "backoff_cap_s": 0.05,
-            "concurrency": 4,
-        }
-        config = PagerConfig(**quick | changes)
-        return Pager(dsn or table.dsn, table.schema, "live", config, notifier=notifier)
+        config = PagerConfig(
+            routes=routes or routes_to(url, **(terms or {})), sender=SenderConfig(**QUICK | changes)
+        )
+        notifiers = {} if notifier is None else {"webhook": notifier}
+        return Pager(dsn or table.dsn, table.schema, "live", config, notifiers=notifiers)
 
     return make

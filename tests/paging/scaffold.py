@@ -1,6 +1,6 @@
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,10 +11,13 @@ from aiohttp import web
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
+from paging.notices import Notice
 from paging.pager import Pager
 from paging.receiver import Receiver, serve
 from storage.migrate import session_options
 from storage.pages import Page, encode_page, outbox_channel
+
+NOTICED_AT = datetime(2025, 3, 4, 14, 3, 20, tzinfo=UTC)
 
 Answer = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -42,14 +45,62 @@ def page_of(**changes: Any) -> Page:
     return Page(**facts | changes)
 
 
+def notice_of(**changes: Any) -> Notice:
+    facts: dict[str, Any] = {
+        "group": "live/harbour/anomaly/1",
+        "event": "trigger",
+        "at": NOTICED_AT,
+        "severity": "major",
+        "category": "city",
+        "kind": "level",
+        "zone": "harbour",
+        "title": "harbour: 1 alert",
+        "text": "one",
+        "since": NOTICED_AT,
+    }
+    return Notice(**facts | changes)
+
+
 def resolution_of(page: Page) -> Page:
     facts = {name: getattr(page, name) for name in page.__struct_fields__}
     over = {"event": "resolved", "resolved_at": page.since + timedelta(minutes=5), "sentence": ""}
     return Page(**facts | over)
 
 
+NO_DELIVERY = ("delivered_at", "abandoned_at", "last_error", "attempts")
+
+
+_MANY = (
+    """
+    INSERT INTO sensor (name, domain, zone)
+    SELECT DISTINCT s, 'traffic', z FROM unnest(%(sensor)s::text[], %(zone)s::text[]) AS x (s, z)
+    ON CONFLICT DO NOTHING
+    """,
+    """
+    INSERT INTO series (sensor_id, quantity, unit)
+    SELECT sensor_id, 'intensity', '1' FROM sensor WHERE name = ANY(%(sensor)s::text[])
+    ON CONFLICT DO NOTHING
+    """,
+    """
+    INSERT INTO alert (alert_id, series_id, category, kind, severity, state, opened_at, seen,
+                       sentence)
+    SELECT (p ->> 'alert_id')::uuid, series_id, p ->> 'category', p ->> 'kind', p ->> 'severity',
+           'open', (p ->> 'since')::timestamptz, 0, p ->> 'sentence'
+    FROM unnest(%(payload)s::text[]::jsonb[]) AS x (p)
+    JOIN sensor ON name = p ->> 'sensor' JOIN series USING (sensor_id)
+    ON CONFLICT DO NOTHING
+    """,
+    """
+    INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
+    SELECT a, e, a::text, p, t
+    FROM unnest(%(alert)s::uuid[], %(event)s::text[], %(payload)s::text[]::jsonb[],
+                %(at)s::timestamptz[]) AS x (a, e, p, t)
+    """,
+)
+
+
 class Table:
-    """The outbox as the stream worker writes it and as a reader finds it."""
+    """The outbox as the stream worker writes it, and what a reader finds of it."""
 
     def __init__(self, dsn: str, schema: str) -> None:
         self.dsn = dsn
@@ -66,28 +117,61 @@ class Table:
             for page in pages:
                 self._alert(page)
                 self._connection.execute(
-                    "INSERT INTO outbox (alert_id, event, dedup_key, payload)"
-                    " VALUES (%s, %s, %s, %s)",
+                    "INSERT INTO outbox (alert_id, event, dedup_key, payload, at)"
+                    " VALUES (%s, %s, %s, %s, %s)",
                     (
                         page.alert_id,
                         page.event,
                         str(page.alert_id),
                         payload or encode_page(page).decode(),
+                        page.resolved_at or page.since,
                     ),
                 )
             if bell:
-                self._connection.execute("SELECT pg_notify(%s, '')", (outbox_channel(self.schema),))
+                self.ring()
+
+    def put_many(self, pages: Sequence[Page]) -> None:
+        """Write many pages at once, as a storm does."""
+        values = {
+            "alert": [page.alert_id for page in pages],
+            "sensor": [page.sensor for page in pages],
+            "zone": [page.zone for page in pages],
+            "event": [page.event for page in pages],
+            "at": [page.resolved_at or page.since for page in pages],
+            "payload": [encode_page(page).decode() for page in pages],
+        }
+        with self._connection.transaction():
+            for statement in _MANY:
+                self._connection.execute(statement, values)
+            self.ring()
+
+    def ring(self) -> None:
+        self._connection.execute("SELECT pg_notify(%s, '')", (outbox_channel(self.schema),))
+
+    def deliveries(self, page: Page) -> list[dict[str, Any]]:
+        """Return what is to be delivered of an alert's groups, in order."""
+        return self.execute(
+            "SELECT d.* FROM delivery d JOIN page_member m USING (group_key)"
+            " WHERE m.alert_id = %s ORDER BY d.delivery_id",
+            page.alert_id,
+        )
 
     def row(self, page: Page) -> dict[str, Any]:
-        found = self._connection.execute(
-            "SELECT * FROM outbox WHERE dedup_key = %s AND event = %s",
-            (str(page.alert_id), page.event),
-        ).fetchone()
-        assert found is not None
-        return found
+        """Return the delivery of what a page says: that it fires, or is over."""
+        event = "trigger" if page.event == "firing" else "resolve"
+        found = [row for row in self.deliveries(page) if row["event"] == event]
+        return found[0] if found else dict.fromkeys(NO_DELIVERY)
 
-    def count(self, condition: str) -> int:
-        found = self._connection.execute(f"SELECT count(*) AS n FROM outbox WHERE {condition}")  # noqa: S608
+    def said(self, page: Page) -> list[str]:
+        """Return what the stages said of an alert."""
+        rows = self.execute(
+            "SELECT stage, reason FROM decision WHERE alert_id = %s ORDER BY decision_id",
+            page.alert_id,
+        )
+        return [f"{row['stage']}: {row['reason']}" for row in rows]
+
+    def count(self, condition: str, table: str = "delivery") -> int:
+        found = self._connection.execute(f"SELECT count(*) AS n FROM {table} WHERE {condition}")  # noqa: S608
         return found.fetchone()["n"]
 
     def execute(self, statement: str, *values: Any) -> list[dict[str, Any]]:

@@ -7,18 +7,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
 from psycopg.errors import UndefinedTable
 
-from citywatch.settings import PagerSettings
+from citywatch.settings import Settings, SettingsError
+from citywatch.wiring import pager_config
+from paging.hooks import Retry
+from paging.notices import Notice
 from paging.pager import NamespaceRefusedError, Pager, PagerConfig
-from paging.webhook import Retry
+from paging.sender import SenderConfig
 from storage.pages import Page
+from tests.paging.conftest import routes_to
 from tests.paging.scaffold import (
     Answer,
     Hook,
@@ -36,6 +42,24 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 PagerOf = Callable[..., Pager]
+ONE_HOOK = """
+[hook.control]
+type = "webhook"
+url = "{url}"
+timeout_s = 0.5
+[policy.all]
+steps = [{{ to = ["hook:control"] }}]
+[[route]]
+name = "all"
+policy = "all"
+group_by = ["sensor"]
+group_wait = "0s"
+"""
+
+
+def page_of_its_own(**changes: Any) -> Page:
+    """Return a page of a sensor of its own: a group of its own by these tests' routes."""
+    return page_of(**{"sensor": f"traffic-{uuid4()}"} | changes)
 
 
 def within(work: Coroutine[Any, Any, None], seconds: float = 30) -> None:
@@ -72,26 +96,29 @@ def test_a_page_is_told_and_marked(
     table: Table, pager_of: PagerOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="paging")
-    page = page_of()
+    page = page_of_its_own()
 
     async def work() -> None:
         async with hooked() as (hook, url), running(pager_of(url)):
             table.put(page)
             await eventually(delivered(table, page))
             (arrival,) = hook.arrivals
-            assert arrival.page == page
-            assert arrival.key == f"{page.alert_id}:firing"
+            assert arrival.notice.event == "trigger"
+            assert [one.alert_id for one in arrival.notice.alerts] == [page.alert_id]
+            assert arrival.notice.title == page.sentence
+            assert arrival.key == table.row(page)["key"]
             assert hook.posts == 1
 
     within(work())
     row = table.row(page)
     assert (row["attempts"], row["last_error"], row["claimed_until"]) == (1, None, None)
-    (line,) = (record for record in caplog.records if record.name.startswith("paging"))
-    assert (line.message, line.key) == ("page delivered", f"{page.alert_id}:firing")
+    lines = [record for record in caplog.records if record.name.startswith("paging")]
+    assert [line.message for line in lines] == ["notice", "page delivered"]
+    assert lines[1].key == row["key"]
 
 
 def test_the_bell_is_heard(table: Table, pager_of: PagerOf) -> None:
-    first, second = page_of(), page_of()
+    first, second = page_of_its_own(), page_of_its_own()
 
     async def work() -> None:
         # A poll would come in an hour: only the bell can tell of these pages.
@@ -100,7 +127,7 @@ def test_the_bell_is_heard(table: Table, pager_of: PagerOf) -> None:
                 lambda: bool(
                     table.execute(
                         "SELECT pid FROM pg_stat_activity WHERE state = 'idle' AND query = %s",
-                        f'LISTEN "{table.schema}_outbox"',
+                        f'LISTEN "{table.schema}_delivery"',
                     )
                 )
             )
@@ -117,7 +144,7 @@ def test_without_the_bell_the_pager_polls(table: Table, pager_of: PagerOf) -> No
     async def work() -> None:
         async with hooked() as (hook, url), running(pager_of(url)):
             for posts in (1, 2, 3):
-                table.put(page_of(), bell=False)
+                table.put(page_of_its_own(), bell=False)
                 await hook.wait_for(lambda hook, posts=posts: hook.posts == posts)
 
     within(work())
@@ -127,7 +154,7 @@ def test_without_the_bell_the_pager_polls(table: Table, pager_of: PagerOf) -> No
 def test_a_receiver_that_fails_once_is_asked_again(
     table: Table, pager_of: PagerOf, status: int
 ) -> None:
-    page = page_of()
+    page = page_of_its_own()
 
     async def work() -> None:
         async with hooked() as (hook, url):
@@ -135,7 +162,7 @@ def test_a_receiver_that_fails_once_is_asked_again(
             table.put(page)
             async with running(pager_of(url)):
                 await eventually(delivered(table, page))
-            assert hook.keys == [f"{page.alert_id}:firing"] * 2
+            assert hook.keys == [table.row(page)["key"]] * 2
 
     within(work())
     row = table.row(page)
@@ -144,7 +171,7 @@ def test_a_receiver_that_fails_once_is_asked_again(
 
 
 def test_a_receiver_that_asks_for_patience_gets_it(table: Table, pager_of: PagerOf) -> None:
-    page = page_of()
+    page = page_of_its_own()
 
     async def work() -> None:
         async with hooked() as (hook, url):
@@ -160,24 +187,24 @@ def test_a_receiver_that_asks_for_patience_gets_it(table: Table, pager_of: Pager
 
 
 def test_a_receiver_that_hangs_is_asked_again(table: Table, pager_of: PagerOf) -> None:
-    page = page_of()
+    page = page_of_its_own()
 
     async def work() -> None:
         async with hooked() as (hook, url):
             gate = Gate(answer(200))
             hook.script.append(gate)
             table.put(page)
-            async with running(pager_of(url, webhook_timeout_s=0.2)):
+            async with running(pager_of(url, terms={"timeout_s": 0.2})):
                 await eventually(delivered(table, page))
             gate.opened.set()
-            assert hook.keys == [f"{page.alert_id}:firing"] * 2
+            assert hook.keys == [table.row(page)["key"]] * 2
 
     within(work())
-    assert table.row(page)["last_error"] == "127.0.0.1: no answer within 0.2 s"
+    assert table.row(page)["last_error"] == "not told within 0.2 s"
 
 
 def test_a_receiver_that_comes_up_late_is_told(table: Table, pager_of: PagerOf) -> None:
-    page = page_of()
+    page = page_of_its_own()
 
     async def work() -> None:
         with ExitStack() as stack:
@@ -204,24 +231,26 @@ def test_a_receiver_that_comes_up_late_is_told(table: Table, pager_of: PagerOf) 
 def test_a_refused_page_is_abandoned_and_its_resolution_not_told(
     table: Table, pager_of: PagerOf
 ) -> None:
-    page = page_of()
+    page = page_of_its_own()
     over = resolution_of(page)
 
     async def work() -> None:
         async with hooked() as (hook, url):
             hook.script.append(answer(400))
-            table.put(page, over)
+            table.put(page)
             async with running(pager_of(url)):
-                await eventually(abandoned(table, page, over))
-            assert hook.keys == [f"{page.alert_id}:firing"]
+                await eventually(abandoned(table, page))
+                table.put(over)
+                await eventually(abandoned(table, over))
+            assert hook.keys == [table.row(page)["key"]]
 
     within(work())
     assert table.row(page)["last_error"] == "refused: 127.0.0.1: answered with status 400"
-    assert table.row(over)["last_error"] == "suppressed: its firing was not delivered"
+    assert table.row(over)["last_error"] == "not told: nobody was told there that it began"
 
 
 def test_attempts_are_bounded(table: Table, pager_of: PagerOf) -> None:
-    page = page_of()
+    page = page_of_its_own()
 
     async def work() -> None:
         async with hooked() as (hook, url):
@@ -238,21 +267,21 @@ def test_attempts_are_bounded(table: Table, pager_of: PagerOf) -> None:
 
 
 def test_a_resolution_is_never_told_before_its_firing(table: Table, pager_of: PagerOf) -> None:
-    pages = [page_of() for _ in range(5)]
+    pages = [page_of_its_own() for _ in range(5)]
 
     async def work() -> None:
         async with hooked() as (hook, url):
             hook.script.extend([answer(500), answer(503), answer(500)])
-            for page in pages:
-                table.put(resolution_of(page), page)
+            table.put(*pages)
             async with running(pager_of(url)):
+                await eventually(lambda: table.count("true") == 5)
+                table.put(*map(resolution_of, pages))
                 await eventually(delivered(table, *pages, *map(resolution_of, pages)))
             keys = [arrival.key for arrival in hook.arrivals]
             assert len(keys) == 10
             for page in pages:
-                assert keys.index(f"{page.alert_id}:firing") < keys.index(
-                    f"{page.alert_id}:resolved"
-                )
+                over = resolution_of(page)
+                assert keys.index(table.row(page)["key"]) < keys.index(table.row(over)["key"])
 
     within(work())
 
@@ -260,64 +289,81 @@ def test_a_resolution_is_never_told_before_its_firing(table: Table, pager_of: Pa
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"namespace": "replay-monday"}, "namespace 'replay-monday' is not 'live'"),
-        ({"severity": "informational"}, "severity 'informational' does not page"),
-        ({"quality": 4}, "a city alert on a reading of quality 'fail'"),
+        ({"namespace": "replay-monday"}, "namespace: namespace 'replay-monday' is not 'live'"),
+        ({"severity": "informational"}, "severity: severity 'informational' does not page"),
+        ({"quality": 4}, "quality: a city alert on a reading of quality 'fail'"),
     ],
 )
 def test_what_is_suppressed_is_recorded_with_its_reason(
     table: Table, pager_of: PagerOf, changes: dict[str, Any], reason: str
 ) -> None:
-    page, told = page_of(**changes), page_of()
+    page, told = page_of_its_own(**changes), page_of_its_own()
 
     async def work() -> None:
         table.put(page, told)
         async with hooked() as (hook, url), running(pager_of(url)):
-            await eventually(abandoned(table, page))
             await eventually(delivered(table, told))
-            assert hook.keys == [f"{told.alert_id}:firing"]
+            assert hook.keys == [table.row(told)["key"]]
 
     within(work())
-    row = table.row(page)
-    assert row["last_error"] == f"suppressed: {reason}"
-    assert (row["attempts"], row["delivered_at"]) == (0, None)
+    assert table.said(page) == [reason]
+    assert table.deliveries(page) == []
 
 
 def test_old_news_is_recorded_as_stale(table: Table, pager_of: PagerOf) -> None:
-    news = page_of()
-    old = page_of(since=news.since - timedelta(hours=26))
+    news = page_of_its_own()
+    old = page_of_its_own(since=news.since - timedelta(hours=26))
 
     async def work() -> None:
         table.put(old, news)
         async with hooked() as (hook, url), running(pager_of(url)):
-            await eventually(abandoned(table, old))
             await eventually(delivered(table, news))
             assert hook.posts == 1
 
     within(work())
-    assert table.row(old)["last_error"].startswith("suppressed: stale: fired 1 day, 2:00:")
+    assert table.said(old)[0].startswith("news: no news: fired 1 day, 2:00:")
 
 
-def test_a_payload_nobody_can_read_is_tried_again_and_then_abandoned(
-    table: Table, pager_of: PagerOf
+def test_a_payload_nobody_can_read_is_said_and_stops_nothing(
+    table: Table, pager_of: PagerOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    page, told = page_of(), page_of()
+    page, told = page_of_its_own(), page_of_its_own()
 
     async def work() -> None:
         table.put(page, payload='{"version": 2}')
         table.put(told)
-        async with hooked() as (_, url), running(pager_of(url, max_attempts=2)):
-            await eventually(abandoned(table, page))
+        async with hooked() as (_, url), running(pager_of(url)):
             await eventually(delivered(table, told))
 
     within(work())
+    assert table.said(page)[0].startswith("reading: unreadable: ")
+    assert "unreadable" in caplog.messages
+
+
+def test_a_notice_nobody_can_read_is_tried_again_and_then_abandoned(
+    table: Table, pager_of: PagerOf
+) -> None:
+    page, told = page_of_its_own(), page_of_its_own()
+
+    async def work() -> None:
+        async with hooked() as (hook, url):
+            hook.script.append(answer(500))
+            table.put(page)
+            slow = pager_of(url, backoff_base_s=0.5, backoff_cap_s=0.5, max_attempts=3)
+            async with running(slow):
+                await eventually(lambda: table.row(page)["attempts"] == 1)
+                table.execute("UPDATE notice SET payload = '{}'")
+                await eventually(abandoned(table, page))
+                table.put(told)
+                await eventually(delivered(table, told))
+
+    within(work())
     row = table.row(page)
-    assert row["last_error"].startswith("gave up after 2 attempts: unreadable: ")
-    assert row["attempts"] == 2
+    assert row["last_error"].startswith("gave up after 3 attempts: unreadable: ")
 
 
 def test_two_pagers_tell_each_page_once(table: Table, pager_of: PagerOf) -> None:
-    table.put(*(page_of() for _ in range(60)))
+    table.put(*(page_of_its_own() for _ in range(60)))
     busy = [asyncio.Event(), asyncio.Event()]
     sent: list[tuple[int, str]] = []
 
@@ -325,7 +371,7 @@ def test_two_pagers_tell_each_page_once(table: Table, pager_of: PagerOf) -> None
         def __init__(self, number: int) -> None:
             self.number = number
 
-        async def send(self, _page: Page, key: str) -> None:
+        async def send(self, _notice: Notice, key: str) -> None:
             busy[self.number].set()
             # Neither goes on before both hold claims, so that they do compete.
             await asyncio.gather(*(event.wait() for event in busy))
@@ -342,15 +388,15 @@ def test_two_pagers_tell_each_page_once(table: Table, pager_of: PagerOf) -> None
 
 
 def test_one_slow_delivery_does_not_hold_up_the_others(table: Table, pager_of: PagerOf) -> None:
-    slow = page_of()
-    quick = [page_of() for _ in range(20)]
+    slow = page_of_its_own()
+    quick = [page_of_its_own() for _ in range(20)]
 
     async def work() -> None:
         async with hooked() as (hook, url):
             gate = Gate(answer(200))
             hook.script.append(gate)
             table.put(slow)
-            async with running(pager_of(url, webhook_timeout_s=20.0, lease_s=60.0)):
+            async with running(pager_of(url, terms={"timeout_s": 20.0}, lease_s=60.0)):
                 await gate.reached.wait()
                 table.put(*quick)
                 await eventually(delivered(table, *quick))
@@ -362,11 +408,11 @@ def test_one_slow_delivery_does_not_hold_up_the_others(table: Table, pager_of: P
 
 
 def test_deliveries_under_way_are_bounded(table: Table, pager_of: PagerOf) -> None:
-    pages = [page_of() for _ in range(20)]
+    pages = [page_of_its_own() for _ in range(20)]
     now = most = 0
 
     class Counter:
-        async def send(self, _page: Page, _key: str) -> None:
+        async def send(self, _notice: Notice, _key: str) -> None:
             nonlocal now, most
             now += 1
             most = max(most, now)
@@ -375,7 +421,7 @@ def test_deliveries_under_way_are_bounded(table: Table, pager_of: PagerOf) -> No
 
     async def work() -> None:
         table.put(*pages)
-        async with running(pager_of(notifier=Counter(), concurrency=3)):
+        async with running(pager_of(notifier=Counter(), terms={"concurrency": 3})):
             await eventually(delivered(table, *pages))
 
     within(work())
@@ -383,7 +429,7 @@ def test_deliveries_under_way_are_bounded(table: Table, pager_of: PagerOf) -> No
 
 
 def test_a_pager_told_to_stop_finishes_what_it_began(table: Table, pager_of: PagerOf) -> None:
-    page, later = page_of(), page_of()
+    page, later = page_of_its_own(), page_of_its_own()
 
     async def work() -> None:
         async with hooked() as (hook, url):
@@ -391,24 +437,24 @@ def test_a_pager_told_to_stop_finishes_what_it_began(table: Table, pager_of: Pag
             hook.script.append(gate)
             table.put(page)
             # One slot: while it is taken, nothing is claimed that could race with the stop.
-            async with running(pager_of(url, concurrency=1)) as stop:
+            async with running(pager_of(url, terms={"concurrency": 1})) as stop:
                 await gate.reached.wait()
                 stop.set()
                 table.put(later)
                 gate.opened.set()
-            assert hook.keys == [f"{page.alert_id}:firing"]
+            assert hook.keys == [table.row(page)["key"]]
 
     within(work())
     assert delivered(table, page)()
-    assert table.row(later)["attempts"] == 0
+    assert not table.row(later)["attempts"]
 
 
 def test_a_notifier_that_breaks_does_not_stop_the_pager(table: Table, pager_of: PagerOf) -> None:
-    broken, told = page_of(), page_of()
+    broken, told = page_of_its_own(), page_of_its_own()
 
     class Fragile:
-        async def send(self, page: Page, _key: str) -> None:
-            if page.alert_id == broken.alert_id:
+        async def send(self, notice: Notice, _key: str) -> None:
+            if notice.alerts[0].alert_id == broken.alert_id:
                 raise RuntimeError("https://hook.example/SECRET")
 
     async def work() -> None:
@@ -424,15 +470,15 @@ def test_a_notifier_that_breaks_does_not_stop_the_pager(table: Table, pager_of: 
 
 
 def test_a_notifier_that_never_comes_back_is_cut_off(table: Table, pager_of: PagerOf) -> None:
-    page = page_of()
+    page = page_of_its_own()
 
     class Lost:
-        async def send(self, _page: Page, _key: str) -> None:
+        async def send(self, _notice: Notice, _key: str) -> None:
             await asyncio.Event().wait()
 
     async def work() -> None:
         table.put(page)
-        lost = pager_of(notifier=Lost(), webhook_timeout_s=0.1, lease_s=0.4)
+        lost = pager_of(notifier=Lost(), terms={"timeout_s": 0.2})
         async with running(lost):
             await eventually(lambda: table.row(page)["last_error"] is not None)
 
@@ -441,7 +487,7 @@ def test_a_notifier_that_never_comes_back_is_cut_off(table: Table, pager_of: Pag
 
 
 def test_a_schema_without_tables_ends_the_pager(table: Table) -> None:
-    config = PagerConfig(webhook_url="http://127.0.0.1:1/")
+    config = PagerConfig(routes=routes_to("http://127.0.0.1:1/"))
     pager = Pager(table.dsn, "no_such_schema", "live", config)
     with pytest.raises(ExceptionGroup) as caught:
         within(pager.run(asyncio.Event()))
@@ -449,10 +495,10 @@ def test_a_schema_without_tables_ends_the_pager(table: Table) -> None:
 
 
 def test_the_wish_of_a_receiver_and_the_jitter_add_up(table: Table, pager_of: PagerOf) -> None:
-    page = page_of()
+    page = page_of_its_own()
 
     class Patient:
-        async def send(self, _page: Page, _key: str) -> None:
+        async def send(self, _notice: Notice, _key: str) -> None:
             raise Retry(500.0, "later")
 
     async def work() -> None:
@@ -470,7 +516,7 @@ def test_the_wish_of_a_receiver_and_the_jitter_add_up(table: Table, pager_of: Pa
 def test_the_database_goes_away_and_nothing_is_told_twice(
     table: Table, pager_of: PagerOf, concurrency: int
 ) -> None:
-    page, later = page_of(), page_of()
+    page, later = page_of_its_own(), page_of_its_own()
 
     async def work() -> None:
         road = Road(table.dsn)
@@ -479,7 +525,7 @@ def test_the_database_goes_away_and_nothing_is_told_twice(
             gate = Gate(hook_takes(hook))
             hook.script.append(gate)
             table.put(page)
-            async with running(pager_of(url, dsn=road.dsn, concurrency=concurrency)):
+            async with running(pager_of(url, dsn=road.dsn, terms={"concurrency": concurrency})):
                 await gate.reached.wait()
                 await road.cut()
                 gate.opened.set()
@@ -488,7 +534,7 @@ def test_the_database_goes_away_and_nothing_is_told_twice(
                 assert table.row(page)["delivered_at"] is None
                 await road.mend()
                 await eventually(delivered(table, page, later))
-            assert hook.keys == [f"{page.alert_id}:firing", f"{later.alert_id}:firing"]
+            assert hook.keys == [table.row(page)["key"], table.row(later)["key"]]
         await road.cut()
 
     within(work())
@@ -498,7 +544,7 @@ def test_the_database_goes_away_and_nothing_is_told_twice(
 def test_a_pager_that_starts_before_the_database_waits_for_it(
     table: Table, pager_of: PagerOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    page = page_of()
+    page = page_of_its_own()
     table.put(page)
 
     async def work() -> None:
@@ -517,13 +563,13 @@ def test_a_pager_that_starts_before_the_database_waits_for_it(
 def test_a_pager_killed_between_post_and_mark_tells_again_under_the_same_key(
     table: Table,
 ) -> None:
-    page = page_of()
+    page = page_of_its_own()
     table.put(page)
 
     def start(url: str) -> subprocess.Popen[bytes]:
         script = Path(__file__).with_name("pager_process.py")
         return subprocess.Popen(
-            [sys.executable, str(script), table.dsn, table.schema, url],
+            [sys.executable, str(script), table.dsn, table.schema, ONE_HOOK.format(url=url)],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
@@ -543,6 +589,7 @@ def test_a_pager_killed_between_post_and_mark_tells_again_under_the_same_key(
                 pagers.append(start(url))
                 assert await asyncio.to_thread(pagers[0].wait) == -signal.SIGKILL
                 assert table.row(page)["delivered_at"] is None
+                assert table.row(page)["attempts"] == 1
                 pagers.append(start(url))
                 await eventually(delivered(table, page))
             finally:
@@ -551,14 +598,14 @@ def test_a_pager_killed_between_post_and_mark_tells_again_under_the_same_key(
                     pager.wait()
             assert len(hook.arrivals) == 1
             assert (hook.posts, hook.repeats) == (2, 1)
-            assert set(hook.keys) == {f"{page.alert_id}:firing"}
+            assert set(hook.keys) == {table.row(page)["key"]}
 
     within(work(), 60)
 
 
 @pytest.mark.parametrize("namespace", ["replay-monday", "", "LIVE", "live-2"])
 def test_a_pager_serves_nothing_but_the_live_city(namespace: str) -> None:
-    config = PagerConfig(webhook_url="http://127.0.0.1:1/")
+    config = PagerConfig(routes=routes_to("http://127.0.0.1:1/"))
     with pytest.raises(NamespaceRefusedError, match="'live' alone") as caught:
         Pager("", "live", namespace, config)
     assert caught.value.namespace == namespace
@@ -566,30 +613,36 @@ def test_a_pager_serves_nothing_but_the_live_city(namespace: str) -> None:
 
 
 def test_a_pager_without_anyone_to_tell_is_refused() -> None:
-    with pytest.raises(ValueError, match="webhook_url"):
-        Pager("", "live", "live", PagerConfig())
+    with pytest.raises(SettingsError, match="routes_file or webhook_url"):
+        pager_config(Settings())
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"lease_s": 9.0, "webhook_timeout_s": 5.0},
-        {"batch": 0},
-        {"concurrency": 0},
-        {"backoff_base_s": -1.0},
-        {"stale_after_s": float("nan")},
-    ],
-)
-def test_bounds_that_bound_nothing_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(changes))):
-        PagerConfig(**changes)
+@pytest.mark.parametrize("name", ["batch", "lease_s", "backoff_base_s", "max_attempts"])
+def test_bounds_that_bound_nothing_are_refused(name: str) -> None:
+    routes = routes_to("http://127.0.0.1:1/")
+    with pytest.raises(ValueError, match=name):
+        PagerConfig(routes=routes, sender=SenderConfig(**{name: 0}))
 
 
-def test_the_settings_of_the_pager_are_its_config() -> None:
-    settings = PagerSettings().model_dump()
-    config = PagerConfig(**settings)
-    assert config == PagerConfig()
-    assert "SECRET" not in repr(PagerConfig(webhook_url="https://hook.example/SECRET"))
+def test_routes_that_are_at_fault_are_refused() -> None:
+    routes = replace(routes_to("http://127.0.0.1:1/"), policies={})
+    with pytest.raises(ValueError, match="there is no policy webhook"):
+        PagerConfig(routes=routes)
+
+
+def test_the_settings_of_the_pager_are_its_config(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"pager": {"webhook_url": "https://hook.example/SECRET"}})
+    config = pager_config(settings)
+    assert config.sender == SenderConfig()
+    assert config.routes.hooks["webhook"].terms.timeout_s == 5.0
+    assert "SECRET" not in repr(config)
+    file = tmp_path / "routes.toml"
+    file.write_text(ONE_HOOK.format(url="http://127.0.0.1:1/"))
+    settings = Settings.model_validate({"pager": {"routes_file": file, "webhook_url": "http://x"}})
+    assert list(pager_config(settings).routes.hooks) == ["control"]
+    file.write_text("[x]")
+    with pytest.raises(SettingsError, match=r"routes\.toml: x: no such section"):
+        pager_config(settings)
 
 
 def hook_takes(hook: Hook) -> Answer:

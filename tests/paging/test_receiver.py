@@ -4,9 +4,9 @@ from typing import Any
 
 import aiohttp
 
+from paging.notices import encode_notice
 from paging.receiver import Receiver, serve
-from storage.pages import encode_page
-from tests.paging.scaffold import page_of
+from tests.paging.scaffold import notice_of
 
 NOW = datetime(2025, 3, 4, 14, 0, tzinfo=UTC)
 
@@ -25,26 +25,26 @@ def post(receiver: Receiver, *bodies: tuple[str | None, bytes]) -> list[tuple[in
     return asyncio.run(main())
 
 
-def test_a_page_is_kept_once_however_often_it_comes() -> None:
+def test_a_notice_is_kept_once_however_often_it_comes() -> None:
     times = iter(NOW + timedelta(seconds=second) for second in range(9))
     receiver = Receiver(lambda: next(times))
-    one, other = page_of(), page_of()
+    one, other = notice_of(), notice_of(kind="spike")
     answers = post(
-        receiver, ("a", encode_page(one)), ("a", encode_page(one)), ("b", encode_page(other))
+        receiver, ("a", encode_notice(one)), ("a", encode_notice(one)), ("b", encode_notice(other))
     )
     assert [status for status, _ in answers] == [200, 200, 200]
-    assert [(a.key, a.page, a.at) for a in receiver.arrivals] == [
+    assert [(a.key, a.notice, a.at) for a in receiver.arrivals] == [
         ("a", one, NOW),
         ("b", other, NOW + timedelta(seconds=1)),
     ]
     assert (receiver.posts, receiver.repeats) == (3, 1)
 
 
-def test_what_is_no_page_is_not_kept() -> None:
+def test_what_is_no_notice_is_not_kept() -> None:
     receiver = Receiver(lambda: NOW)
-    page = encode_page(page_of())
+    body = encode_notice(notice_of())
     answers = post(
-        receiver, (None, page), ("k" * 201, page), ("a", b"{}"), ("b", page + b" " * 70_000)
+        receiver, (None, body), ("k" * 201, body), ("a", b"{}"), ("b", body + b" " * 70_000)
     )
     assert [status for status, _ in answers] == [400, 400, 400, 413]
     assert receiver.arrivals == ()
@@ -52,6 +52,6 @@ def test_what_is_no_page_is_not_kept() -> None:
 
 def test_the_number_kept_is_bounded() -> None:
     receiver = Receiver(lambda: NOW, limit=2)
-    post(receiver, *((key, encode_page(page_of())) for key in "abc"))
+    post(receiver, *((key, encode_notice(notice_of())) for key in "abc"))
     assert [arrival.key for arrival in receiver.arrivals] == ["b", "c"]
     assert receiver.posts == 3

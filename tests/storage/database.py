@@ -32,7 +32,7 @@ CONTENTS = {
                a.expected, a.lower, a.upper, a.score, a.sentence
         FROM shadow_alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)
     """,
-    "outbox": "SELECT alert_id::text, event, dedup_key, payload::text FROM outbox",
+    "outbox": "SELECT alert_id::text, event, dedup_key, payload::text, at, actor FROM outbox",
     "stream_position": "SELECT topic, partition, log_id, next_offset FROM stream_position",
     "detector_state": """
         SELECT topic, partition, log_id, next_offset, version, md5(state) FROM detector_state
@@ -131,5 +131,5 @@ class Database:
         return self.all(NEWEST)
 
     def clear(self) -> None:
-        tables = SQL(", ").join(map(Identifier, [*CONTENTS, "latest"]))
+        tables = SQL(", ").join(map(Identifier, [*CONTENTS, "latest", "page_track", "page_member"]))
         self.connection.execute(SQL("TRUNCATE {} RESTART IDENTITY").format(tables))

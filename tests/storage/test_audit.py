@@ -351,7 +351,14 @@ def test_the_standing_counts_everything(database: Database) -> None:
         flush((1, 2), **rejected()),
         flush((2, 3), tallies=[tallied(repeated=2, refused=3)]),
     )
-    database.connection.execute("UPDATE outbox SET delivered_at = now() WHERE outbox_id = 1")
+    database.connection.execute("UPDATE outbox SET decided_at = now() WHERE outbox_id = 1")
+    database.connection.execute(
+        "WITH n AS (INSERT INTO notice (group_key, revision, event, at, payload)"
+        "           VALUES ('g', 1, 'trigger', now(), '{}') RETURNING notice_id)"
+        " INSERT INTO delivery (notice_id, key, group_key, event, step, hook, delivered_at)"
+        " SELECT notice_id, 'k' || number, 'g', 'trigger', 1, 'h',"
+        "        CASE number WHEN 1 THEN now() END FROM n, generate_series(1, 2) number"
+    )
     assert asked(database, standing) == Standing(
         messages=6,
         readings=5,
@@ -365,6 +372,7 @@ def test_the_standing_counts_everything(database: Database) -> None:
         alerts_opened=2,
         alerts_open=1,
         pages_delivered=1,
-        pages_pending=2,
+        # Two that are not decided, one that is not delivered.
+        pages_pending=3,
         newest_at=moment(7),
     )

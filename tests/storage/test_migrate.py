@@ -246,6 +246,30 @@ def test_every_version_goes_up_with_its_data(
         assert first.all(query) == [(begins, 7, 28.0, 1.0, 7.0)]
 
 
+def test_what_was_told_before_causes_is_decided_and_what_is_open_is_told_once_more(
+    first: Database,
+) -> None:
+    first.connection.execute(
+        "INSERT INTO outbox (alert_id, event, dedup_key, payload, delivered_at, abandoned_at)"
+        " SELECT alert_id, event, alert_id::text, '{}',"
+        "        CASE WHEN kind = 'level' THEN now() END, CASE WHEN kind <> 'level' THEN now() END"
+        " FROM alert, unnest(ARRAY['firing', 'resolved']) AS e (event)"
+        " WHERE event = 'firing' OR state = 'resolved'"
+    )
+    migrate(first.dsn, first.schema)
+    found = first.all(
+        "SELECT kind, state, event, decided_at IS NOT NULL,"
+        "       o.at = CASE event WHEN 'firing' THEN opened_at ELSE resolved_at END"
+        " FROM outbox o JOIN alert USING (alert_id) ORDER BY 1, 2, 3"
+    )
+    assert found == [
+        ("level", "open", "firing", False, True),
+        ("level", "resolved", "firing", True, True),
+        ("level", "resolved", "resolved", True, True),
+        ("range", "stale", "firing", False, True),
+    ]
+
+
 def test_letters_that_were_missing_before_are_still_missed(first: Database) -> None:
     first.connection.execute("DELETE FROM dead_letter WHERE reason = 'too-large'")
     first.connection.execute("DELETE FROM dead_letter WHERE mqtt_topic = ''")

@@ -15,13 +15,17 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from ingest.topics import SeriesKey
-from paging.outbox import Delivered, claim, record
+from paging import book, deliveries
+from paging.decider import Decider
+from paging.routes import webhook_routes
+from paging.state import Delivery, Telling
 from storage import queries
 from storage.audit import audit
 from storage.migrate import migrate, session_options
-from storage.roles import ALL_READERS, GROUPS, Group, grant, group_role
+from storage.roles import ALL_READERS, GROUPS, LIVE_GROUPS, Group, grant, group_role
 from storage.sink import Sink
 from storage.standing import standing
+from tests.paging.scaffold import notice_of
 from tests.storage.database import Database
 from tests.storage.flushes import TOPIC, everything
 
@@ -40,6 +44,9 @@ class City:
 
     def login(self, schema: str, group: Group) -> str:
         return f"{schema}_{group}_service"
+
+    def has(self, schema: str, group: Group) -> bool:
+        return schema == self.live or group not in LIVE_GROUPS
 
     def reach(self, schema: str, group: Group) -> str:
         return make_conninfo(self.dsn, user=self.login(schema, group), password="secret")
@@ -62,18 +69,19 @@ def city(dsn: str) -> Iterator[City]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for schema in names:
             migrate(dsn, schema)
-            for group in GROUPS:
+            groups = [one for one in GROUPS if made.has(schema, one)]
+            for group in groups:
                 connection.execute(
                     SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(
                         Identifier(made.login(schema, group))
                     )
                 )
             members: dict[Group, list[str] | None] = {
-                group: [made.login(schema, group)] for group in GROUPS
+                group: [made.login(schema, group)] for group in groups
             }
             # Twice: it is done with every version.
             for _ in range(2):
-                assert grant(dsn, schema, members) == []
+                assert grant(dsn, schema, members, is_live=schema == made.live) == []
         try:
             write(made, made.live)
             yield made
@@ -83,7 +91,7 @@ def city(dsn: str) -> Iterator[City]:
             for schema in names:
                 for group in GROUPS:
                     for role in (made.login(schema, group), group_role(schema, group)):
-                        connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
+                        connection.execute(SQL("DROP ROLE IF EXISTS {}").format(Identifier(role)))
 
 
 def write(city: City, schema: str) -> None:
@@ -106,7 +114,7 @@ def test_a_worker_does_all_its_work(city: City) -> None:
         assert database.latest() == database.newest()
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [one for one in GROUPS if one not in LIVE_GROUPS])
 def test_no_service_of_a_replay_can_touch_the_live_city(city: City, group: Group) -> None:
     with psycopg.connect(city.reach(city.replay, group), autocommit=True) as connection:
         tables = [
@@ -140,12 +148,106 @@ async def _resume(dsn: str, schema: str) -> None:
 
 
 def test_a_pager_pages(city: City) -> None:
+    routes = webhook_routes("http://127.0.0.1:1/", timeout_s=1.0)
+
     async def page(connection: Any) -> int:
-        claims = await claim(connection, limit=1, lease_s=5)
-        await record(connection, [Delivered(one) for one in claims])
+        assert await Decider(city.live, routes, poll_interval_s=1.0).turn(connection)
+        async with connection.cursor() as cursor:
+            await book._tell(cursor, Telling(notice_of(), (Delivery(1, "webhook"),)))
+        claims = await deliveries.claim(connection, "webhook", limit=1, lease_s=5)
+        await deliveries.record(connection, [deliveries.Delivered(one) for one in claims])
+        await deliveries.abandon_orphans(connection, ["webhook"])
+        async with connection.transaction():
+            assert await book.begin(connection) is not None
+            await book.remembered(connection, None)
         return len(claims)
 
     assert city.ask(city.live, "pager", page) == 1
+
+
+def test_nobody_may_page_for_a_replay(city: City) -> None:
+    """There is no role that could; nor may the live city's pager, or the replay's own worker."""
+    with psycopg.connect(city.dsn, autocommit=True) as connection:
+        for group in LIVE_GROUPS:
+            query = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)"
+            role = group_role(city.replay, group)
+            assert connection.execute(query, (role,)).fetchone() == (False,)
+        asked: dict[Group, list[str] | None] = {"pager": [city.login(city.replay, "writer")]}
+        refused = [f"{city.replay} is no live city: it has no pager"]
+        assert grant(city.dsn, city.replay, asked) == refused
+        grantees = connection.execute(
+            "SELECT DISTINCT table_name, grantee, privilege_type"
+            " FROM information_schema.role_table_grants"
+            " WHERE table_schema = %s AND table_name IN ('notice', 'delivery', 'pager_turn',"
+            " 'page_group', 'page_track') AND privilege_type <> 'SELECT' AND grantee <> %s",
+            (city.replay, connection.info.user),
+        )
+        assert grantees.fetchall() == []
+    writes = (
+        "INSERT INTO {0}.notice DEFAULT VALUES",
+        "INSERT INTO {0}.delivery DEFAULT VALUES",
+        "UPDATE {0}.outbox SET decided_at = now()",
+        "SELECT FROM {0}.pager_turn FOR UPDATE",
+    )
+    tries = (
+        # Whoever replays, in its own schema and in the live city's.
+        (city.replay, "writer", city.replay),
+        (city.replay, "writer", city.live),
+        # The live city's pager, in a replay's.
+        (city.live, "pager", city.replay),
+        # The live city's worker opens alerts, and pages nobody by itself.
+        (city.live, "writer", city.live),
+    )
+    for schema, group, place in tries:
+        with psycopg.connect(city.reach(schema, group), autocommit=True) as connection:
+            for statement in writes:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(SQL(statement).format(Identifier(place)))
+
+
+def test_a_worker_of_a_replay_cannot_ring_an_alert_into_the_live_city(city: City) -> None:
+    with (
+        psycopg.connect(city.reach(city.replay, "writer"), autocommit=True) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(
+            SQL(
+                "INSERT INTO {}.outbox (alert_id, event, dedup_key, payload, at)"
+                " VALUES (gen_random_uuid(), 'firing', 'x', '{{}}', now())"
+            ).format(Identifier(city.live))
+        )
+
+
+def test_what_an_older_version_gave_a_replays_pager_is_taken_away(city: City) -> None:
+    role = group_role(city.replay, "pager")
+    with Database(city.dsn, city.replay) as database:
+        database.connection.execute(f'CREATE ROLE "{role}"')
+        database.connection.execute(f'GRANT USAGE ON SCHEMA {city.replay} TO "{role}"')
+        database.connection.execute(f'GRANT SELECT, UPDATE ON outbox TO "{role}"')
+        grant(city.dsn, city.replay)
+        for right in ("SELECT", "UPDATE"):
+            assert not database.one("SELECT has_table_privilege(%s, 'outbox', %s)", role, right)
+        assert not database.one("SELECT has_schema_privilege(%s, %s, 'USAGE')", role, city.replay)
+
+
+def test_the_api_does_what_people_ask_of_it(city: City) -> None:
+    async def ask(connection: Any) -> None:
+        cursor = await connection.execute("SELECT alert_id FROM alert LIMIT 1")
+        (alert_id,) = await cursor.fetchone()
+        await connection.execute("SELECT acknowledge_alert(%s, 'anna', 'seen')", (alert_id,))
+        await connection.execute(
+            "INSERT INTO silence (match, ends_at, comment, author)"
+            " VALUES ('{}', now() + interval '1 h', 'works', 'anna')"
+        )
+        await connection.execute("UPDATE silence SET lifted_at = now(), lifted_by = 'anna'")
+        await connection.execute(
+            "INSERT INTO oncall_override (rotation, person, begins_at, ends_at, author)"
+            " VALUES ('primary', 'bo', now(), now() + interval '1 h', 'anna')"
+        )
+        await connection.execute("INSERT INTO page_test (policy, author) VALUES ('p', 'anna')")
+        await connection.execute("SELECT ring_pagers()")
+
+    city.ask(city.live, "api", ask)
 
 
 def test_a_reader_reads_what_is_shown(city: City) -> None:
@@ -172,8 +274,10 @@ WRITERS = [
     "UPDATE reading SET value = 0",
     "DELETE FROM ledger",
     "SELECT payload FROM dead_letter",
-    "UPDATE outbox SET delivered_at = now()",
+    "UPDATE outbox SET decided_at = now()",
     "DELETE FROM outbox",
+    "INSERT INTO notice DEFAULT VALUES",
+    "INSERT INTO delivery DEFAULT VALUES",
     "DROP TABLE latest",
     "ALTER TABLE reading ADD COLUMN x integer",
     "CREATE TABLE mine (x integer)",
@@ -191,16 +295,37 @@ PAGERS = [
     "DELETE FROM outbox",
     "CREATE TABLE mine (x integer)",
     "SELECT FROM shadow_alert",
+    "SELECT FROM alert",
+    "UPDATE alert SET state = 'resolved'",
+    "INSERT INTO silence DEFAULT VALUES",
+    "DELETE FROM delivery",
+    "UPDATE delivery SET key = 'x'",
+    "UPDATE notice SET payload = '{}'",
+    "SELECT FROM api_token",
+]
+APIS = [
+    "SELECT FROM reading",
+    "UPDATE alert SET severity = 'minor'",
+    "INSERT INTO notice DEFAULT VALUES",
+    "INSERT INTO delivery DEFAULT VALUES",
+    "UPDATE delivery SET delivered_at = now()",
+    "UPDATE pager_turn SET revision = 0",
+    "UPDATE outbox SET decided_at = NULL",
+    "UPDATE silence SET author = 'x'",
+    "DELETE FROM silence",
+    "INSERT INTO api_token DEFAULT VALUES",
 ]
 READERS = [
     "SELECT payload FROM dead_letter",
     "SELECT FROM dead_letter",
     "SELECT payload FROM outbox",
-    "SELECT last_error FROM outbox",
+    "SELECT last_error FROM delivery",
+    "SELECT payload FROM notice",
+    "SELECT FROM api_token",
     "SELECT state FROM detector_state",
     "UPDATE latest SET value = 0",
     "INSERT INTO reading VALUES (1, now(), 1, 1, 0, 0, 0)",
-    "UPDATE outbox SET delivered_at = now()",
+    "UPDATE outbox SET decided_at = now()",
     "DELETE FROM alert",
     "SELECT FROM stream_position FOR UPDATE",
     "DELETE FROM shadow_alert",
@@ -213,6 +338,7 @@ READERS = [
     ("group", "statement"),
     [("writer", one) for one in WRITERS]
     + [("pager", one) for one in PAGERS]
+    + [("api", one) for one in APIS]
     + [("reader", one) for one in READERS],
 )
 def test_more_it_may_not(city: City, group: Group, statement: str) -> None:
@@ -271,7 +397,7 @@ def test_who_may_make_no_roles_is_told_what_to_do(city: City) -> None:
         theirs = make_conninfo(city.dsn, user=owner, password="secret")
         try:
             migrate(theirs, schema)
-            told = grant(theirs, schema)
+            told = grant(theirs, schema, is_live=True)
             assert [remark.partition(",")[0] for remark in told] == [
                 f"there is no role {group_role(schema, group)}" for group in GROUPS
             ]
@@ -280,7 +406,8 @@ def test_who_may_make_no_roles_is_told_what_to_do(city: City) -> None:
                 connection.execute(
                     SQL("CREATE ROLE {}").format(Identifier(group_role(schema, group)))
                 )
-            assert not [one for one in grant(theirs, schema) if ALL_READERS not in one]
+            told = grant(theirs, schema, is_live=True)
+            assert not [one for one in told if ALL_READERS not in one]
         finally:
             with psycopg.connect(theirs, autocommit=True) as own:
                 own.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))

@@ -516,7 +516,7 @@ def states(database: Database) -> list[tuple[Any, ...]]:
     return database.all("SELECT series_id, category, state FROM alert ORDER BY 1, 2")
 
 
-def test_an_alert_becomes_stale_and_open_again_and_nobody_is_told(
+def test_an_alert_becomes_stale_and_open_again_and_the_pager_hears_of_it(
     database: Database, with_sinks: Use
 ) -> None:
     async def work(sink: Sink) -> None:
@@ -545,7 +545,15 @@ def test_an_alert_becomes_stale_and_open_again_and_nobody_is_told(
         (moment(90), "stale", "because", "worker"),
         (moment(120), "open", "because", "worker"),
     ]
-    assert database.one("SELECT count(*) FROM outbox") == 3
+    assert database.all(
+        "SELECT event, at, dedup_key, actor FROM outbox WHERE alert_id = %s ORDER BY outbox_id",
+        name,
+    ) == [
+        ("firing", moment(10), str(name), "worker"),
+        ("stale", moment(90), str(name), "worker"),
+        ("back", moment(120), str(name), "worker"),
+    ]
+    assert database.one("SELECT count(*) FROM outbox WHERE decided_at IS NULL") == 5
 
 
 def test_an_acknowledged_alert_that_was_stale_is_acknowledged_again(
@@ -572,7 +580,8 @@ def test_a_stale_alert_is_resolved_by_good_readings(database: Database, with_sin
 
     with_sinks(work)
     assert states(database) == [(1, "city", "resolved")]
-    assert database.one("SELECT count(*) FROM outbox") == 2
+    told = [event for (event,) in database.all("SELECT event FROM outbox ORDER BY outbox_id")]
+    assert told == ["firing", "stale", "back", "resolved"]
 
 
 def test_an_alert_that_another_one_speaks_for_is_told_to_nobody(
@@ -625,7 +634,7 @@ def test_alerts_of_different_kinds_have_lives_of_their_own(
 
     with_sinks(work)
     assert database.all(found) == [("incident", "resolved"), ("level", "open")]
-    assert database.one("SELECT count(*) FROM outbox") == 3
+    assert database.one("SELECT count(*) FROM outbox") == 5
 
 
 def test_of_kinds_that_exclude_each_other_one_is_open_and_the_other_closes_it(

@@ -93,7 +93,7 @@ def test_everything_old_goes_and_the_audit_balances(database: Database) -> None:
     changes = [opened(1, old), resolved(1, old, old + 5), opened(2, old), opened(1, new)]
     fresh = rows((1, old, 1.0), (2, old, 1.0), (1, new, 1.0, 1), (2, new, 1.0, 1))
     write(database, flush(fresh=fresh, tallies=lines, letters=letters, changes=changes))
-    database.connection.execute("UPDATE outbox SET delivered_at = now()")
+    database.connection.execute("UPDATE outbox SET decided_at = now()")
     before = asked(database, standing)
     assert audited(database).faults == []
 

@@ -9,43 +9,40 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paging.webhook import NotTold, Refused, Retry, Webhook, retry_after_s
-from storage.pages import decode_page
-from tests.paging.scaffold import Answer, Hook, answer, hooked, page_of
+from paging.hooks import NotTold, Refused, Retry
+from paging.hooks.http import Poster, checked_url, retry_after_s
+from paging.hooks.webhook import Webhook
+from paging.notices import decode_notice
+from tests.paging.scaffold import Answer, Hook, answer, hooked, notice_of
 
 NOW = datetime(2025, 3, 4, 14, 0, tzinfo=UTC)
 SECRET = "T0KEN-nobody-may-see"
 
 
 def send(url: str, *, timeout_s: float = 2.0) -> NotTold | None:
-    """Send one page and return the fault, if any."""
+    """Send one notice and return the fault, if any."""
+    return asyncio.run(sent(url, timeout_s))
 
-    async def once() -> NotTold | None:
-        async with Webhook(url, timeout_s=timeout_s, clock=lambda: NOW) as webhook:
-            try:
-                await webhook.send(page_of(), "an-alert:firing")
-            except NotTold as fault:
-                return fault
-            return None
 
-    return asyncio.run(once())
+async def sent(url: str, timeout_s: float = 2.0) -> NotTold | None:
+    async with Poster(timeout_s=timeout_s, clock=lambda: NOW) as poster:
+        try:
+            await Webhook(checked_url(url), poster).send(notice_of(), "a-group/1/1/webhook")
+        except NotTold as fault:
+            return fault
+        return None
 
 
 def send_to(*script: Answer, timeout_s: float = 2.0, path: str = "") -> tuple[NotTold | None, Hook]:
     async def once() -> tuple[NotTold | None, Hook]:
         async with hooked() as (hook, url):
             hook.script.extend(script)
-            async with Webhook(url + path, timeout_s=timeout_s, clock=lambda: NOW) as webhook:
-                try:
-                    await webhook.send(page_of(), "an-alert:firing")
-                except NotTold as fault:
-                    return fault, hook
-            return None, hook
+            return await sent(url + path, timeout_s), hook
 
     return asyncio.run(once())
 
 
-def test_a_page_is_posted_with_its_key() -> None:
+def test_a_notice_is_posted_with_its_key() -> None:
     seen: dict[str, Any] = {}
 
     async def look(request: web.Request) -> web.Response:
@@ -55,10 +52,10 @@ def test_a_page_is_posted_with_its_key() -> None:
     fault, _ = send_to(look)
     assert fault is None
     assert seen["method"] == "POST"
-    assert seen["Idempotency-Key"] == "an-alert:firing"
+    assert seen["Idempotency-Key"] == "a-group/1/1/webhook"
     assert seen["Content-Type"] == "application/json"
     assert seen["User-Agent"].startswith("citywatch-pager/")
-    assert decode_page(seen["body"]).sensor == "traffic-0042"
+    assert decode_notice(seen["body"]) == notice_of()
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
@@ -125,7 +122,7 @@ def test_a_receiver_that_is_away_is_tried_again() -> None:
 
 
 def test_a_receiver_that_speaks_no_http_is_tried_again() -> None:
-    async def once() -> Retry:
+    async def once() -> NotTold | None:
         async def babble(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"220 mail ready\r\n\r\n")
             await writer.drain()
@@ -133,12 +130,11 @@ def test_a_receiver_that_speaks_no_http_is_tried_again() -> None:
 
         server = await asyncio.start_server(babble, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        async with server, Webhook(f"http://127.0.0.1:{port}/{SECRET}", timeout_s=2.0) as webhook:
-            with pytest.raises(Retry) as caught:
-                await webhook.send(page_of(), "an-alert:firing")
-        return caught.value
+        async with server:
+            return await sent(f"http://127.0.0.1:{port}/{SECRET}")
 
     fault = asyncio.run(once())
+    assert isinstance(fault, Retry)
     assert SECRET not in fault.reason
     assert fault.__suppress_context__
 
@@ -161,7 +157,7 @@ def test_the_secret_in_the_url_is_never_shown(caplog: pytest.LogCaptureFixture) 
 )
 def test_what_is_no_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ValueError, match="http://") as caught:
-        Webhook(url, timeout_s=1.0)
+        checked_url(url)
     assert SECRET not in str(caught.value)
 
 

@@ -1,0 +1,356 @@
+"""What the pager remembers and decides, as it stands in the database.
+
+One turn is one transaction. It begins with the lock of `pager_turn`, which one pager has at a time,
+and ends with a new revision there; a pager that finds another revision than it left has not decided
+last, and reads everything anew. So what is in memory is never more than a copy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from psycopg import AsyncCursor
+from psycopg.types.json import Jsonb
+
+from paging.connection import Connection, storable
+from paging.matching import read_match
+from paging.notices import delivery_key, encode_notice
+from paging.schedule import Override
+from paging.state import (
+    Event,
+    GivenUp,
+    Group,
+    Happening,
+    Memory,
+    Orders,
+    Quiet,
+    Said,
+    Shift,
+    Telling,
+    Tested,
+    Told,
+    Track,
+    Turn,
+)
+from storage.pages import Page, PageError, decode_page
+
+# So many at a time; a storm takes some turns, each of which commits.
+MAX_EVENTS: Final = 10_000
+_MAX_REASON_CHARS: Final = 500
+
+_LOCK: Final = """
+    SELECT revision, shift::text, wakes_at, decider, greatest(decided_at, clock_timestamp())
+    FROM pager_turn FOR UPDATE SKIP LOCKED
+"""
+_UNDECIDED: Final = """
+    SELECT outbox_id, event, alert_id, at, actor, payload::text FROM outbox
+    WHERE decided_at IS NULL ORDER BY outbox_id LIMIT %s
+"""
+_TESTS: Final = """
+    SELECT test_id, policy, author FROM page_test WHERE decided_at IS NULL
+    ORDER BY created_at, test_id LIMIT %s
+"""
+_UNHEEDED: Final = """
+    SELECT delivery_id, group_key, event, step, hook, person FROM delivery
+    WHERE abandoned_at IS NOT NULL AND heeded_at IS NULL ORDER BY delivery_id LIMIT %s
+"""
+# Whatever was ordered or lifted since the last turn is a reason for another.
+_ORDERED: Final = """
+    SELECT EXISTS (SELECT FROM silence WHERE ends_at > %(now)s AND begins_at <= %(now)s
+                   AND greatest(created_at, begins_at, lifted_at) > %(since)s)
+"""
+_SILENCES: Final = """
+    SELECT silence_id, kind, match, begins_at, ends_at, comment FROM silence
+    WHERE ends_at > %s AND lifted_at IS NULL ORDER BY created_at, silence_id
+"""
+_OVERRIDES: Final = """
+    SELECT rotation, person, begins_at, ends_at FROM oncall_override
+    WHERE ends_at > %s AND lifted_at IS NULL ORDER BY created_at, override_id
+"""
+_TRACKS: Final = """
+    SELECT t.body::text, o.payload::text FROM page_track t
+    JOIN outbox o ON o.alert_id = t.alert_id AND o.event = 'firing'
+"""
+_GROUPS: Final = "SELECT body::text FROM page_group WHERE closed_at IS NULL"
+_DECIDED: Final = "UPDATE outbox SET decided_at = %s WHERE outbox_id = ANY(%s)"
+_TESTED: Final = "UPDATE page_test SET decided_at = %s WHERE test_id = ANY(%s)"
+_HEEDED: Final = "UPDATE delivery SET heeded_at = %s WHERE delivery_id = ANY(%s)"
+_PUT_TRACKS: Final = """
+    INSERT INTO page_track (alert_id, body) SELECT * FROM unnest(%s::uuid[], %s::text[]::jsonb[])
+    ON CONFLICT (alert_id) DO UPDATE SET body = excluded.body
+"""
+_DROP_TRACKS: Final = "DELETE FROM page_track WHERE alert_id = ANY(%s)"
+_PUT_GROUP: Final = """
+    INSERT INTO page_group AS g (group_key, cause, cause_name, route, policy, labels, severity,
+                                 opened_at, told_at, acknowledged_at, acknowledged_by, closed_at,
+                                 body)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT (group_key) DO UPDATE
+    SET severity = excluded.severity, told_at = excluded.told_at,
+        acknowledged_at = coalesce(excluded.acknowledged_at, g.acknowledged_at),
+        acknowledged_by = coalesce(excluded.acknowledged_by, g.acknowledged_by),
+        closed_at = excluded.closed_at, body = excluded.body
+"""
+_JOIN: Final = """
+    INSERT INTO page_member (group_key, alert_id, joined_at)
+    SELECT *, %s FROM unnest(%s::text[], %s::uuid[]) ON CONFLICT DO NOTHING
+"""
+_SAY: Final = """
+    COPY decision (at, alert_id, group_key, stage, outcome, reason, until, trail) FROM STDIN
+"""
+_TELL: Final = """
+    INSERT INTO notice (group_key, revision, event, at, payload) VALUES (%s, %s, %s, %s, %s)
+    RETURNING notice_id
+"""
+_DELIVER: Final = """
+    INSERT INTO delivery (notice_id, key, group_key, event, step, hook, person)
+    VALUES (%s, %s, %s, %s, %s, %s, %s)
+"""
+_TURN: Final = """
+    UPDATE pager_turn
+    SET revision = revision + 1, shift = %s, wakes_at = %s, decider = %s, decided_at = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A turn that this pager has.
+
+    Parameters
+    ----------
+    revision : int
+    shift : Shift or None
+    wakes_at : datetime or None
+        When there is something to decide even if nothing has happened.
+    decider : str
+        Who decided last.
+    now : datetime
+        By the database's clock, and never earlier than in the turn before.
+    """
+
+    revision: int
+    shift: Shift | None
+    wakes_at: datetime | None
+    decider: str
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What happened since the last turn.
+
+    Parameters
+    ----------
+    events : sequence of Told, GivenUp or Tested
+    outbox_ids, delivery_ids, test_ids : sequence of int or UUID
+        The rows that say so.
+    unreadable : sequence of Said
+        What cannot be read, and is not decided by anybody.
+    """
+
+    events: Sequence[Event]
+    outbox_ids: Sequence[int]
+    delivery_ids: Sequence[int]
+    test_ids: Sequence[UUID]
+    unreadable: Sequence[Said]
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether anything happened."""
+        return bool(self.outbox_ids or self.delivery_ids or self.test_ids)
+
+
+async def begin(connection: Connection) -> Begun | None:
+    """Take the turn, inside a transaction; None where another pager has it."""
+    cursor = await connection.execute(_LOCK)
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    revision, shift, wakes_at, decider, now = row
+    read = None if shift is None else msgspec.json.decode(shift, type=Shift)
+    return Begun(revision, read, wakes_at, decider, now)
+
+
+async def hear(connection: Connection) -> Heard:
+    """Return what happened, oldest first and so much that one turn can take it."""
+    events: list[Event] = []
+    outbox_ids, delivery_ids, unreadable = [], [], []
+    cursor = await connection.execute(_UNDECIDED, (MAX_EVENTS,))
+    for outbox_id, event, alert_id, at, actor, payload in await cursor.fetchall():
+        outbox_ids.append(outbox_id)
+        told = _told(event, alert_id, at, actor, payload)
+        if isinstance(told, Told):
+            events.append(told)
+        else:
+            unreadable.append(told)
+    cursor = await connection.execute(_UNHEEDED, (MAX_EVENTS,))
+    for delivery_id, group, event, step, hook, person in await cursor.fetchall():
+        delivery_ids.append(delivery_id)
+        # Nobody else need be told that something is over when one was not told that it began.
+        if event == "trigger":
+            events.append(GivenUp(group, step, hook if person is None else f"{hook}:{person}"))
+    cursor = await connection.execute(_TESTS, (MAX_EVENTS,))
+    tests = [Tested(*row) for row in await cursor.fetchall()]
+    test_ids = [one.test_id for one in tests]
+    return Heard([*events, *tests], outbox_ids, delivery_ids, test_ids, unreadable)
+
+
+async def is_ordered(connection: Connection, since: datetime | None, now: datetime) -> bool:
+    """Say whether anybody has silenced something, or lifted a silence, since the last turn."""
+    if since is None:
+        return True
+    cursor = await connection.execute(_ORDERED, {"since": since, "now": now})
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
+async def orders(connection: Connection, now: datetime) -> Orders:
+    """Return what people have ordered and what is not over."""
+    quiets: dict[str, list[Quiet]] = {"silence": [], "maintenance": []}
+    cursor = await connection.execute(_SILENCES, (now,))
+    for silence_id, kind, match, begins_at, ends_at, comment in await cursor.fetchall():
+        # Whoever writes one checks it; what is no match of this version must not hide everything.
+        faults: list[str] = []
+        read = read_match(match, "match", faults)
+        if not faults:
+            quiets[kind].append(Quiet(str(silence_id)[:8], read, begins_at, ends_at, comment))
+    cursor = await connection.execute(_OVERRIDES, (now,))
+    overrides = [Override(*row) for row in await cursor.fetchall()]
+    return Orders(quiets["silence"], quiets["maintenance"], overrides)
+
+
+async def remembered(connection: Connection, shift: Shift | None) -> Memory:
+    """Return what the pager that decided last remembered."""
+    tracks: dict[UUID, Track] = {}
+    pages: dict[UUID, Page] = {}
+    cursor = await connection.execute(_TRACKS)
+    for body, payload in await cursor.fetchall():
+        track = msgspec.json.decode(body, type=Track)
+        tracks[track.alert_id] = track
+        pages[track.alert_id] = decode_page(payload)
+    cursor = await connection.execute(_GROUPS)
+    groups = [msgspec.json.decode(body, type=Group) for (body,) in await cursor.fetchall()]
+    return Memory(tracks, pages, {group.key: group for group in groups}, shift)
+
+
+async def zones(connection: Connection) -> dict[str, str]:
+    """Return the zone of every sensor."""
+    cursor = await connection.execute("SELECT name, zone FROM sensor")
+    return dict(await cursor.fetchall())
+
+
+async def write(
+    connection: Connection, heard: Heard, before: Memory, turn: Turn, now: datetime, decider: str
+) -> None:
+    """Write down a turn, in the transaction that has begun it."""
+    async with connection.cursor() as cursor:
+        if heard.outbox_ids:
+            await cursor.execute(_DECIDED, (now, heard.outbox_ids))
+        if heard.delivery_ids:
+            await cursor.execute(_HEEDED, (now, heard.delivery_ids))
+        if heard.test_ids:
+            await cursor.execute(_TESTED, (now, heard.test_ids))
+        await _put_tracks(cursor, before.tracks, turn.memory.tracks)
+        await _put_groups(cursor, before.groups, turn)
+        if turn.joined:
+            keys, alert_ids = zip(*turn.joined, strict=True)
+            await cursor.execute(_JOIN, (now, list(keys), list(alert_ids)))
+        await _say(cursor, [*heard.unreadable, *turn.said], now)
+        for telling in turn.tellings:
+            await _tell(cursor, telling)
+        shift = turn.memory.shift
+        body = None if shift is None else msgspec.json.encode(shift).decode()
+        await cursor.execute(_TURN, (body, turn.wake_at, decider, now))
+
+
+def delivery_channel(schema: str) -> str:
+    """Return the channel that rings when there is something to deliver."""
+    return f"{schema}_delivery"
+
+
+def _told(event: Happening, alert_id: UUID, at: datetime, actor: str, payload: str) -> Told | Said:
+    if event not in ("firing", "resolved"):
+        return Told(event, alert_id, at, None, actor)
+    try:
+        page = decode_page(payload)
+    except PageError as error:
+        reason = storable(f"unreadable: {error}", _MAX_REASON_CHARS)
+        return Said(alert_id, None, "reading", "drop", reason)
+    if page.event != event:
+        reason = f"unreadable: the row says {event}, its payload {page.event}"
+        return Said(alert_id, None, "reading", "drop", reason)
+    return Told(event, alert_id, at, page, actor)
+
+
+async def _put_tracks(
+    cursor: AsyncCursor[Any], before: Mapping[UUID, Track], after: Mapping[UUID, Track]
+) -> None:
+    changed = [track for alert_id, track in after.items() if before.get(alert_id) is not track]
+    if changed:
+        bodies = [msgspec.json.encode(track).decode() for track in changed]
+        await cursor.execute(_PUT_TRACKS, ([track.alert_id for track in changed], bodies))
+    gone = [alert_id for alert_id in before if alert_id not in after]
+    if gone:
+        await cursor.execute(_DROP_TRACKS, (gone,))
+
+
+async def _put_groups(cursor: AsyncCursor[Any], before: Mapping[str, Group], turn: Turn) -> None:
+    after = turn.memory.groups
+    changed = [group for key, group in after.items() if before.get(key) is not group]
+    rows = [
+        (
+            group.key,
+            group.cause,
+            group.cause_name,
+            group.route,
+            group.policy,
+            Jsonb(group.labels),
+            group.worst,
+            group.opened,
+            group.first_told,
+            group.acknowledged_at,
+            group.acknowledged_by,
+            group.closed,
+            msgspec.json.encode(group).decode(),
+        )
+        for group in (*changed, *turn.closed)
+    ]
+    if rows:
+        await cursor.executemany(_PUT_GROUP, rows)
+
+
+async def _say(cursor: AsyncCursor[Any], said: Sequence[Said], now: datetime) -> None:
+    if not said:
+        return
+    async with cursor.copy(_SAY) as copy:
+        for one in said:
+            trail = msgspec.json.encode(one.trail).decode()
+            reason = storable(one.reason, _MAX_REASON_CHARS)
+            await copy.write_row(
+                (now, one.alert_id, one.group, one.stage, one.outcome, reason, one.until, trail)
+            )
+
+
+async def _tell(cursor: AsyncCursor[Any], telling: Telling) -> None:
+    notice = telling.notice
+    payload = encode_notice(notice).decode()
+    await cursor.execute(_TELL, (notice.group, notice.revision, notice.event, notice.at, payload))
+    row = await cursor.fetchone()
+    assert row is not None  # noqa: S101 - an INSERT with RETURNING
+    rows = [
+        (
+            row[0],
+            delivery_key(notice.group, notice.revision, one.step, one.target),
+            notice.group,
+            notice.event,
+            one.step,
+            one.hook,
+            one.person,
+        )
+        for one in telling.deliveries
+    ]
+    if rows:
+        await cursor.executemany(_DELIVER, rows)

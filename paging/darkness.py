@@ -1,0 +1,111 @@
+"""Which gateway, zone or power area went dark: nobody says so, it follows from its sensors.
+
+A gateway that dies tells nobody. Its sensors fall silent one after another, each as soon as its own
+usual pause is over, and some other sensor is always silent for a reason of its own. So an area is
+dark when more than a share of its sensors fall silent within a while. A large area that is made of
+gateways goes by them instead, because one of its gateways alone may be more than that share.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from paging.routes import Darkness
+from paging.state import AreaKey, Group, Topology, Track
+from storage.pages import Page
+
+# Below half of what made it dark an area is not dark any more, and newcomers speak for themselves.
+_STILL_DARK: Final = 0.5
+
+Silent = Iterable[tuple[Track, Page]]
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """Silent sensors by area.
+
+    Parameters
+    ----------
+    new, old : mapping of AreaKey to set of str
+        Sensors that fell silent of late, and before.
+    members : mapping of AreaKey to list of Track
+        The alerts of the new ones.
+    """
+
+    new: dict[AreaKey, set[str]] = field(default_factory=lambda: defaultdict(set))
+    old: dict[AreaKey, set[str]] = field(default_factory=lambda: defaultdict(set))
+    members: dict[AreaKey, list[Track]] = field(default_factory=lambda: defaultdict(list))
+
+
+def area_of(group: Group) -> AreaKey | None:
+    """Return the area that a group speaks of, where it speaks of one."""
+    if group.cause in ("gateway", "zone", "power-area"):
+        return AreaKey(group.cause, group.cause_name)
+    return None
+
+
+def going_silent(silent: Silent, topology: Topology, since: datetime) -> Going:
+    """Return which sensors of each area fell silent since a moment, and which before."""
+    going = Going()
+    for track, page in silent:
+        is_new = track.arrived >= since
+        side = going.new if is_new else going.old
+        for area in topology.around(page.sensor, page.zone):
+            side[area].add(page.sensor)
+            if is_new:
+                going.members[area].append(track)
+    return going
+
+
+def still_dark(
+    areas: Iterable[AreaKey], silent: Silent, topology: Topology, rule: Darkness
+) -> set[AreaKey]:
+    """Return those of some areas of which enough sensors are silent, whenever they fell so."""
+    counts: dict[AreaKey, set[str]] = {area: set() for area in areas}
+    for _, page in silent:
+        for area in topology.around(page.sensor, page.zone):
+            if area in counts:
+                counts[area].add(page.sensor)
+    return {
+        area
+        for area, sensors in counts.items()
+        if len(sensors) >= max(rule.least, _STILL_DARK * rule.share * topology.sizes.get(area, 0))
+    }
+
+
+def newly_dark(
+    going: Going, known: Mapping[AreaKey, str], topology: Topology, rule: Darkness
+) -> list[AreaKey]:
+    """Return the areas that go dark now, without those that lie in another that is dark.
+
+    Parameters
+    ----------
+    going : Going
+    known : mapping
+        Areas that are known to be dark.
+    topology : Topology
+    rule : Darkness
+    """
+    dark = set(known)
+    # Small ones first: a large one goes by them where it is made of them.
+    for area in sorted(going.new, key=lambda area: (topology.sizes.get(area, 0), area)):
+        if area not in dark and _is_dark(area, going, dark, topology, rule):
+            dark.add(area)
+    covered = {part for area in dark for part in topology.within.get(area, ())}
+    return sorted(dark - covered - set(known))
+
+
+def _is_dark(
+    area: AreaKey, going: Going, dark: set[AreaKey], topology: Topology, rule: Darkness
+) -> bool:
+    new = len(going.new[area])
+    if new < rule.least:
+        return False
+    size = topology.sizes.get(area, new)
+    gateways = [part for part in topology.within.get(area, ()) if part.kind == "gateway"]
+    covered = sum(topology.sizes[part] for part in gateways)
+    if len(gateways) > 1 and 2 * covered >= size:
+        return sum(part in dark for part in gateways) >= rule.parents * len(gateways)
+    return new >= rule.share * (size - len(going.old.get(area, ())))

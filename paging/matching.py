@@ -1,0 +1,165 @@
+"""Which alerts a route, a silence, a window or a rule speaks of.
+
+A match names labels of an alert and, for each, what it may be: a value, a glob, or a list of them;
+with `!` in front, what it must not be. An alert is covered when every label named is as asked. No
+label is covered by every alert, and a match without labels covers all.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Final, Literal, get_args
+
+Label = Literal["severity", "category", "kind", "zone", "domain", "sensor", "quantity"]
+LABELS: Final[tuple[str, ...]] = get_args(Label)
+# What an alert that pages can be; all else is a city's own naming.
+PAGING_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "severity": ("minor", "major", "critical"),
+    "category": ("city", "sensor-health"),
+}
+_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "severity": ("informational", *PAGING_VALUES["severity"]),
+    "category": PAGING_VALUES["category"],
+}
+_MAX_PATTERNS: Final = 1_000
+# Stands for whatever a wildcard may be, when two globs are compared; in no id.
+_ANYTHING: Final = "\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What one label is asked to be.
+
+    Parameters
+    ----------
+    label : str
+    wanted : tuple of str
+        One of these globs must fit; empty, any value does.
+    unwanted : tuple of str
+        None of these may.
+    """
+
+    label: str
+    wanted: tuple[str, ...]
+    unwanted: tuple[str, ...]
+    _wanted: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    _unwanted: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile each side into one pattern."""
+        object.__setattr__(self, "_wanted", _compiled(self.wanted or ("*",)))
+        unwanted = _compiled(self.unwanted) if self.unwanted else None
+        object.__setattr__(self, "_unwanted", unwanted)
+
+    def takes(self, value: str) -> bool:
+        """Say whether the label may have this value."""
+        if self._wanted.fullmatch(value) is None:
+            return False
+        return self._unwanted is None or self._unwanted.fullmatch(value) is None
+
+    def includes(self, other: "Term") -> bool:
+        """Say whether everything that `other` takes is certainly taken by this one."""
+        if not all(_within(one, self._wanted) for one in other.wanted or ("*",)):
+            return False
+        if self._unwanted is None:
+            return True
+        # What the other lists in full can be tried; of what it leaves open it must exclude as much.
+        if other.wanted and not any(map(_is_glob, other.wanted)):
+            return all(self._unwanted.fullmatch(value) is None for value in other.wanted)
+        excluded = _compiled(other.unwanted) if other.unwanted else None
+        return excluded is not None and all(_within(one, excluded) for one in self.unwanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What an alert must be like."""
+
+    terms: tuple[Term, ...] = ()
+
+    def covers(self, labels: Mapping[str, str]) -> bool:
+        """Say whether an alert with these labels is meant."""
+        return all(term.takes(labels[term.label]) for term in self.terms)
+
+    def includes(self, other: "Match") -> bool:
+        """Say whether every alert that `other` covers is certainly covered by this one."""
+        theirs = {term.label: term for term in other.terms}
+        return all(
+            term.includes(theirs.get(term.label, Term(term.label, (), ()))) for term in self.terms
+        )
+
+    def cells(self) -> Iterator["Match"]:
+        """Yield this match once for each severity and category that it may page for."""
+        for cell in product(*PAGING_VALUES.values()):
+            fixed = dict(zip(PAGING_VALUES, cell, strict=True))
+            if all(term.takes(fixed[term.label]) for term in self.terms if term.label in fixed):
+                rest = tuple(term for term in self.terms if term.label not in fixed)
+                yield Match((*rest, *(Term(label, (v,), ()) for label, v in fixed.items())))
+
+    def __str__(self) -> str:
+        """Return it as a person reads it."""
+        said = [
+            f"{term.label}={'|'.join((*term.wanted, *(f'!{one}' for one in term.unwanted)))}"
+            for term in self.terms
+        ]
+        return " ".join(said) or "everything"
+
+
+def read_match(values: Any, where: str, faults: list[str]) -> Match:
+    """Return the match that a table of TOML or JSON describes; add what is wrong with it."""
+    if not isinstance(values, Mapping):
+        faults.append(f"{where}: a table of labels is expected")
+        return Match()
+    terms = []
+    for label, given in values.items():
+        if label not in LABELS:
+            faults.append(f"{where}.{label}: no such label; there are {', '.join(LABELS)}")
+            continue
+        patterns = [given] if isinstance(given, str) else given
+        if not _are_patterns(patterns):
+            faults.append(f"{where}.{label}: a text or a list of texts is expected")
+            continue
+        wanted = tuple(one for one in patterns if not one.startswith("!"))
+        unwanted = tuple(one[1:] for one in patterns if one.startswith("!"))
+        for one in (*wanted, *unwanted):
+            known = _VALUES.get(label)
+            if known and not any(map(_compiled((one,)).fullmatch, known)):
+                faults.append(f"{where}.{label}: {one!r} is none of {', '.join(known)}")
+        terms.append(Term(label, wanted, unwanted))
+    return Match(tuple(terms))
+
+
+def written(match: Match) -> dict[str, list[str]]:
+    """Return a match as `read_match` reads it."""
+    return {
+        term.label: [*term.wanted, *(f"!{one}" for one in term.unwanted)] for term in match.terms
+    }
+
+
+def globbed(patterns: Sequence[str]) -> re.Pattern[str]:
+    """Return one pattern for several globs; of `*` and `?` alone, for ids hold brackets."""
+    return _compiled(tuple(patterns))
+
+
+def _are_patterns(given: Any) -> bool:
+    return (
+        isinstance(given, list | tuple)
+        and 0 < len(given) <= _MAX_PATTERNS
+        and all(isinstance(one, str) and one.strip("!") for one in given)
+    )
+
+
+def _is_glob(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern
+
+
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    parts = (
+        re.escape(one).replace(r"\*", ".*").replace(r"\?", f"[^{_ANYTHING}]") for one in patterns
+    )
+    return re.compile("|".join(parts), re.DOTALL)
+
+
+def _within(pattern: str, several: re.Pattern[str]) -> bool:
+    """Say whether everything that fits a glob certainly fits one of several."""
+    return several.fullmatch(pattern.replace("*", _ANYTHING).replace("?", _ANYTHING)) is not None

@@ -1,0 +1,802 @@
+"""One turn of the pager: what happened goes in, what is to be told comes out.
+
+`decide` is a pure function. It may be called as often as one likes and for as many events at once;
+what it returns depends on memory, events, orders and `now` alone. Whoever runs it keeps the memory
+and sends the notices, both or neither.
+
+One long module: the turn is one algorithm over one set of indexes.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID, uuid5
+
+import msgspec
+
+from paging.darkness import area_of, going_silent, newly_dark, still_dark
+from paging.notices import Event
+from paging.routes import NOBODY, Route, Routes, Step
+from paging.schedule import on_call
+from paging.stages import (
+    DARK_KIND,
+    Candidate,
+    Gathering,
+    Scene,
+    Verdict,
+    judge,
+    judge_group,
+    quieted,
+    routes_of,
+    step_due,
+    word_of,
+)
+from paging.state import (
+    RANK,
+    SEVERITIES,
+    AreaKey,
+    Delivery,
+    GivenUp,
+    Group,
+    Memory,
+    Orders,
+    Outcome,
+    Quiet,
+    Said,
+    Shift,
+    Telling,
+    Tested,
+    Told,
+    Topology,
+    Track,
+    Turn,
+    identity_of,
+    is_over,
+    labels_of,
+)
+from paging.state import (
+    Event as Happened,
+)
+from paging.wording import by_identity, notice_of, test_notice
+from storage.pages import Page, Severity
+
+_GROUPS: Final = UUID("a2b3f6a4-6a0e-4d0e-9f55-9d5f5f3c2f10")  # namespace of group keys
+# A dark area is as bad as what depends on it: a gateway is one box, a zone a part of the city.
+_AREA_SEVERITY: Final[Mapping[str, Severity]] = {
+    "gateway": "major",
+    "power-area": "critical",
+    "zone": "critical",
+}
+
+_changed = msgspec.structs.replace
+
+
+def decide(
+    memory: Memory,
+    events: Sequence[Happened],
+    now: datetime,
+    *,
+    routes: Routes,
+    orders: Orders = Orders(),  # noqa: B008 - a frozen value
+    topology: Topology = Topology(),  # noqa: B008 - the same
+) -> Turn:
+    """Return what is to be told now, and what the pager remembers of it.
+
+    Parameters
+    ----------
+    memory : Memory
+        As the turn before left it.
+    events : sequence of Told, GivenUp or Tested
+        What happened since, in order.
+    now : datetime
+        Never earlier than in the turn before.
+    routes : Routes
+        Without faults.
+    orders : Orders
+    topology : Topology
+    """
+    return _Decider(memory, now, routes, orders, topology).turn(events)
+
+
+class _Decider:
+    """The working copy of a turn."""
+
+    def __init__(
+        self, memory: Memory, now: datetime, routes: Routes, orders: Orders, topology: Topology
+    ) -> None:
+        self._now = now
+        self._routes = routes
+        self._orders = orders
+        self._topology = topology
+        self._tracks = dict(memory.tracks)
+        self._pages = dict(memory.pages)
+        self._groups = dict(memory.groups)
+        began = routes.shifts.began(now)
+        shift = memory.shift
+        self._shift = shift if shift is not None and shift.began == began else Shift(began)
+        self._said: list[Said] = []
+        self._tellings: list[Telling] = []
+        self._joined: list[tuple[str, UUID]] = []
+        self._closed: list[Group] = []
+        self._touched: dict[str, None] = {}
+        self._fresh: list[UUID] = []
+        self._by_identity: dict[str, Track] | None = None
+        self._by_name = {route.name: route for route in routes.routes}
+        self._keys = {
+            _index(group.route, group.labels): group.key
+            for group in self._groups.values()
+            if group.cause == "sensors"
+        }
+
+    def turn(self, events: Sequence[Happened]) -> Turn:
+        """Hear, judge, tell, forget."""
+        for event in events:
+            match event:
+                case Told():
+                    self._hear(event)
+                case GivenUp():
+                    self._give_up(event)
+                case Tested():
+                    self._test(event)
+        waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
+        self._judge(dict.fromkeys((*waiting, *self._fresh)))
+        self._darken()
+        self._tell()
+        self._forget()
+        return Turn(
+            Memory(self._tracks, self._pages, self._groups, self._shift),
+            self._said,
+            self._tellings,
+            self._joined,
+            self._closed,
+            self._wake_at(),
+        )
+
+    def _is_asked(self, track: Track) -> bool:
+        """Say whether an alert that waits is looked at in this turn."""
+        if track.phase == "held":
+            is_due = track.until is not None and track.until <= self._now
+            # What is new may be the neighbour it waits for.
+            return is_due or (track.stage == "corroboration" and bool(self._fresh))
+        # A silence may have been lifted; the few that are muted are asked every time.
+        return track.phase == "muted"
+
+    # What happened.
+
+    def _hear(self, told: Told) -> None:
+        track = self._tracks.get(told.alert_id)
+        if told.happening == "firing":
+            if track is None and told.page is not None:
+                self._open(told.page)
+            else:
+                self._say(told.alert_id, None, "deduplication", "quiet", "it is known already")
+            return
+        if track is None:
+            self._say(told.alert_id, None, "deduplication", "quiet", "nobody knows its firing")
+            return
+        if track.state == "resolved":
+            return
+        match told.happening:
+            case "resolved":
+                self._resolve(track, told)
+            case "stale":
+                self._put(_changed(track, state="stale", moved=self._now))
+            case "back":
+                groups = (self._groups.get(key) for key in track.groups)
+                has_it = any(group and group.acknowledged_at for group in groups)
+                state = "acknowledged" if has_it else "open"
+                self._put(_changed(track, state=state, moved=self._now))
+            case _:
+                self._acknowledge(track, told)
+
+    def _open(self, page: Page) -> None:
+        identity = identity_of(page)
+        if self._by_identity is None:
+            self._by_identity = by_identity(self._tracks)
+        before = self._by_identity.get(identity)
+        limit = self._routes.flapping
+        lately = () if before is None else before.openings
+        openings = (*(at for at in lately if at > self._now - limit.within), self._now)
+        track = Track(
+            alert_id=page.alert_id,
+            identity=identity,
+            arrived=self._now,
+            moved=self._now,
+            openings=openings[-limit.times - 1 :],
+            flapping=len(openings) > limit.times,
+            until=self._now,
+        )
+        self._by_identity[identity] = track
+        self._pages[page.alert_id] = page
+        self._put(track)
+        self._fresh.append(page.alert_id)
+        if before is not None and before.flapping and before.phase == "grouped":
+            # The one before it was held open; this one takes its place, and nobody is told.
+            self._say(page.alert_id, None, "flapping", "join", "it flaps, and is held open")
+            self._put(_changed(track, phase="grouped", groups=before.groups, until=None))
+            self._put(_changed(before, phase="over", groups=()))
+            self._joined += [(key, page.alert_id) for key in before.groups]
+            self._fresh.pop()
+
+    def _resolve(self, track: Track, told: Told) -> None:
+        over = _changed(track, state="resolved", moved=self._now, ended=told.at)
+        if track.phase in ("held", "muted"):
+            said = f"it was over before it passed {track.stage}"
+            self._say(track.alert_id, None, "deduplication", "drop", said)
+            over = _changed(over, phase="over", until=None)
+        elif track.phase == "dropped":
+            over = _changed(over, phase="over")
+        elif track.flapping:
+            calm_at = self._now + self._routes.flapping.within
+            said = "it flaps: it is over when it was calm for long enough"
+            self._say(track.alert_id, None, "flapping", "hold", said, calm_at)
+        self._put(over)
+
+    def _acknowledge(self, track: Track, told: Told) -> None:
+        self._put(_changed(track, state="acknowledged", moved=self._now))
+        for key in self._speaking_for(track):
+            group = self._groups[key]
+            if group.acknowledged_at is not None:
+                continue
+            group = _changed(
+                group,
+                acknowledged_at=self._now,
+                acknowledged_by=told.actor,
+                told=group.joined,
+                next_step_at=None,
+                repeats_at=None,
+            )
+            self._groups[key] = group
+            self._touched[key] = None
+            said = f"{told.actor} has it"
+            self._say(track.alert_id, key, "escalation", "quiet", said)
+            if group.first_told is not None:
+                self._word(group, self._members_of(key), "acknowledge", said)
+
+    def _give_up(self, lost: GivenUp) -> None:
+        group = self._groups.get(lost.group)
+        if group is None or group.acknowledged_at is not None or lost.step != group.steps:
+            return
+        said = f"{lost.target} could not be told"
+        if group.next_step_at is not None:
+            group = _changed(group, next_step_at=self._now)
+        elif group.repeats_at is not None:
+            # There is nobody left to go to but those who were not reached.
+            route = self._route_of(group)
+            group = _changed(
+                group, repeats_at=min(group.repeats_at, self._now + route.group_interval)
+            )
+        self._groups[group.key] = group
+        self._touched[group.key] = None
+        self._say(None, group.key, "escalation", "pass", said)
+
+    def _test(self, asked: Tested) -> None:
+        """Tell the first step of a policy, past every stage, and remember nothing."""
+        key = _key("test", str(asked.test_id))
+        steps = self._routes.policies.get(asked.policy)
+        if steps is None:
+            self._say(None, key, "routing", "drop", f"there is no policy {asked.policy}")
+            return
+        notice = test_notice(key, asked, self._now)
+        deliveries = [
+            delivery
+            for delivery in self._deliveries(steps[0], 1)
+            if delivery.hook in self._routes.hooks
+        ]
+        self._tellings.append(Telling(notice, tuple(deliveries)))
+        self._say(None, key, "routing", "tell", f"{asked.author} asks for a page by {asked.policy}")
+
+    # Alerts.
+
+    def _judge(self, alert_ids: Iterable[UUID]) -> None:
+        candidates = [
+            Candidate(page, labels_of(page), self._tracks[alert_id])
+            for alert_id in alert_ids
+            if (page := self._pages.get(alert_id)) is not None
+        ]
+        if not candidates:
+            return
+        scene = self._scene()
+        for candidate in candidates:
+            self._settle(candidate, judge(candidate, scene, self._now))
+
+    def _scene(self) -> Scene:
+        company: dict[tuple[str, str], dict[str, datetime]] = defaultdict(dict)
+        rules = self._routes.inhibitions
+        sources: list[dict[tuple[str, ...], str]] = [{} for _ in rules]
+        if rules or self._routes.corroborations:
+            for alert_id, track in self._tracks.items():
+                if track.state == "resolved" or track.phase in ("dropped", "over"):
+                    continue
+                page = self._pages[alert_id]
+                company[page.zone, page.kind][page.sensor] = track.arrived
+                labels = labels_of(page) if rules else {}
+                for rule, found in zip(rules, sources, strict=True):
+                    if rule.source.covers(labels):
+                        agreed = tuple(labels[label] for label in rule.equal)
+                        found.setdefault(agreed, f"{page.kind} of {page.sensor}")
+        return Scene(
+            self._routes, self._orders, self._topology, self._still_dark(), sources, company
+        )
+
+    def _settle(self, candidate: Candidate, verdict: Verdict) -> None:
+        track, decision = candidate.track, verdict.decision
+        match decision.outcome:
+            case "hold" | "mute":
+                phase = "held" if decision.outcome == "hold" else "muted"
+                is_news = (track.phase, track.stage) != (phase, verdict.stage)
+                self._put(_changed(track, phase=phase, stage=verdict.stage, until=decision.until))
+                if not is_news:
+                    return
+            case "drop":
+                self._put(_changed(track, phase="dropped", stage=verdict.stage, until=None))
+            case "join":
+                self._join(track, (decision.group or "",))
+            case _:
+                self._join(track, tuple(self._groups_for(candidate)))
+        self._said.append(
+            Said(
+                track.alert_id,
+                decision.group,
+                verdict.stage,
+                decision.outcome,
+                decision.reason,
+                decision.until,
+                verdict.trail,
+            )
+        )
+
+    def _groups_for(self, candidate: Candidate) -> Iterator[str]:
+        """Yield the open groups that an alert belongs to, made where there are none."""
+        for route in routes_of(candidate.labels, self._routes.routes):
+            if route.policy == NOBODY:
+                continue
+            labels = {name: candidate.labels[name] for name in route.group_by}
+            index = _index(route.name, labels)
+            key = self._keys.get(index)
+            if key is None:
+                key = _key(route.name, *map("=".join, index[1]), str(candidate.page.alert_id))
+                self._keys[index] = key
+                self._groups[key] = Group(
+                    key=key,
+                    route=route.name,
+                    policy=route.policy,
+                    labels=labels,
+                    opened=self._now,
+                    waits_until=self._now + route.group_wait,
+                )
+            yield key
+
+    def _join(self, track: Track, keys: tuple[str, ...]) -> None:
+        self._put(_changed(track, phase="grouped", stage="", until=None, groups=keys))
+        for key in keys:
+            self._joined.append((key, track.alert_id))
+            self._count(key, 1)
+
+    def _count(self, key: str, more: int) -> None:
+        group = self._groups[key]
+        self._groups[key] = _changed(group, joined=group.joined + more)
+        self._touched[key] = None
+        if group.summary is not None:
+            self._count(group.summary, more)
+
+    # Areas that go dark.
+
+    def _silent(self) -> list[tuple[Track, Page]]:
+        """Return the sensors that are silent, as far as the stages before let them come."""
+        return [
+            (track, self._pages[alert_id])
+            for alert_id, track in self._tracks.items()
+            if track.state != "resolved"
+            and (track.phase == "grouped" or (track.phase == "held" and track.stage == "darkness"))
+            and self._pages[alert_id].kind == DARK_KIND
+        ]
+
+    def _still_dark(self) -> dict[AreaKey, str]:
+        """Return the areas with an open group of which enough sensors are still silent."""
+        # Of two groups of one area the later: it went dark again before all of it was back.
+        groups = {
+            area: group.key
+            for group in sorted(self._groups.values(), key=lambda group: group.opened)
+            if (area := area_of(group)) is not None
+        }
+        if not groups:
+            return {}
+        # What is held may be the area going dark again, which is news.
+        grouped = [pair for pair in self._silent() if pair[0].phase == "grouped"]
+        dark = still_dark(groups, grouped, self._topology, self._routes.darkness)
+        return {area: groups[area] for area in dark}
+
+    def _darken(self) -> None:
+        """Open a group for each area that goes dark now; the largest takes all."""
+        if not any(
+            track.phase == "held" and track.stage == "darkness" for track in self._tracks.values()
+        ):
+            return
+        rule = self._routes.darkness
+        known = self._still_dark()
+        going = going_silent(self._silent(), self._topology, self._now - rule.within)
+        for area in newly_dark(going, known, self._topology, rule):
+            self._open_area(area, going.members[area])
+
+    def _open_area(self, area: AreaKey, silent: Sequence[Track]) -> None:
+        """Open the group of an area, for those of its sensors that nobody was told of yet."""
+        inside = self._topology.within.get(area, frozenset())
+        untold = {
+            key
+            for key, group in self._groups.items()
+            if group.first_told is None and (group.cause == "sensors" or area_of(group) in inside)
+        }
+        members = [
+            track for track in silent if track.phase == "held" or untold.issuperset(track.groups)
+        ]
+        if not members:
+            return
+        pages = [self._pages[track.alert_id] for track in members]
+        severity = _worst([_AREA_SEVERITY[area.kind], *(page.severity for page in pages)])
+        zones = {page.zone for page in pages}
+        zone = zones.pop() if len(zones) == 1 else "several"
+        labels = labels_of(pages[0]) | {"severity": severity, "zone": zone, "sensor": area.name}
+        told = [route for route in routes_of(labels, self._routes.routes) if route.policy != NOBODY]
+        if not told:
+            return
+        route = told[0]
+        first = min(members, key=lambda track: (track.arrived, str(track.alert_id)))
+        key = _key(area.kind, area.name, str(first.alert_id))
+        has_larger = any(area in parts for parts in self._topology.within.values())
+        wait = self._routes.darkness.parent_wait if has_larger else route.group_wait
+        self._groups[key] = Group(
+            key=key,
+            cause=area.kind,
+            cause_name=area.name,
+            route=route.name,
+            policy=route.policy,
+            labels={"zone": zone, area.kind: area.name},
+            opened=self._now,
+            waits_until=self._now + wait,
+        )
+        for track in members:
+            for left in track.groups:
+                self._count(left, -1)
+            said = f"{area} is dark, and speaks for it"
+            self._say(track.alert_id, key, "darkness", "join", said)
+            self._join(track, (key,))
+
+    # Groups.
+
+    def _tell(self) -> None:
+        due = [
+            key
+            for key, group in self._groups.items()
+            if group.wakes_at is not None and group.wakes_at <= self._now
+        ]
+        keys = dict.fromkeys((*self._touched, *due))
+        self._touched = {}
+        self._tell_each({key: None for key in keys if not self._is_summary(key)})
+        # After the groups they speak for, of which one may have got too bad to be spoken for.
+        self._tell_each({key: None for key in (*keys, *self._touched) if self._is_summary(key)})
+
+    def _is_summary(self, key: str) -> bool:
+        group = self._groups.get(key)
+        return group is not None and group.cause == "budget"
+
+    def _tell_each(self, keys: Mapping[str, None]) -> None:
+        members = self._members(keys)
+        for key in keys:
+            self._tell_one(key, members[key])
+
+    def _tell_one(self, key: str, members: Sequence[Track]) -> None:
+        group = self._groups.get(key)
+        if group is None:
+            return
+        gathering = self._gathering(group, members)
+        verdict = judge_group(gathering, self._now)
+        decision = verdict.decision
+        event, reason = word_of(gathering, self._now)
+        match decision.outcome:
+            case "tell" if event is not None and members:
+                self._tell_word(gathering, members, event, reason)
+            case "divert":
+                self._divert(gathering, members)
+        group = self._groups[key]
+        if decision.outcome != "hold" or group.wakes_at != decision.until:
+            self._said.append(
+                Said(
+                    None,
+                    key,
+                    verdict.stage,
+                    decision.outcome,
+                    decision.reason,
+                    decision.until,
+                    verdict.trail,
+                )
+            )
+        if gathering.is_over and group.summary is None:
+            self._close(group, members)
+            return
+        if gathering.is_over:
+            # It is closed with the summary that speaks for it.
+            self._touched[group.summary or ""] = None
+        self._groups[key] = _changed(
+            group, wakes_at=self._next_look(group, decision.until, members)
+        )
+
+    def _gathering(self, group: Group, members: Sequence[Track]) -> Gathering:
+        calm = self._routes.flapping.within
+        left = [track for track in members if not is_over(track, self._now, calm)]
+        pages = [self._pages[track.alert_id] for track in left]
+        worst = _worst([page.severity for page in pages] or [group.worst or "minor"])
+        if group.cause in _AREA_SEVERITY:
+            worst = _worst([worst, _AREA_SEVERITY[group.cause]])
+        route = self._route_of(group)
+        return Gathering(
+            group,
+            route,
+            self._steps_of(group),
+            worst,
+            max(group.joined - group.told, 0) if left else 0,
+            not left,
+            self._quiet_for(pages),
+            self._shift,
+            self._routes.budget,
+        )
+
+    def _quiet_for(self, pages: Sequence[Page]) -> Quiet | None:
+        orders = [*self._orders.windows, *self._orders.silences]
+        if not orders or not pages:
+            return None
+        found = []
+        for page in pages:
+            quiet = quieted(labels_of(page), orders, self._now)
+            if quiet is None:
+                return None
+            found.append(quiet)
+        return min(found, key=lambda one: one.ends)
+
+    def _tell_word(
+        self, gathering: Gathering, members: Sequence[Track], event: Event, reason: str
+    ) -> None:
+        group, now = gathering.group, self._now
+        if event != "trigger":
+            told = self._word(group, members, event, reason, gathering)
+            self._groups[group.key] = _changed(told, told=group.joined)
+            return
+        steps = gathering.steps
+        first = step_due(gathering, now)
+        last = first
+        began = now if first == 1 else group.next_step_at or now
+        # Steps that are due at once are one.
+        while last < len(steps) and steps[last].after <= steps[first - 1].after:
+            last += 1
+        if group.first_told is None and group.cause not in ("budget", "test"):
+            self._shift = Shift(self._shift.began, self._shift.pages + 1)
+        deliveries = [
+            delivery
+            for number in range(first, last + 1)
+            for delivery in self._deliveries(steps[number - 1], number)
+        ]
+        next_at = None
+        if last < len(steps):
+            next_at = began + (steps[last].after - steps[first - 1].after)
+        told = self._word(group, members, event, reason, gathering, deliveries)
+        if group.summary is not None:
+            self._take_back(group.summary, group.joined)
+        self._groups[group.key] = _changed(
+            told,
+            told=group.joined,
+            worst=gathering.worst,
+            steps=last,
+            next_step_at=next_at,
+            repeats_at=now + gathering.route.repeat_interval if first == 1 else group.repeats_at,
+            acknowledged_at=None,
+            acknowledged_by=None,
+            summary=None,
+        )
+
+    def _word(
+        self,
+        group: Group,
+        members: Sequence[Track],
+        event: Event,
+        reason: str,
+        gathering: Gathering | None = None,
+        deliveries: Sequence[Delivery] | None = None,
+    ) -> Group:
+        """Write a notice down, and return the group that has told it."""
+        notice = notice_of(
+            gathering or self._gathering(group, members),
+            [(track, self._pages[track.alert_id]) for track in members],
+            event=event,
+            reason=reason,
+            now=self._now,
+            link=self._routes.link,
+            size=self._size_of(group),
+            speaks_for=(one for one in self._groups.values() if one.summary == group.key),
+        )
+        if deliveries is None:
+            deliveries = [_delivery(target, group.steps) for target in group.told_to]
+        taken = [
+            delivery
+            for delivery in deliveries
+            if (hook := self._routes.hooks.get(delivery.hook)) is not None
+            and event in (hook.terms.events or ())
+        ]
+        self._tellings.append(Telling(notice, tuple(taken)))
+        targets = dict.fromkeys((*group.told_to, *(one.target for one in deliveries)))
+        told = _changed(
+            group,
+            revision=notice.revision,
+            first_told=group.first_told or self._now,
+            last_told=self._now,
+            told_to=tuple(targets),
+        )
+        self._groups[group.key] = told
+        return told
+
+    def _deliveries(self, step: Step, number: int) -> Iterator[Delivery]:
+        for target in step.to:
+            if target.kind == "hook":
+                yield Delivery(number, target.name)
+                continue
+            person = target.name
+            if target.kind == "oncall":
+                rotation = self._routes.rotations[target.name]
+                person = on_call(rotation, self._orders.overrides, self._now)
+            for hook in self._routes.people.get(person, {}):
+                if target.hook in (None, hook):
+                    yield Delivery(number, hook, person)
+
+    def _divert(self, gathering: Gathering, members: Sequence[Track]) -> None:
+        group = gathering.group
+        if group.summary is not None:
+            return
+        name = f"shift of {self._shift.began:%Y-%m-%d %H:%M} UTC"
+        # One of this shift that is over already stays over.
+        key = next(
+            (
+                one.key
+                for one in self._groups.values()
+                if (one.cause, one.cause_name, one.policy) == ("budget", name, group.policy)
+            ),
+            "",
+        )
+        if not key:
+            key = _key("budget", group.key)
+            self._groups[key] = Group(
+                key=key,
+                cause="budget",
+                cause_name=name,
+                route=group.route,
+                policy=group.policy,
+                opened=self._now,
+                waits_until=self._now,
+            )
+        self._groups[group.key] = _changed(group, summary=key)
+        self._count(key, len(members))
+
+    def _take_back(self, key: str, alerts: int) -> None:
+        """Let a summary speak no longer for some alerts."""
+        summary = self._groups.get(key)
+        if summary is not None:
+            left = summary.joined - alerts
+            self._groups[key] = _changed(summary, joined=left, told=min(summary.told, left))
+            self._touched[key] = None
+
+    def _close(self, group: Group, members: Sequence[Track]) -> None:
+        closed = {key: one for key, one in self._groups.items() if group.key in (key, one.summary)}
+        for key, one in closed.items():
+            del self._groups[key]
+            self._keys.pop(_index(one.route, one.labels), None)
+            self._closed.append(_changed(one, closed=self._now, wakes_at=None))
+        for track in members:
+            present = self._tracks[track.alert_id]
+            left = tuple(key for key in present.groups if key not in closed)
+            phase = present.phase if left else "over"
+            self._put(_changed(present, groups=left, phase=phase, flapping=False))
+
+    def _next_look(
+        self, group: Group, until: datetime | None, members: Sequence[Track]
+    ) -> datetime | None:
+        times = [until, group.next_step_at, group.repeats_at]
+        if group.first_told is None and group.summary is None:
+            times.append(group.waits_until)
+        calm = self._routes.flapping.within
+        times += [
+            track.moved + calm for track in members if track.flapping and track.state == "resolved"
+        ]
+        return min((at for at in times if at is not None and at > self._now), default=None)
+
+    # What everything else leans on.
+
+    def _members(self, keys: Mapping[str, None]) -> dict[str, list[Track]]:
+        summaries = {key for key in keys if self._is_summary(key)}
+        members: dict[str, list[Track]] = {key: [] for key in keys}
+        if not keys:
+            return members
+        for track in self._tracks.values():
+            for key in track.groups:
+                if key in members:
+                    members[key].append(track)
+                if summaries:
+                    group = self._groups.get(key)
+                    if group is not None and group.summary in summaries:
+                        members[group.summary or ""].append(track)
+        return members
+
+    def _members_of(self, key: str) -> list[Track]:
+        return self._members({key: None})[key]
+
+    def _speaking_for(self, track: Track) -> Iterator[str]:
+        for key in track.groups:
+            group = self._groups.get(key)
+            if group is not None:
+                yield group.summary or key
+
+    def _route_of(self, group: Group) -> Route:
+        # Of a file that was changed meanwhile, the last route takes everything.
+        return self._by_name.get(group.route, self._routes.routes[-1])
+
+    def _steps_of(self, group: Group) -> tuple[Step, ...]:
+        policies = self._routes.policies
+        found = policies.get(group.policy) or policies.get(self._routes.routes[-1].policy)
+        return found or (Step(timedelta(), ()),)
+
+    def _size_of(self, group: Group) -> int | None:
+        area = area_of(group)
+        return None if area is None else self._topology.sizes.get(area)
+
+    def _put(self, track: Track) -> None:
+        self._tracks[track.alert_id] = track
+        for key in track.groups:
+            self._touched[key] = None
+
+    def _say(
+        self,
+        alert_id: UUID | None,
+        group: str | None,
+        stage: str,
+        outcome: Outcome,
+        reason: str,
+        until: datetime | None = None,
+    ) -> None:
+        self._said.append(Said(alert_id, group, stage, outcome, reason, until))
+
+    def _forget(self) -> None:
+        """Let go of what is over, once it cannot be flapping any more."""
+        since = self._now - self._routes.flapping.within
+        gone = [
+            alert_id
+            for alert_id, track in self._tracks.items()
+            if track.phase == "over" and track.moved <= since
+        ]
+        for alert_id in gone:
+            del self._tracks[alert_id]
+            del self._pages[alert_id]
+
+    def _wake_at(self) -> datetime | None:
+        times = [
+            track.until
+            for track in self._tracks.values()
+            if track.phase in ("held", "muted") and track.until is not None
+        ]
+        times += [group.wakes_at for group in self._groups.values() if group.wakes_at is not None]
+        return min(times, default=None)
+
+
+def _index(route: str, labels: Mapping[str, str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return what an open group is found by."""
+    return route, tuple(sorted(labels.items()))
+
+
+def _key(*parts: str) -> str:
+    return str(uuid5(_GROUPS, "|".join(parts)))
+
+
+def _delivery(target: str, step: int) -> Delivery:
+    hook, _, person = target.partition(":")
+    return Delivery(max(step, 1), hook, person or None)
+
+
+def _worst(severities: Sequence[Severity]) -> Severity:
+    return SEVERITIES[max(RANK[one] for one in severities)]

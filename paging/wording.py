@@ -1,0 +1,172 @@
+"""Notices in plain words: what a person reads at three in the morning, most important first."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from heapq import nsmallest
+from typing import Final
+from uuid import UUID
+
+from paging.notices import MAX_LISTED, MAX_TITLE_CHARS, Counts, Event, Listed, Notice
+from paging.stages import Gathering
+from paging.state import RANK, Group, Tested, Track
+from storage.pages import Page
+
+# One line each, of which a lock screen shows two.
+_MAX_LINES: Final = 10
+
+Member = tuple[Track, Page]
+
+
+def notice_of(
+    gathering: Gathering,
+    members: Sequence[Member],
+    *,
+    event: Event,
+    reason: str,
+    now: datetime,
+    link: str | None,
+    size: int | None = None,
+    speaks_for: Iterable[Group] = (),
+) -> Notice:
+    """Return what is told of a group.
+
+    Parameters
+    ----------
+    gathering : Gathering
+        As it was judged.
+    members : sequence of (Track, Page)
+        Its alerts; at least one.
+    event, reason : str
+        What is told, and why now.
+    now : datetime
+    link : str or None
+        What links begin with.
+    size : int or None
+        Of an area, how many sensors there are in it.
+    speaks_for : iterable of Group
+        Of a summary, the groups that it stands for.
+    """
+    group = gathering.group
+    ended = event == "resolve"
+    listed = nsmallest(MAX_LISTED, members, key=_by_weight)
+    counts = Counter(track.state for track, _ in members)
+    # That it is told for the first time says the title; later people want to know why again.
+    is_first = group.first_told is None and event == "trigger"
+    title = _title(gathering, members, listed[0][1], size, ended=ended)
+    is_one = len(members) == 1 and group.cause == "sensors"
+    path = f"/alerts/{listed[0][0].alert_id}" if is_one else f"/groups/{group.key}"
+    return Notice(
+        group=group.key,
+        revision=group.revision + 1,
+        event=event,
+        at=now,
+        cause=group.cause,
+        cause_name=group.cause_name or _one_of(page.zone for _, page in members),
+        severity=gathering.worst if not ended else group.worst or gathering.worst,
+        category=listed[0][1].category,
+        kind=_one_of(page.kind for _, page in members),
+        zone=_one_of(page.zone for _, page in members),
+        title=_cut(title),
+        text="\n".join(_lines(None if is_first else reason, listed, len(members), speaks_for)),
+        labels=group.labels | {"route": group.route},
+        alerts=tuple(_listed(track, page, link) for track, page in listed),
+        counts=Counts(**{str(state): count for state, count in counts.items()}),
+        since=min(page.since for _, page in members),
+        ended_at=max((track.ended or now for track, _ in members)) if ended else None,
+        actor=group.acknowledged_by,
+        link=f"{link}{path}" if link else None,
+        policy=group.policy,
+    )
+
+
+def test_notice(key: str, asked: Tested, now: datetime) -> Notice:
+    """Return what a page says that is there to see whether it comes."""
+    return Notice(
+        group=key,
+        event="trigger",
+        at=now,
+        cause="test",
+        severity="minor",
+        category="sensor-health",
+        kind="test",
+        zone="none",
+        title=_cut(f"Test page: {asked.author} wants to see whether it comes"),
+        text=f"by policy {asked.policy}; nothing is wrong, and nothing follows",
+        labels={"route": "none"},
+        since=now,
+        policy=asked.policy,
+    )
+
+
+def _by_weight(member: Member) -> tuple[bool, int, datetime, str]:
+    track, page = member
+    return (track.state == "resolved", -RANK[page.severity], page.since, page.sensor)
+
+
+def _title(
+    gathering: Gathering, members: Sequence[Member], first: Page, size: int | None, *, ended: bool
+) -> str:
+    group = gathering.group
+    over = "Over: " if ended else ""
+    if group.cause in ("gateway", "zone", "power-area"):
+        sensors = len({page.sensor for _, page in members})
+        of = f" of {size}" if size else ""
+        silent = "were" if ended else "fell"
+        what = f"{group.cause.replace('-', ' ')} {group.cause_name}"
+        return f"{over}{what} is dark: {sensors}{of} sensors {silent} silent"
+    if group.cause == "budget":
+        return f"{over}page budget spent: {len(members)} more alerts, worst {gathering.worst}"
+    if len(members) == 1:
+        return over + first.sentence
+    zone, kind = (_one_of(getattr(page, name) for _, page in members) for name in ("zone", "kind"))
+    return f"{over}{zone}: {len(members)} alerts ({kind}), first: {first.sentence}"
+
+
+def _lines(
+    reason: str | None, listed: Sequence[Member], total: int, speaks_for: Iterable[Group]
+) -> Iterable[str]:
+    if reason is not None:
+        yield reason
+    for group in speaks_for:
+        yield f"speaks for {group.cause_name or ' '.join(group.labels.values()) or group.route}"
+    for track, page in listed[:_MAX_LINES]:
+        flaps = " (it flaps, and is held open until it is calm)" if track.flapping else ""
+        yield f"{page.sentence}{flaps}"
+    if total > _MAX_LINES:
+        yield f"and {total - _MAX_LINES} more"
+
+
+def _listed(track: Track, page: Page, link: str | None) -> Listed:
+    return Listed(
+        alert_id=track.alert_id,
+        sensor=page.sensor,
+        quantity=page.quantity,
+        kind=page.kind,
+        severity=page.severity,
+        state=track.state,
+        since=page.since,
+        sentence=page.sentence,
+        longitude=page.longitude,
+        latitude=page.latitude,
+        link=f"{link}/alerts/{track.alert_id}" if link else None,
+    )
+
+
+def _one_of(values: Iterable[str]) -> str:
+    found = set(values)
+    return found.pop() if len(found) == 1 else "several"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TITLE_CHARS else f"{text[: MAX_TITLE_CHARS - 1]}…"
+
+
+def by_identity(tracks: Mapping[UUID, Track]) -> dict[str, Track]:
+    """Return the newest track of each identity."""
+    found: dict[str, Track] = {}
+    for track in tracks.values():
+        other = found.get(track.identity)
+        if other is None or other.arrived <= track.arrived:
+            found[track.identity] = track
+    return found

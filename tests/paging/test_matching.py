@@ -1,0 +1,107 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paging.matching import LABELS, Match, read_match, written
+
+LABELLED = {
+    "severity": "major",
+    "category": "city",
+    "kind": "level",
+    "zone": "harbour",
+    "domain": "traffic",
+    "sensor": "traffic-0042",
+    "quantity": "intensity",
+}
+
+
+def match_of(**values: Any) -> Match:
+    faults: list[str] = []
+    match = read_match(values, "match", faults)
+    assert faults == []
+    return match
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"zone": "harbour"},
+        {"zone": "harb*"},
+        {"zone": ["station", "harbour"]},
+        {"zone": "!station"},
+        {"zone": ["h*", "!hospital"], "severity": ["major", "critical"]},
+        {"sensor": "traffic-00??"},
+    ],
+)
+def test_what_a_match_covers(values: dict[str, Any]) -> None:
+    assert match_of(**values).covers(LABELLED)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"zone": "Harbour"},
+        {"zone": "harb"},
+        {"zone": "arbour*"},
+        {"zone": "!harb*"},
+        {"zone": "harbour", "severity": "critical"},
+        {"sensor": "traffic-00?"},
+        {"sensor": "traffic.0042"},
+    ],
+)
+def test_what_a_match_does_not_cover(values: dict[str, Any]) -> None:
+    assert not match_of(**values).covers(LABELLED)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ("zone", "match: a table of labels is expected"),
+        ({"zoen": "harbour"}, "match.zoen: no such label; there are severity, "),
+        ({"severity": "fatal"}, "match.severity: 'fatal' is none of informational, "),
+        ({"zone": []}, "match.zone: a text or a list of texts is expected"),
+        ({"zone": 7}, "match.zone: a text or a list of texts is expected"),
+        ({"zone": "!"}, "match.zone: a text or a list of texts is expected"),
+    ],
+)
+def test_what_is_wrong_with_a_match_is_said(values: Any, fault: str) -> None:
+    faults: list[str] = []
+    read_match(values, "match", faults)
+    assert len(faults) == 1
+    assert faults[0].startswith(fault)
+
+
+patterns = st.text(alphabet="ab*?", min_size=1, max_size=4)
+values_of = st.lists(st.one_of(patterns, patterns.map("!".__add__)), min_size=1, max_size=3)
+matches = st.dictionaries(st.sampled_from(["zone", "kind"]), values_of, max_size=2)
+labels = st.fixed_dictionaries(
+    {name: st.text(alphabet="ab", max_size=4) for name in ("zone", "kind")}
+)
+
+
+@given(matches, matches, labels)
+def test_what_is_included_is_covered(
+    wide: dict[str, Any], narrow: dict[str, Any], found: dict[str, str]
+) -> None:
+    one, other = match_of(**wide), match_of(**narrow)
+    if one.includes(other) and other.covers(LABELLED | found):
+        assert one.covers(LABELLED | found)
+
+
+@given(matches)
+def test_a_match_includes_itself_and_comes_back_as_it_was_written(values: dict[str, Any]) -> None:
+    match = match_of(**values)
+    assert Match().includes(match)
+    assert match_of(**written(match)) == match
+
+
+def test_a_match_includes_what_is_narrower() -> None:
+    assert match_of(zone="h*").includes(match_of(zone=["harbour", "ho?"], kind="level"))
+    assert match_of(zone="!x*").includes(match_of(zone="!x*", kind="level"))
+    assert match_of(zone="!x*").includes(match_of(zone="harbour"))
+    assert not match_of(zone="h?").includes(match_of(zone="h*"))
+    assert not match_of(zone="harbour").includes(Match())
+    assert set(LABELS) == set(LABELLED)

@@ -1,0 +1,553 @@
+"""The night as people live it: each stage of the pager, as a timeline."""
+
+from typing import Any
+
+import pytest
+
+from tests.paging.timeline import (
+    ROUTES,
+    acknowledge,
+    acknowledged,
+    again,
+    at,
+    back,
+    between,
+    dark,
+    lift,
+    lost,
+    maintenance,
+    moment,
+    open,  # noqa: A004 - the word of the trade
+    over,
+    page,
+    play,
+    resolve,
+    silence,
+    stale,
+    stand_in,
+    update,
+    want,
+)
+
+LADDER = """
+[hook.control]
+type = "webhook"
+url = "http://127.0.0.1:1/"
+[hook.sms]
+type = "webhook"
+url = "http://127.0.0.1:2/"
+[person.anna]
+sms = "+34 1"
+[person.bo]
+sms = "+34 2"
+[rotation.primary]
+people = ["anna"]
+first_day = 2025-01-06
+[rotation.second]
+people = ["bo"]
+first_day = 2025-01-06
+[policy.ladder]
+steps = [
+    { to = ["hook:control"] },
+    { after = "60s", to = ["oncall:primary"] },
+    { after = "180s", to = ["oncall:second", "hook:control"] },
+]
+[[route]]
+name = "all"
+policy = "ladder"
+repeat_interval = "1h"
+"""
+
+
+def test_one_alert_one_page_one_resolve() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", severity="major", zone="harbour")),
+        at(60, over("a")),
+        want(between(60, 60.1), resolve("a")),
+    )
+
+
+def test_a_redelivery_opens_nothing_twice() -> None:
+    night = play(
+        at(0, open("a")),
+        at(0.2, again("a")),
+        want(between(1, 1.1), page("a", total=1)),
+        at(5, again("a")),
+        at(9, over("a"), over("a")),
+        want(between(9, 9.1), resolve("a")),
+        at(12, again("a"), over("a")),
+    )
+    assert night.why("a").count("deduplication: it is known already") == 3
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"namespace": "replay-monday"}, "namespace: namespace 'replay-monday' is not 'live'"),
+        ({"quality": 3}, "quality: a city alert on a reading of quality 'suspect'"),
+        ({"quality": 4}, "quality: a city alert on a reading of quality 'fail'"),
+        ({"severity": "informational"}, "severity: severity 'informational' does not page"),
+        ({"kind": "season"}, "shadow: in the shadow: kind=season is on trial"),
+    ],
+)
+def test_what_is_no_page_says_why(facts: dict[str, Any], reason: str) -> None:
+    shadow = '\n[[shadow]]\nmatch = { kind = "season" }\n'
+    night = play(at(0, open("a", **facts)), at(60, over("a")), routes=ROUTES + shadow)
+    assert night.why("a") == [reason]
+
+
+def test_bad_data_speaks_of_its_sensor() -> None:
+    play(
+        at(0, open("a", category="sensor-health", quality=4)),
+        want(between(1, 1.1), page("a", category="sensor-health")),
+    )
+
+
+def test_old_news_is_no_news() -> None:
+    night = play(at(0, open("a", since=moment(-26 * 3600))))
+    assert night.why("a") == ["news: no news: fired 1 day, 2:00:00 ago, more than 1 day, 0:00:00"]
+
+
+def test_maintenance_is_quiet_and_what_outlasts_it_is_told() -> None:
+    night = play(
+        at(0, maintenance(100, zone="harbour")),
+        at(10, open("a"), open("b"), open("c", zone="station")),
+        want(between(11, 11.1), page("c")),
+        at(50, over("a")),
+        want(between(101, 101.1), page("b")),
+    )
+    assert "maintenance: maintenance window works (zone=harbour) until" in night.why("a")[0]
+    assert night.why("a")[1] == "deduplication: it was over before it passed maintenance"
+
+
+def test_a_silence_that_is_lifted_early_hides_nothing() -> None:
+    play(
+        at(0, silence(3600, sensor="a*")),
+        at(10, open("a")),
+        at(60, lift(), open("b", zone="station")),
+        want(between(61, 61.1), page("a")),
+        want(between(61, 61.1), page("b")),
+    )
+
+
+def test_a_silence_over_a_told_group_stops_its_escalation_and_not_its_end() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"})),
+        at(30, silence(300, sensor="a")),
+        at(200, over("a")),
+        want(between(200, 200.1), resolve("a")),
+        routes=LADDER,
+    )
+
+
+def test_a_stale_alert_is_never_over() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(60, stale("a")),
+        at(300, back("a")),
+        at(400, over("a")),
+        want(between(400, 400.1), resolve("a")),
+    )
+
+
+def test_alerts_of_a_zone_and_kind_are_one_page() -> None:
+    play(
+        at(0, open("a")),
+        at(0.5, open("b")),
+        at(0.9, open("c", kind="spike"), open("d", zone="station")),
+        want(between(1, 1.1), page("a", "b")),
+        want(between(1.9, 2), page("c")),
+        want(between(1.9, 2), page("d")),
+        at(10, open("e")),
+        at(20, open("f")),
+        # The interval runs from the last notice, and an update wakes nobody.
+        want(between(31, 31.1), update("a", "b", "e", "f")),
+        at(60, over("a", "b", "e")),
+        at(70, over("f"), over("c"), over("d")),
+        want(between(70, 70.1), resolve("a", "b", "e", "f")),
+        want(between(70, 70.1), resolve("c")),
+        want(between(70, 70.1), resolve("d")),
+    )
+
+
+def test_what_gets_worse_wakes_at_once() -> None:
+    play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", severity="minor")),
+        at(5, open("b", severity="critical")),
+        want(between(5, 5.1), page("a", "b", severity="critical")),
+    )
+
+
+def test_what_was_over_before_anybody_was_told_is_not_told() -> None:
+    play(at(0, open("a")), at(0.5, over("a")))
+
+
+def test_an_open_page_is_told_anew_until_somebody_has_it() -> None:
+    routes = ROUTES.replace("4h", "2m")
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", revision=1)),
+        want(between(121, 121.1), page("a", revision=2)),
+        at(130, acknowledge("a", by="bo")),
+        want(between(130, 130.1), acknowledged("a", actor="bo", revision=3)),
+        routes=routes,
+    )
+
+
+def test_nobody_acknowledges_and_the_next_one_is_told() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"}, step=1)),
+        want(between(61, 61.1), page("a", to={"sms:anna"}, step=2)),
+        want(between(181, 181.1), page("a", to={"sms:bo", "control"}, step=3)),
+        at(200, over("a")),
+        want(between(200, 200.1), resolve("a", to={"control", "sms:anna", "sms:bo"})),
+        routes=LADDER,
+    )
+
+
+def test_whoever_acknowledges_ends_the_escalation() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(30, acknowledge("a")),
+        want(between(30, 30.1), acknowledged("a", to={"control"}, actor="anna")),
+        # What is no worse joins quietly.
+        at(100, open("b")),
+        want(between(100, 100.1), update("a", "b", to={"control"})),
+        at(400, over("a", "b")),
+        want(between(400, 400.1), resolve("a", "b", to={"control"})),
+        routes=LADDER,
+    )
+
+
+def test_an_alert_that_somebody_has_before_it_is_told_wakes_nobody() -> None:
+    play(at(0, open("a")), at(0.5, acknowledge("a")), at(300, over("a")), routes=LADDER)
+
+
+def test_a_dead_hook_is_followed_by_the_next_step_at_once() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"})),
+        at(20, lost("control")),
+        want(between(20, 20.1), page("a", to={"sms:anna"}, step=2)),
+        # The rest of the ladder keeps its distance.
+        want(between(140, 140.1), page("a", to={"sms:bo", "control"}, step=3)),
+        at(200, acknowledge("a")),
+        want(between(200, 200.1), acknowledged("a")),
+        routes=LADDER,
+    )
+
+
+def test_when_nobody_at_all_can_be_reached_it_begins_anew_soon() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(100, lost("control")),
+        want(between(130, 130.1), page("a", to={"control"}, revision=2)),
+    )
+
+
+def test_whoever_stands_in_is_told() -> None:
+    play(
+        at(0, stand_in("primary", "bo", 3600)),
+        at(10, open("a")),
+        want(between(11, 11.1), page("a", to={"control"})),
+        want(between(71, 71.1), page("a", to={"sms:bo"}, step=2)),
+        at(80, acknowledge("a")),
+        want(between(80, 80.1), acknowledged("a", to={"control", "sms:bo"})),
+        routes=LADDER,
+    )
+
+
+SENSORS = {f"s{number:02}": "harbour" for number in range(40)} | {
+    f"t{number:02}": "station" for number in range(40)
+}
+DARK = (
+    ROUTES
+    + """
+[darkness]
+wait = "10s"
+parent_wait = "4s"
+[gateway.north]
+sensors = ["s0*", "s1*"]
+[gateway.south]
+sensors = ["s2*", "s3*"]
+[gateway.east]
+sensors = ["t0*", "t1*", "t2*"]
+"""
+)
+
+
+def some(prefix: str, first: int, last: int) -> list[str]:
+    return [f"{prefix}{number:02}" for number in range(first, last)]
+
+
+def test_a_sensor_that_falls_silent_alone_waits_and_is_told() -> None:
+    play(
+        at(0, dark("s00")),
+        want(between(11, 11.1), page("s00", cause="sensors", kind="silence")),
+        at(60, over("s00")),
+        want(between(60, 60.1), resolve("s00")),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
+def test_a_dark_gateway_is_one_page_and_one_resolve() -> None:
+    night = play(
+        at(0, dark(*some("s", 0, 3))),
+        at(4, dark(*some("s", 3, 8))),
+        at(12, dark(*some("s", 8, 20))),
+        # Dark at 4 s, and told when no larger area has taken it.
+        want(
+            between(8, 8.1),
+            page(*some("s", 0, 8), cause="gateway", cause_name="north", severity="major"),
+        ),
+        at(100, over(*some("s", 0, 19))),
+        at(110, over("s19")),
+        want(between(110, 110.1), resolve(cause_name="north", total=20)),
+        routes=DARK,
+        zones=SENSORS,
+    )
+    assert night.why("s15") == ["darkness: gateway north is dark, and speaks for it"]
+
+
+def test_a_zone_takes_its_gateways_that_went_dark_before_it() -> None:
+    play(
+        at(0, dark(*some("s", 0, 8))),
+        at(3, dark(*some("s", 20, 30))),
+        want(between(4, 4.1), page(cause="zone", cause_name="harbour", severity="critical")),
+        at(6, dark(*some("s", 8, 20), *some("s", 30, 40))),
+        at(100, over(*some("s", 0, 40))),
+        want(between(100, 100.1), resolve(cause="zone", total=40)),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
+def test_children_wait_for_a_parent_that_comes_within_the_wait() -> None:
+    night = play(
+        at(0, dark("s00")),
+        at(9.9, dark("s01", "s02", "s03", "s04")),
+        want(between(13.9, 14), page(*some("s", 0, 5), cause="gateway")),
+        routes=DARK,
+        zones=SENSORS,
+    )
+    assert night.why("s00")[-1] == "darkness: gateway north is dark, and speaks for it"
+
+
+def test_two_gateways_of_two_zones_are_two_pages() -> None:
+    play(
+        at(0, dark(*some("s", 0, 20), *some("t", 0, 30))),
+        want(between(4, 4.1), page(cause_name="north", total=20)),
+        # All but a few of the zone's sensors hang on one gateway, and those go on.
+        want(between(4, 4.1), page(cause_name="east", total=30)),
+        routes=DARK,
+        zones=SENSORS | {f"u{number}": "station" for number in range(200)},
+    )
+
+
+def test_a_gateway_that_goes_dark_again_before_all_of_it_was_back_is_a_page_of_its_own() -> None:
+    play(
+        at(0, dark(*some("s", 0, 20))),
+        want(between(4, 4.1), page(cause="gateway", total=20)),
+        at(30, over(*some("s", 1, 20))),
+        at(40, dark(*some("s", 1, 20))),
+        want(between(44, 44.1), page(cause="gateway", total=19)),
+        at(100, over(*some("s", 0, 20))),
+        want(between(100, 100.1), resolve(cause="gateway")),
+        want(between(100, 100.1), resolve(cause="gateway", total=19)),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
+def test_what_falls_silent_while_hardly_anything_is_dark_speaks_for_itself() -> None:
+    play(
+        at(0, dark(*some("s", 0, 20))),
+        want(between(4, 4.1), page(cause="gateway", total=20)),
+        at(50, over(*some("s", 0, 19))),
+        # One of twenty is silent still: the gateway is not dark.
+        at(60, dark("s05")),
+        want(between(71, 71.1), page("s05", cause="sensors")),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
+def test_a_gateway_under_maintenance_makes_no_page() -> None:
+    play(
+        at(0, maintenance(300, sensor="s*")),
+        at(10, dark(*some("s", 0, 20))),
+        at(200, over(*some("s", 0, 20))),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
+INHIBIT = (
+    ROUTES
+    + """
+[[inhibit]]
+source = { kind = "incident" }
+target = { kind = "service-level" }
+equal = ["zone"]
+wait = "5s"
+"""
+)
+
+
+@pytest.mark.parametrize("parent_at", [0, 2, 4.9])
+def test_an_open_alert_speaks_for_what_follows_from_it(parent_at: float) -> None:
+    play(
+        at(0, open("jam", kind="service-level")),
+        at(parent_at, open("crash", kind="incident")),
+        want(between(parent_at + 1, parent_at + 1.1), page("crash")),
+        at(60, over("crash")),
+        want(between(60, 60.1), resolve("crash")),
+        # What outlasts its explanation is told.
+        want(between(61, 61.1), page("jam")),
+        routes=INHIBIT,
+    )
+
+
+def test_an_alert_of_another_zone_explains_nothing() -> None:
+    play(
+        at(0, open("crash", kind="incident"), open("jam", kind="service-level", zone="station")),
+        want(between(1, 1.1), page("crash")),
+        want(between(6, 6.1), page("jam")),
+        routes=INHIBIT,
+    )
+
+
+@pytest.mark.parametrize("otherwise", ["tell", "drop"])
+def test_neighbours_are_asked_where_a_rule_wants_it(otherwise: str) -> None:
+    rule = f"""
+[[corroborate]]
+match = {{ kind = "exceedance" }}
+sensors = 1
+within = "60s"
+otherwise = "{otherwise}"
+"""
+    alone = want(between(161, 161.1), page("c"))
+    night = play(
+        at(0, open("a", kind="exceedance")),
+        at(20, open("b", kind="exceedance")),
+        want(between(21, 21.1), page("a", "b")),
+        at(100, open("c", kind="exceedance", zone="station")),
+        *([alone] if otherwise == "tell" else []),
+        routes=ROUTES + rule,
+        until=170,
+    )
+    assert night.why("c")[-1].endswith("only 0 of 1 neighbours within 1m") or otherwise == "tell"
+
+
+def test_an_alert_that_flaps_is_told_and_held_open_until_it_is_calm() -> None:
+    routes = ROUTES + '\n[flapping]\ntimes = 2\nwithin = "100s"\n'
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(10, over("a")),
+        want(between(10, 10.1), resolve("a")),
+        at(20, open("a")),
+        want(between(21, 21.1), page("a")),
+        at(30, over("a")),
+        want(between(30, 30.1), resolve("a")),
+        at(40, open("a")),
+        want(
+            between(41, 41.1),
+            page("a", text="a speaks (it flaps, and is held open until it is calm)"),
+        ),
+        at(50, over("a")),
+        at(60, open("a")),
+        at(70, over("a")),
+        at(80, open("a")),
+        at(90, over("a")),
+        want(between(190, 190.1), resolve("a")),
+        at(400, open("a")),
+        want(between(401, 401.1), page("a")),
+        at(410, over("a")),
+        want(between(410, 410.1), resolve("a")),
+        routes=routes,
+    )
+
+
+def test_over_the_budget_there_is_one_summary_and_never_silence_for_what_is_critical() -> None:
+    routes = ROUTES + "\n[shift]\nbudget = 2\n"
+    night = play(
+        at(0, open("a", zone="z1"), open("b", zone="z2")),
+        want(between(1, 1.1), page("a")),
+        want(between(1, 1.1), page("b")),
+        at(10, open("c", zone="z3"), open("d", zone="z4"), open("e", zone="z5")),
+        want(between(11, 11.1), page("c", "d", "e", cause="budget")),
+        at(20, open("f", zone="z6", severity="critical")),
+        want(between(21, 21.1), page("f", severity="critical")),
+        at(30, open("g", zone="z7")),
+        want(between(41, 41.1), update("c", "d", "e", "g", cause="budget")),
+        # One of those it speaks for gets worse.
+        at(50, open("h", zone="z3", severity="critical")),
+        want(between(50, 51.1), page("c", "h", severity="critical")),
+        at(100, over("d", "e", "g")),
+        want(between(100, 100.1), resolve(cause="budget")),
+        routes=routes,
+        until=300,
+    )
+    assert night.memory.shift is not None
+    assert night.memory.shift.pages == 4
+
+
+def test_a_budget_that_is_spent_twice_in_a_shift_makes_two_summaries() -> None:
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a")),
+        at(10, open("b", zone="z2")),
+        want(between(11, 11.1), page("b", cause="budget")),
+        at(20, over("b")),
+        want(between(20, 20.1), resolve("b", cause="budget")),
+        at(30, open("c", zone="z3")),
+        want(between(31, 31.1), page("c", cause="budget")),
+        routes=ROUTES + "\n[shift]\nbudget = 1\n",
+        until=60,
+    )
+
+
+def test_a_route_chooses_who_is_told() -> None:
+    routes = """
+[hook.control]
+type = "webhook"
+url = "http://127.0.0.1:1/"
+[hook.traffic]
+type = "webhook"
+url = "http://127.0.0.1:2/"
+[policy.control]
+steps = [{ to = ["hook:control"] }]
+[policy.traffic]
+steps = [{ to = ["hook:traffic"] }]
+[[route]]
+name = "roads"
+match = { domain = "traffic" }
+policy = "traffic"
+continue = true
+[[route]]
+name = "quiet"
+match = { kind = "season" }
+policy = "nobody"
+[[route]]
+name = "all"
+policy = "control"
+"""
+    night = play(
+        at(0, open("a"), open("b", domain="environment"), open("c", domain="x", kind="season")),
+        want(between(1, 1.1), page("a", to={"traffic"})),
+        want(between(1, 1.1), page("a", "b", to={"control"})),
+        at(10, over("a", "b", "c")),
+        want(between(10, 10.1), resolve("a", to={"traffic"})),
+        want(between(10, 10.1), resolve("a", "b", to={"control"})),
+        routes=routes,
+    )
+    assert night.why("c") == ["routing: route quiet tells nobody"]
