@@ -35,6 +35,8 @@ _STORED_LATENCY: Final = """
 _QUIET: Final = frozenset(
     kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.told != "always"
 )
+# Their pages say nothing of how fast a reading becomes one.
+_WAIT: Final = frozenset({"silence", *BY_MINUTES})
 _ALERTS: Final = """
     SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, a.alert_id::text, s.zone,
            EXISTS (SELECT FROM outbox o WHERE o.alert_id = a.alert_id),
@@ -217,7 +219,8 @@ def _faults(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how the injected faults were noticed, and what was not as it should be."""
     complaints = []
-    told = _told(alerts, pages)
+    paged = {arrival.notice.group for arrival in pages}
+    told = {alert.alert_id: len(paged.intersection(alert.groups)) for alert in alerts}
     claimed: set[str] = set()
     alerted = faults_paged = 0
     for fault in expected.faults:
@@ -260,12 +263,6 @@ def _faults(
     return facts, complaints
 
 
-def _told(alerts: Sequence[_Alert], pages: Sequence[Arrival]) -> dict[str, int]:
-    """Return of how many causes that were paged each alert is a part."""
-    paged = {arrival.notice.group for arrival in pages}
-    return {alert.alert_id: len(paged.intersection(alert.groups)) for alert in alerts}
-
-
 def _matches(fault: Fault, alert: _Alert) -> bool:
     return alert.kind == fault.alert_kind and _follows(fault, alert)
 
@@ -284,7 +281,7 @@ def _events(
     expected: Expected, alerts: Sequence[_Alert], pages: Sequence[Arrival]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return what was found of each staged event, and what was not that should have been."""
-    told = _told(alerts, pages)
+    paged_groups = {arrival.notice.group for arrival in pages}
     found, complaints = [], []
     for event in expected.events:
         mine = [
@@ -294,7 +291,7 @@ def _events(
             == (event.sensor, event.quantity, event.alert_kind)
             and event.start_ns <= alert.opened_ns <= event.start_ns + event.opens_within_s * 1e9
         ]
-        paged = sum(told[alert.alert_id] for alert in mine)
+        paged = sum(len(paged_groups.intersection(alert.groups)) for alert in mine)
         due = event.start_ns + (event.opens_within_s + TOLD_S) * 1e9 <= expected.ended_ns
         after_s = (mine[0].opened_ns - event.start_ns) / 1e9 if mine else None
         found.append(
@@ -337,13 +334,13 @@ async def _alerts(connection: AsyncConnection[Any], begun: datetime) -> list[_Al
 def _page_latency(pages: Sequence[Arrival]) -> dict[str, float | None]:
     """Return quantiles of the time from the reading that opened the first alert to its page.
 
-    With the group wait. Sensors that fell silent wait for others to do so, and alerts of minutes
-    for their minute to be over; they are left out.
+    With the group wait. Alerts of minutes wait for their minute to be over, and sensors that fell
+    silent for others to do so: these are left out.
     """
     latency = [
         (arrival.at - arrival.notice.since).total_seconds() * 1000
         for arrival in pages
-        if arrival.notice.revision == 1 and arrival.notice.kind not in {"silence", *BY_MINUTES}
+        if arrival.notice.revision == 1 and arrival.notice.kind not in _WAIT
     ]
     if not latency:
         return {"p50": None, "p99": None}

@@ -97,8 +97,7 @@ async def _hand_over(cursor: AsyncCursor[Any], moved: Sequence[tuple[int, dateti
     told = await cursor.fetchall()
     for resolved_at, alert_id, dedup_key, payload in told:
         page = judged_anew(decode_page(payload), resolved_at)
-        told_as = (alert_id, dedup_key, encode_page(page).decode(), resolved_at)
-        await cursor.execute(_TELL, told_as)
+        await cursor.execute(_TELL, (alert_id, dedup_key, encode_page(page).decode(), resolved_at))
     return bool(told)
 
 

@@ -37,6 +37,11 @@ class Blueprint:
             self._script = dump(dsn, self._name, pg_dump) if is_sql else None
             connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(self._name)))
 
+    @property
+    def is_dump(self) -> bool:
+        """Whether schemas are made by a dump."""
+        return self._script is not None
+
     def make(self, schema: str) -> None:
         if self._script is None:
             migrate(self._dsn, schema)
