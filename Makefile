@@ -24,11 +24,14 @@ $(STAMP): requirements/locked.txt pyproject.toml
 demo: $(STAMP) ## Run the whole system on the embedded stack until Ctrl-C
 	@$(BIN)/citywatch demo $(ARGS)
 
-test: $(STAMP) ## Run all tests, with real brokers and a real database
-	$(BIN)/pytest $(ARGS)
+# Most tests wait more than they compute. Each process has brokers and a database of its own.
+PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
+
+test: $(STAMP) ## Run all tests, with real brokers and a real database (one by one: ARGS=-n0)
+	$(PYTEST) $(ARGS)
 
 test-kafka: $(STAMP) $(KAFKA_JARS) ## Run the integration tests on Apache Kafka instead (Java 17)
-	$(BIN)/pytest --apache-kafka -m integration $(ARGS)
+	$(PYTEST) --apache-kafka -m integration $(ARGS)
 
 check: $(STAMP) ## Lint, types, import contracts
 	$(BIN)/ruff check .
@@ -50,7 +53,7 @@ bench-database: $(STAMP) ## Measure the database of a large city: newest reading
 	$(BIN)/python benchmarks/large_city.py $(ARGS)
 
 bench-paging: $(STAMP) ## Measure the pager: a storm, kill -9 for five minutes, load (9 minutes)
-	$(BIN)/python benchmarks/paging.py $(ARGS)
+	$(BIN)/python benchmarks/pager.py $(ARGS)
 
 bench-streams: $(STAMP) ## Measure the worker: scores, rows, state, restart (6 minutes)
 	$(BIN)/python benchmarks/worker.py $(ARGS)

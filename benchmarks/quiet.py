@@ -1,9 +1,12 @@
 """How often kernels speak where nothing happens, and whether they speak where something does.
 
 First a simulated city without faults, minute by minute. What is counted is how often a kernel
-begins to speak; alerts need several minutes in a row on top of it. Then, with `--data`, series with
-labelled anomalies in the layout of the Numenta Anomaly Benchmark (`data/<group>/*.csv`), each from
-scratch, with what the kernels need to know the same for all.
+begins to speak, by its own limit and where its calibrated score asks for it as well, as in a
+worker; alerts need several minutes in a row on top of it. Then how often scores are reached: of how
+many hours the highest is, as -log10 of a rate a minute, over all series and the spread between
+them, nominal and calibrated. Then, with `--data`, series with labelled anomalies in the layout of
+the Numenta Anomaly Benchmark (`data/<group>/*.csv`), each from scratch, with what the kernels need
+to know the same for all.
 
 Run as `python -m benchmarks.quiet [--days N] [--data DIR [GROUP/FILE ...]]`.
 """
@@ -16,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import autoregression, noise_change, season, shift, spike
+from detectors import autoregression, calibration, noise_change, season, shift, spike
 from detectors.finding import Finding
 from simulators.city import City
 from simulators.nab import read_corpus
@@ -33,6 +36,9 @@ STEADY = ("temperature", "relativeHumidity", "LAeq")
 COUNTS = ("intensity", "peopleCount", "peopleCountTowards", "peopleCountAway")
 # Traffic and taxis: the series of the benchmark that a city has.
 CITY_SERIES = ("realTraffic/", "realKnownCause/nyc_taxi.csv")
+# Scores of which it is counted how often they are reached, after a week.
+DECADES = (2.0, 2.5, 3.0, 4.0)
+WARM_UP_NS = 7 * DAY_NS
 NO_HOLIDAYS = np.array([], np.int64)
 Floats = NDArray[np.float64]
 
@@ -70,8 +76,11 @@ class Watch:
             ),
         }
         self.judged = dict.fromkeys(self.steps, 0)
-        self.begun = dict.fromkeys(self.steps, 0)
-        self.spoke = {name: np.zeros(count, np.bool_) for name in self.steps}
+        # By its own limit, and as rare as is asked for.
+        self.begun = {name: [0, 0] for name in self.steps}
+        self.spoke = {name: np.zeros((2, count), np.bool_) for name in self.steps}
+        self.scores = {name: calibration.new_state(count) for name in self.steps}
+        self.peaks = {name: Peaks(count) for name in self.steps}
 
     def see(self, time_ns: NDArray[np.int64], value: Floats) -> None:
         """Judge one reading of each series."""
@@ -79,9 +88,45 @@ class Watch:
         with np.errstate(all="ignore"):
             for name, step in self.steps.items():
                 found = step(time_ns, value, usable)
+                score = calibration.step(self.scores[name], time_ns, found.score)
+                rare = found.speaks & (score >= calibration.SPEAKS_FROM)
+                speaks = np.stack((found.speaks, rare))
                 self.judged[name] += int(found.judged.sum())
-                self.begun[name] += int((found.speaks & ~self.spoke[name]).sum())
-                self.spoke[name] = found.speaks
+                for side, begins in enumerate(speaks & ~self.spoke[name]):
+                    self.begun[name][side] += int(begins.sum())
+                self.spoke[name] = speaks
+                self.peaks[name].see(int(time_ns[0]), np.stack((found.score, score)))
+
+
+class Peaks:
+    """Of how many hours the highest score, nominal and calibrated, reaches so many decades."""
+
+    def __init__(self, count: int) -> None:
+        self.hour = 0
+        self.peak = np.full((2, count), np.nan)
+        self.hours = np.zeros(count)
+        self.reached = np.zeros((len(DECADES), 2, count))
+
+    def see(self, time_ns: int, score: Floats) -> None:
+        """Take note of both scores of each series."""
+        hour = (time_ns - 1) // HOUR_NS
+        if hour != self.hour:
+            self.hours += ~np.isnan(self.peak[0])
+            self.reached += self.peak >= np.array(DECADES)[:, np.newaxis, np.newaxis]
+            self.hour, self.peak[:] = hour, np.nan
+        np.fmax(self.peak, score, out=self.peak)
+
+    def rates(self) -> NDArray[np.float64]:
+        """Return -log10 of rates a minute, and their spread: (decades, 2, 2).
+
+        A series that has not reached a score once counts with half an hour of it in the spread.
+        """
+        there = self.hours > 0.0
+        hours, reached = self.hours[there], self.reached[:, :, there]
+        with np.errstate(divide="ignore"):
+            whole = -np.log10(reached.sum(axis=2) / hours.sum() * (MINUTE_NS / HOUR_NS))
+        each = np.log10(np.maximum(reached, 0.5) / hours)
+        return np.stack((whole, each.std(axis=2)), axis=2)
 
 
 def quiet_city(days: int) -> None:
@@ -98,39 +143,55 @@ def quiet_city(days: int) -> None:
     for now in range(BEGIN_NS + MINUTE_NS, BEGIN_NS + days * DAY_NS, MINUTE_NS):
         value = city.observe(everyone, np.full(len(city), now))[there]
         watch.see(np.full(len(value), now), value)
+        if now == BEGIN_NS + WARM_UP_NS:
+            watch.peaks = {name: Peaks(len(value)) for name in watch.steps}
     print(f"a quiet city, {len(names)} series, {days} days of minutes")
-    print(f"{'kernel':16}{'series-days':>12}{'begins':>8}{'in 1,000':>10}")
+    print(f"{'kernel':16}{'series-days':>12}{'begins':>8}{'and rare':>10}{'in 1,000':>10}")
     for name, judged in watch.judged.items():
         series_days = judged * MINUTE_NS / DAY_NS
-        often = 1_000 * watch.begun[name] / max(series_days, 1.0)
-        print(f"{name:16}{series_days:12,.0f}{watch.begun[name]:8}{often:10.1f}")
+        limit, rare = watch.begun[name]
+        often = 1_000 * rare / max(series_days, 1.0)
+        print(f"{name:16}{series_days:12,.0f}{limit:8}{rare:10}{often:10.1f}")
+    if days * DAY_NS > WARM_UP_NS + DAY_NS:
+        scores_reached(watch)
+
+
+def scores_reached(watch: Watch) -> None:
+    """Print how often scores are reached after the first week."""
+    print("\nwhat is reached, as -log10 of a rate a minute, and its spread between series")
+    head = "".join(f"{f'score {one:g}':>15}" for one in DECADES)
+    print(f"{'kernel':16}{'':11}{head}")
+    for name, peaks in watch.peaks.items():
+        rates = peaks.rates()
+        for side, label in enumerate(("nominal", "calibrated")):
+            cells = "".join(
+                f"{rate:9.2f} ±{spread:.2f}" if np.isfinite(rate) else f"{'never':>15}"
+                for rate, spread in rates[:, side]
+            )
+            print(f"{name if not side else '':16}{label:11}{cells}")
 
 
 def labelled(folder: Path, wanted: tuple[str, ...]) -> None:
     """Print how often each kernel speaks in labelled series, and in how many windows."""
-    print(f"\n{'series':34}{'kernel':16}{'begins':>8}{'inside':>8}{'windows':>9}{'found':>7}")
+    print(f"\n{'series':34}{'kernel':16}{'':6}{'begins':>8}{'inside':>8}{'windows':>9}{'found':>7}")
     for file in read_corpus(folder):
         if not file.name.startswith(wanted):
             continue
         watch = Watch(
             np.array([0.01 * np.median(np.abs(file.value))]), np.zeros(1), np.ones(1, np.bool_), 0
         )
-        begun: dict[str, list[int]] = {name: [] for name in watch.steps}
-        speaks: dict[str, list[bool]] = {name: [] for name in watch.steps}
+        speaks: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in watch.steps}
         for row in range(len(file.value)):
-            before = dict(watch.begun)
             watch.see(file.time_ns[row : row + 1], file.value[row : row + 1])
             for name in watch.steps:
-                speaks[name].append(bool(watch.spoke[name][0]))
-                if watch.begun[name] > before[name]:
-                    begun[name].append(row)
+                speaks[name].append(watch.spoke[name][:, 0])
         for name in watch.steps:
-            inside = sum(
-                any(first <= row <= last for first, last in file.windows) for row in begun[name]
-            )
-            found = sum(any(speaks[name][first : last + 1]) for first, last in file.windows)
-            counts = f"{len(begun[name]):8}{inside:8}{len(file.windows):9}{found:7}"
-            print(f"{file.name:34}{name:16}{counts}")
+            for label, spoke in zip(("", "rare"), np.transpose(speaks[name]), strict=True):
+                begun = np.flatnonzero(spoke & ~np.r_[False, spoke[:-1]])
+                inside = sum(any(a <= row <= b for a, b in file.windows) for row in begun)
+                found = sum(spoke[a : b + 1].any() for a, b in file.windows)
+                counts = f"{len(begun):8}{inside:8}{len(file.windows):9}{found:7}"
+                print(f"{file.name:34}{name:16}{label:6}{counts}")
 
 
 def main() -> None:

@@ -21,10 +21,11 @@ _BEGIN_NS: Final = 1_772_409_600 * _S
 _DAY_S: Final = 86_400
 _JITTER_NS: Final = 400_000_000
 _ON_ITS_WAY_NS: Final = _S // 10
-# Two workdays of half an hour each, so that every hour is known, and then some as they will come.
+# Two workdays of half an hour each, so that every hour is known, and then as they will come, until
+# level and spread are as certain as they get.
 _WARM_UP_S: Final = 1_800
 _WARM_UP_MESSAGES: Final = 96
-_WARM_UP_OWN: Final = 60
+_WARM_UP_OWN: Final = 160
 _HANGS_TOGETHER: Final = 0.8
 _PEAK_CHANCE: Final = 1e-4
 _PEAK_SPREADS: Final = 12.0

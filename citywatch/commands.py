@@ -166,7 +166,13 @@ def simulate(
     duration: Annotated[float | None, typer.Option(help="Seconds; endless without.")] = None,
     seed: int = 1,
     faults: Annotated[int, typer.Option(min=0, help="Labelled faults to inject.")] = 0,
+    events: Annotated[str, typer.Option(help="Kinds of events to stage, with commas.")] = "",
+    speed: Annotated[float, typer.Option(help="Event time in a second; ends now.")] = 1.0,
     labels: Annotated[Path | None, typer.Option(help="Where to write their labels.")] = None,
+    kinds: Annotated[bool, typer.Option("--list", help="List faults and events.")] = False,
+    city_settings: Annotated[
+        Path | None, typer.Option(help="Only write what bridges and workers are to be told.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Where to write the counts.")] = None,
     bad_share: Annotated[float, typer.Option(help="Share of broken messages.")] = 0.0,
     duplicate_share: Annotated[float, typer.Option(help="Share of repeats.")] = 0.0,
@@ -176,7 +182,14 @@ def simulate(
     from simulators.city import City
     from simulators.payloads import Mischief
     from simulators.publish import run_city
+    from simulators.surroundings import as_toml, surroundings
 
+    if kinds:
+        typer.echo(_staged())
+        return
+    if city_settings is not None:
+        city_settings.write_text(as_toml(surroundings(City(sensors, seed))), encoding="utf-8")
+        return
     settings = load(settings_file)
     published = _until_stopped(
         lambda stop: run_city(
@@ -188,6 +201,8 @@ def simulate(
             fault_count=faults,
             labels_file=labels,
             stop=stop,
+            event_kinds=[kind.strip() for kind in events.split(",") if kind.strip()],
+            speed=speed,
             mischief=Mischief(bad_share, duplicate_share, privacy_probe),
         )
     )
@@ -593,16 +608,13 @@ def rules_compare(
     as_json: Json = False,
 ) -> None:
     """Compare what a shadow found with what people were told."""
+    from citywatch.rules import compared
     from citywatch.tables import aligned, printable
-    from detectors import KIND_NAMES
-    from storage.rules import ShadowUnknownError, compare
+    from storage.rules import ShadowUnknownError
 
     settings = load(settings_file)
     try:
-        found = query(
-            settings,
-            lambda connection: compare(connection, shadow, KIND_NAMES, _utc(since), limit),
-        )
+        found = query(settings, lambda connection: compared(connection, shadow, _utc(since), limit))
     except ShadowUnknownError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(_FAILURE) from error
@@ -721,6 +733,36 @@ def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
     if payload is not None:
         told["payload"] = payload.decode(errors="backslashreplace")
     return told
+
+
+def _staged() -> str:
+    """Return which faults and events a simulated city may have."""
+    from citywatch.tables import aligned
+    from simulators.events import SCRIPTS
+    from simulators.faults import EXPECTED
+
+    heads = ["event", "alert", "of", "begins after", "lasts", "told within", "over within"]
+    spans = ("lead_s", "length_s", "opens_within_s", "closes_within_s")
+    rows = [
+        (
+            kind,
+            one.alert_kind,
+            one.quantity or "any",
+            *(_span(getattr(one, span)) for span in spans),
+        )
+        for kind, one in SCRIPTS.items()
+    ]
+    told = "\n".join(f"{kind}: {script.told}" for kind, script in SCRIPTS.items())
+    faults = aligned(["fault", "alert"], [(kind, alert) for kind, (_, alert) in EXPECTED.items()])
+    return f"{aligned(heads, rows)}\n\n{told}\n\n{faults}"
+
+
+def _span(seconds: float) -> str:
+    """Return a span of time in the unit that people would take."""
+    for unit, length_s in (("d", 86_400.0), ("h", 3_600.0)):
+        if seconds >= length_s:
+            return f"{seconds / length_s:.3g} {unit}"
+    return f"{seconds / 60:.0f} min"
 
 
 def _front_door(settings: Settings) -> dict[str, Any]:

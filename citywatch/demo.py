@@ -32,9 +32,11 @@ from citywatch.memory import peak_rss_mib, pss_mib
 from citywatch.verdict import Expected, Verdict, judge
 from ingest.topics import database_schema
 from paging.receiver import Receiver, serve
+from simulators.city import City
 from simulators.faults import read_labels
 from simulators.publish import Published
 from simulators.recording import bundled
+from simulators.surroundings import as_toml, surroundings
 from storage.expiry import expire
 from storage.migrate import migrate, session_options
 from storage.standing import Standing, standing
@@ -71,6 +73,8 @@ class DemoConfig:
     sensors, rate, seed, faults : int, float, int, int
         The simulated city: sensors, messages per second, and labelled faults. In an endless run
         the faults fall into the first hour.
+    events : tuple of str
+        Kinds of events to stage in it.
     recordings : bool
         Whether the bundled recordings are replayed beside it, as a time lapse.
     mqtt_port, kafka_port, postgres_port, console_port : int
@@ -84,6 +88,7 @@ class DemoConfig:
     rate: float
     seed: int
     faults: int
+    events: tuple[str, ...]
     recordings: bool
     mqtt_port: int
     kafka_port: int
@@ -238,6 +243,11 @@ class Demo:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("CITYWATCH_")
         }
+        config = self._config
+        if config.events:
+            text = as_toml(surroundings(City(config.sensors, config.seed)))
+            self._city_settings.write_text(text, encoding="utf-8")
+            inherited["CITYWATCH_SETTINGS"] = str(self._city_settings)
         return inherited | {
             "CITYWATCH_NAMESPACE": NAMESPACE,
             "CITYWATCH_MQTT__HOST": addresses.mqtt_host,
@@ -266,7 +276,7 @@ class Demo:
             path.unlink(missing_ok=True)
         length = [] if config.duration_s is None else ["--duration", str(config.duration_s)]
         city, replayed = self._reports
-        numbers = {
+        numbers: dict[str, object] = {
             "--sensors": config.sensors,
             "--rate": config.rate,
             "--seed": config.seed,
@@ -274,6 +284,8 @@ class Demo:
             "--labels": self._labels,
             "--report": city,
         }
+        if config.events:
+            numbers["--events"] = ",".join(config.events)
         options = [str(part) for pair in numbers.items() for part in pair]
         await self._start(self._sources, "simulate", ["simulate", *options, *length, *_MISCHIEF])
         if config.recordings:
@@ -287,6 +299,10 @@ class Demo:
     @property
     def _labels(self) -> Path:
         return self._config.data_dir / "labels.json"
+
+    @property
+    def _city_settings(self) -> Path:
+        return self._config.data_dir / "city.toml"
 
     async def _console_answers(self) -> None:
         deadline = time.monotonic() + _READY_S
@@ -371,10 +387,11 @@ class Demo:
             for path in self._reports
             if path.exists()
         ]
-        planned = read_labels(self._labels).faults if self._labels.exists() else ()
-        faults = [fault for fault in planned if fault.end_ns <= ended_ns]
+        labels = read_labels(self._labels) if self._labels.exists() else None
+        faults = [one for one in labels.faults if one.end_ns <= ended_ns] if labels else []
+        events = [one for one in labels.events if one.start_ns <= ended_ns] if labels else []
         recorded = frozenset(one.sensor.name for one in bundled())
-        return Expected(published, faults, recorded)
+        return Expected(published, faults, recorded, events, ended_ns)
 
     async def _drain(
         self, connection: psycopg.AsyncConnection[Any], before: Standing, expected: Expected

@@ -2,20 +2,24 @@
 
 import asyncio
 import json
+import math
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from citywatch.cli import app, until_signal
+from citywatch.tables import aligned
 
 if TYPE_CHECKING:
     from citywatch.demo import Line
 
 _FAILURE: Final = 1
+# Events that a demo shows within minutes.
+_FOR_MINUTES: Final = ["blocked-lane", "crowd"]
 _PLAIN_EVERY: Final = 5
 
 
@@ -28,6 +32,10 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
     rate: Annotated[float, typer.Option(min=1, help="Messages per second.")] = 600.0,
     seed: int = 1,
     faults: Annotated[int, typer.Option(min=0, help="Labelled faults to inject.")] = 8,
+    events: Annotated[
+        str | None,
+        typer.Option(help="Kinds of events to stage; a blocked lane and a crowd where they fit."),
+    ] = None,
     recordings: Annotated[bool, typer.Option(help="Replay the bundled recordings too.")] = True,
     data_dir: Annotated[Path, typer.Option(help="Kept from run to run.")] = Path(".citywatch"),
     mqtt: Annotated[str, typer.Option(help="auto, mosquitto or rumqttd.")] = "auto",
@@ -58,6 +66,10 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
             " or take --faults 0",
             param_hint="--duration",
         )
+    try:
+        staged = _events(events, sensors, rate, seed, duration)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--events") from error
     config = DemoConfig(
         data_dir=data_dir.resolve(),
         duration_s=duration,
@@ -65,6 +77,7 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
         rate=rate,
         seed=seed,
         faults=faults,
+        events=staged,
         recordings=recordings,
         mqtt_port=mqtt_port,
         kafka_port=kafka_port,
@@ -107,6 +120,34 @@ def demo(  # noqa: C901 - callbacks of one run, in one place
     until_signal(work)
 
 
+def _events(
+    asked: str | None, sensors: int, rate: float, seed: int, duration: float | None
+) -> tuple[str, ...]:
+    """Return the kinds of events to stage: those asked for, or of a few those that fit.
+
+    Raises
+    ------
+    ValueError
+        If one that is asked for cannot be staged.
+    """
+    from simulators.city import MIN_SENSORS, City
+    from simulators.events import SCRIPTS, fitting
+
+    kinds = _FOR_MINUTES if asked is None else [kind.strip() for kind in asked.split(",")]
+    kinds = [kind for kind in kinds if kind]
+    if unknown := set(kinds) - SCRIPTS.keys():
+        raise ValueError(f"no such events: {', '.join(sorted(unknown))}; {', '.join(SCRIPTS)} are")
+    if sensors < MIN_SENSORS or not kinds:
+        return ()
+    length_s = math.inf if duration is None else duration
+    found = fitting(City(sensors, seed), kinds, length_s, period_s=sensors / rate)
+    if asked is not None and (out := set(kinds) - set(found)):
+        raise ValueError(
+            f"{', '.join(sorted(out))}: not in a run of this length, rate and number of sensors"
+        )
+    return tuple(found)
+
+
 def _text(line: "Line") -> str:
     age = "-" if line.newest_age_s is None else f"{line.newest_age_s:.1f} s"
     return (
@@ -125,6 +166,26 @@ def _summary(facts: Mapping[str, Any]) -> str:
         f" {facts['withheld']:,} fields withheld; {balance}\n"
         f"{facts['faults_injected']} faults injected, {facts['faults_alerted']} alerted,"
         f" {facts['faults_paged']} paged; {facts['alerts_on_recordings']} alerts on recordings\n"
+        f"{_events_told(facts['events'])}"
         f"sensor to stored p50 {stored['p50']} ms, p99 {stored['p99']} ms;"
         f" sensor to page p50 {paged['p50']} ms, p99 {paged['p99']} ms"
     )
+
+
+def _events_told(events: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was staged beside what was found, as a table; nothing where nothing was."""
+    if not events:
+        return ""
+    heads = ["staged", "of", "at", "found", "after", "pages"]
+    rows = [
+        (
+            one["kind"],
+            f"{one['quantity']} of {one['sensor']}",
+            one["begun_at"][11:19],
+            one["alert_kind"] if one["alerts"] else "nothing yet" if not one["due"] else "NOTHING",
+            "-" if one["after_s"] is None else f"{one['after_s']:.0f} s",
+            one["pages"],
+        )
+        for one in events
+    ]
+    return f"{aligned(heads, rows)}\n"

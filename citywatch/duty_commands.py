@@ -399,7 +399,9 @@ def pager_try(
 ) -> None:
     """Show where an alert would go; exit 1 where nobody would be told."""
     from paging.checking import faults_of
-    from paging.trial import TrialError, reached, read_alert, tried
+    from paging.explaining import trial, written
+    from paging.stages import STAGES
+    from paging.trial import TrialError, read_alert
 
     routes = _routes(file, settings_file)
     if faults := faults_of(routes):
@@ -407,25 +409,16 @@ def pager_try(
         raise typer.Exit(_FAILURE)
     now = datetime.now(UTC)
     try:
-        trial = tried(read_alert(alert.read_bytes(), now), routes, now)
+        lines = trial(read_alert(alert.read_bytes(), now), routes, now)
     except (OSError, TrialError) as error:
         typer.echo(f"{alert}: {error}", err=True)
         raise typer.Exit(_FAILURE) from error
-    verdict = trial.verdict
-    last = (verdict.stage, verdict.decision.outcome, verdict.decision.reason)
-    rows = [*((stage, "pass", reason) for stage, reason in verdict.trail), last]
-    typer.echo(aligned(["stage", "outcome", "reason"], rows))
-    for way in trial.ways if verdict.decision.outcome == "pass" else ():
-        grouped = " and ".join(way.route.group_by) or "nothing"
-        typer.echo(
-            f"\nroute {way.route.name}, grouped by {grouped}: policy {way.route.policy}"
-            f"{'' if way.steps else ', which tells nobody'}"
-        )
-        for step in way.steps:
-            told = "; ".join(reached(target, routes, now) for target in step.to)
-            typer.echo(f"  after {step.after}: {told}")
-    if not trial.is_told:
-        typer.echo("\nnobody would be told", err=True)
+    for line in written(lines):
+        typer.echo(printable(line, 500))
+    outcomes = {line.outcome for line in lines if line.stage in dict(STAGES)}
+    # What only waits is told in the end.
+    if outcomes & {"drop", "mute"} or not any(line.outcome == "tell" for line in lines):
+        typer.echo("nobody would be told", err=True)
         raise typer.Exit(_FAILURE)
 
 

@@ -3,16 +3,25 @@
 import asyncio
 import tomllib
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from aiokafka.errors import KafkaError
+from psycopg import AsyncConnection
 
-from detectors import SuiteConfig
+from detectors import KIND_NAMES, SuiteConfig
 from ingest.kafka import KafkaSetupError
 from ingest.records import KafkaRecord
-from storage.rules import Present
-from streams.rules import MAX_RULES_BYTES, Rules, RulesError, rules_record
+from storage.rules import Comparison, Present, compare, rules_of_shadow
+from streams.rules import (
+    BY_MINUTES,
+    MAX_RULES_BYTES,
+    Rules,
+    RulesError,
+    rules_record,
+    without_effect,
+)
 from streams.ruling import Ruling
 
 # A person waits for it.
@@ -48,6 +57,8 @@ def read_rules(file: Path) -> Rules:
         raise RulesError([str(error)]) from error
     rules = Rules.read(values)
     Ruling(rules, SuiteConfig())
+    if faults := without_effect(rules):
+        raise RulesError(faults)
     return rules
 
 
@@ -75,6 +86,21 @@ async def apply(
         except (KafkaError, KafkaSetupError, OSError) as error:
             faults[number] = str(error) or repr(error)
     return faults
+
+
+async def compared(
+    connection: AsyncConnection[Any], shadow: str, since: datetime | None, limit: int
+) -> Comparison:
+    """Compare a shadow with what people were told, by the kinds of alerts that it looks for.
+
+    Raises
+    ------
+    ShadowUnknownError
+        As `storage.rules.compare` does.
+    """
+    layer = Rules.read(await rules_of_shadow(connection, shadow)).shadow.get(shadow)
+    others = BY_MINUTES if layer is not None and layer.is_about_minutes else ()
+    return await compare(connection, shadow, KIND_NAMES, others, since, limit)
 
 
 def by_partition(present: Sequence[Present], partitions: int) -> dict[int, Present | None]:

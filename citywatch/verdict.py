@@ -1,20 +1,23 @@
 """Was all well? A demo's run judged by publisher, database and receiver against each other."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from psycopg import AsyncConnection
 
 from paging.receiver import Arrival
+from simulators.events import TOLD_S, Event
 from simulators.faults import Fault
 from simulators.publish import Published
 from storage.audit import audit
 from storage.standing import Standing, standing
 from streams.facts import CityFacts
 from streams.kernels import kernels
+from streams.rules import BY_MINUTES
 
 # What the project promises of the demo.
 STORED_P99_MS: Final = 2_000.0
@@ -32,6 +35,8 @@ _STORED_LATENCY: Final = """
 _QUIET: Final = frozenset(
     kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.told != "always"
 )
+# Their pages say nothing of how fast a reading becomes one.
+_WAIT: Final = frozenset({"silence", *BY_MINUTES})
 _ALERTS: Final = """
     SELECT s.name, q.quantity, a.category, a.kind, a.opened_at, a.alert_id::text, s.zone,
            EXISTS (SELECT FROM outbox o WHERE o.alert_id = a.alert_id),
@@ -57,11 +62,17 @@ class Expected:
         Injected into the city; those that began before publishing ended.
     recorded : set of str
         Sensors that replay recordings: their alerts are real, and not known beforehand.
+    events : sequence of Event
+        Staged in the city; those that began before publishing ended.
+    ended_ns : int
+        When publishing ended.
     """
 
     published: Sequence[Published]
     faults: Sequence[Fault]
     recorded: frozenset[str]
+    events: Sequence[Event] = ()
+    ended_ns: int = 0
 
     def total(self, name: str) -> int:
         """Return the sum of one count over the publishers."""
@@ -98,6 +109,10 @@ class _Alert:
     # Over before anybody was woken, or kept from it by a stage that says why.
     is_spared: bool
     groups: Sequence[str]
+
+    @property
+    def opened_ns(self) -> float:
+        return self.opened_at.timestamp() * 1e9
 
 
 async def judge(
@@ -149,7 +164,8 @@ async def judge(
     pages = [arrival for arrival in arrivals if arrival.notice.event == "trigger"]
     balance = [*_balance(gained, rows, expected), *(await audit(connection, None, None)).faults]
     faults, fault_complaints = _faults(expected, alerts, pages)
-    complaints = [*balance, *fault_complaints]
+    events, event_complaints = _events(expected, alerts, pages)
+    complaints = [*balance, *fault_complaints, *event_complaints]
     if p99 is not None and p99 >= STORED_P99_MS:
         complaints.append(f"stored latency p99 is {p99} ms, promised under {STORED_P99_MS:.0f}")
     facts = {
@@ -157,6 +173,7 @@ async def judge(
         "published_messages": expected.total("messages") + expected.total("duplicates"),
         "balanced": not balance,
         **faults,
+        "events": events,
         "pages_delivered": len(pages),
         "resolves_delivered": sum(one.notice.event == "resolve" for one in arrivals),
         "page_repeats": repeats,
@@ -217,10 +234,14 @@ def _faults(
                 f"fault {fault.kind} of {fault.sensor} {fault.quantity}:"
                 f" {len(mine)} alerts, {delivered} pages"
             )
+    # What an event touches may be told of in other ways as well, and once more when it is over.
+    begun = {name: event.start_ns for event in expected.events for name in event.sensors}
     others = [
         alert
         for alert in alerts
-        if alert.alert_id not in claimed and (alert.is_told or alert.kind not in _QUIET)
+        if alert.alert_id not in claimed
+        and (alert.is_told or alert.kind not in _QUIET)
+        and alert.opened_ns < begun.get(alert.sensor, math.inf)
     ]
     recorded = [alert for alert in others if alert.sensor in expected.recorded]
     unexpected = [alert for alert in others if alert.sensor not in expected.recorded]
@@ -248,13 +269,50 @@ def _matches(fault: Fault, alert: _Alert) -> bool:
 
 def _follows(fault: Fault, alert: _Alert) -> bool:
     """Say whether an alert may come of a fault, as the hour's mean of a pollutant that went up."""
-    opened_ns = alert.opened_at.timestamp() * 1e9
     return (
         (alert.sensor, alert.quantity) == (fault.sensor, fault.quantity)
         and alert.category == fault.category
-        and fault.start_ns <= opened_ns + 1_000
-        and opened_ns <= fault.end_ns + _FAULT_GRACE.total_seconds() * 1e9
+        and fault.start_ns <= alert.opened_ns + 1_000
+        and alert.opened_ns <= fault.end_ns + _FAULT_GRACE.total_seconds() * 1e9
     )
+
+
+def _events(
+    expected: Expected, alerts: Sequence[_Alert], pages: Sequence[Arrival]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what was found of each staged event, and what was not that should have been."""
+    paged_groups = {arrival.notice.group for arrival in pages}
+    found, complaints = [], []
+    for event in expected.events:
+        mine = [
+            alert
+            for alert in alerts
+            if (alert.sensor, alert.quantity, alert.kind)
+            == (event.sensor, event.quantity, event.alert_kind)
+            and event.start_ns <= alert.opened_ns <= event.start_ns + event.opens_within_s * 1e9
+        ]
+        paged = sum(len(paged_groups.intersection(alert.groups)) for alert in mine)
+        due = event.start_ns + (event.opens_within_s + TOLD_S) * 1e9 <= expected.ended_ns
+        after_s = (mine[0].opened_ns - event.start_ns) / 1e9 if mine else None
+        found.append(
+            {
+                "kind": event.kind,
+                "alert_kind": event.alert_kind,
+                "sensor": event.sensor,
+                "quantity": event.quantity,
+                "begun_at": datetime.fromtimestamp(event.start_ns / 1e9, UTC).isoformat(),
+                "due": due,
+                "alerts": len(mine),
+                "after_s": after_s,
+                "pages": paged,
+            }
+        )
+        if due and (len(mine), paged) != (1, 1):
+            complaints.append(
+                f"event {event.kind} at {event.sensor} {event.quantity}:"
+                f" {len(mine)} alerts of kind {event.alert_kind}, {paged} pages"
+            )
+    return found, complaints
 
 
 async def _stored_latency(
@@ -276,12 +334,13 @@ async def _alerts(connection: AsyncConnection[Any], begun: datetime) -> list[_Al
 def _page_latency(pages: Sequence[Arrival]) -> dict[str, float | None]:
     """Return quantiles of the time from the reading that opened the first alert to its page.
 
-    With the group wait. Without sensors that fell silent: those wait for others to do so.
+    With the group wait. Alerts of minutes wait for their minute to be over, and sensors that fell
+    silent for others to do so: these are left out.
     """
     latency = [
         (arrival.at - arrival.notice.since).total_seconds() * 1000
         for arrival in pages
-        if arrival.notice.revision == 1 and arrival.notice.kind != "silence"
+        if arrival.notice.revision == 1 and arrival.notice.kind not in _WAIT
     ]
     if not latency:
         return {"p50": None, "p99": None}

@@ -129,6 +129,7 @@ def european(
         expected=nothing(len(row)),
         lower=nothing(len(row)),
         upper=known(edges[speak_from - 2], judged),
+        score=nothing(len(judged)),
     )
 
 
@@ -217,6 +218,7 @@ def united_states(
         expected=nothing(count),
         lower=nothing(count),
         upper=known(float(_CATEGORY_ENDS[speak_from - 2]), judged),
+        score=nothing(len(judged)),
     )
 
 

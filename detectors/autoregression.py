@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from detectors.finding import Finding, ages, known, sound
 from detectors.table import NEVER
+from detectors.tail import tail_score
 
 # Levels.
 HIGH: Final = 1
@@ -162,6 +163,7 @@ def step(
         expected=known(forecast, judged),
         lower=known(forecast - reach, judged),
         upper=known(forecast + reach, judged),
+        score=known(tail_score(np.abs(error) / spread), judged),
     )
 
 

@@ -121,6 +121,7 @@ def step(
         expected=np.where(drifts, state.past[-1], nothing(len(value))),
         lower=known(-limits.ahead_s, judged & (limits.ahead_s < np.inf)),
         upper=known(limits.behind_s, judged & (limits.behind_s < np.inf)),
+        score=nothing(len(judged)),
     )
 
 

@@ -30,8 +30,8 @@ class SuiteConfig:
         Good readings for which a city alert is open until their level is adopted as the new one:
         at a reading a minute somewhat over three hours, longer than most incidents.
     early_widening : float
-        Readings; the spread is widened by the factor 1 + early_widening / readings learned,
-        because the spread of few readings is uncertain.
+        Readings; the spread is widened by the factor 1 + early_widening (1 / readings learned -
+        1 / `memory`), because the spread of few readings is uncertain.
     smooth_widening : float
         Share the spread of a perfectly smooth series is widened by. Consecutive readings of a
         smooth series are one piece of evidence, not three.
@@ -112,6 +112,12 @@ class SuiteConfig:
     silence_floor_s: float = 60.0
     silence_factor: float = 4.0
     silence_decay: float = 0.05
+
+    @property
+    def memory(self) -> float:
+        """Return after how many readings level and spread are as certain as they get."""
+        # One more, for rounding.
+        return 1.0 + max(1.0 / self.spread_weight, 1.0 / self.level_weight)
 
     def __post_init__(self) -> None:
         """Check that the thresholds make sense together.

@@ -81,4 +81,5 @@ def step(
         expected=nothing(len(value)),
         lower=nothing(len(value)),
         upper=known(_EDGES[speak_from - 2], judged),
+        score=nothing(len(judged)),
     )

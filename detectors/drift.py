@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from detectors.averages import COVERAGE, HOUR_NS
 from detectors.finding import Finding, known, sound
 from detectors.table import NEVER
+from detectors.tail import tail_score
 
 # Levels.
 HIGH: Final = 1
@@ -46,6 +47,9 @@ _DRIFTING_WEIGHT: Final = 1.0 / 1_024.0
 _WARM_UP: Final = 14.0
 _FAR_SPREADS: Final = 3.0
 _BOUND_SPREADS: Final = 5.0
+# `now` averages days: of days that have nothing to do with each other it has a spread of
+# sqrt(w / (2 - w)) times theirs.
+_SPREADS_OF_NOW: Final = _FAR_SPREADS / (_NOW_WEIGHT / (2.0 - _NOW_WEIGHT)) ** 0.5
 # Mean absolute difference of two Gaussian values over their spread, 2 / sqrt(pi).
 _DIFFERENCE_OF_SPREAD: Final = 1.1283791670955126
 
@@ -131,6 +135,7 @@ def step(
         expected=known(state.norm, judged),
         lower=known(state.norm - reach, judged),
         upper=known(state.norm + reach, judged),
+        score=known(tail_score(np.abs(state.now - state.norm) * (_SPREADS_OF_NOW / reach)), judged),
     )
 
 

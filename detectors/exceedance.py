@@ -162,4 +162,5 @@ def judge(found: Means, added: NDArray[np.bool_], limit: NDArray[np.float64]) ->
         expected=nothing(count),
         lower=nothing(count),
         upper=known(upper, judged),
+        score=nothing(len(judged)),
     )

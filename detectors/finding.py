@@ -36,6 +36,10 @@ class Finding(NamedTuple):
         What was held against the limit (a mean, an index, the reading itself); NaN where nothing.
     expected, lower, upper : (n,) float64
         The norm and the limits it was held against, in the unit of `measure`; NaN where none.
+    score : (n,) float64
+        How improbable the measure is under the kernel's own model: -log10 of a tail probability,
+        not negative, and the larger the further off. `detectors.verdict` says what it is worth. NaN
+        where it is not judged, and of kernels that state a fact (a limit passed) instead.
     """
 
     judged: NDArray[np.bool_]
@@ -45,6 +49,7 @@ class Finding(NamedTuple):
     expected: NDArray[np.float64]
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
+    score: NDArray[np.float64]
 
 
 def sound(value: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:

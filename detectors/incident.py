@@ -188,4 +188,5 @@ def step(
         expected=known(ahead, judged),
         lower=nothing(len(value)),
         upper=known(ahead / (1.0 - thresholds.relative_difference), judged),
+        score=nothing(len(judged)),
     )

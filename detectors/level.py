@@ -68,7 +68,8 @@ def outlook(columns: Columns, config: SuiteConfig, warm_up: Threshold) -> Outloo
     np.maximum(base, config.floor_absolute, out=base)
     # Twice von Neumann's ratio.
     ratio = np.minimum(columns.difference / (base * base), 2.0)
-    early = 1.0 + config.early_widening / np.maximum(columns.learned, 1.0)
+    few = np.maximum(1.0 / np.maximum(columns.learned, 1.0) - 1.0 / config.memory, 0.0)
+    early = 1.0 + config.early_widening * few
     smooth = 1.0 + config.smooth_widening - config.smooth_widening / 2.0 * ratio
     spread = base * early * smooth
     return Outlook(columns.learned >= warm_up, base, spread)

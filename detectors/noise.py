@@ -152,6 +152,7 @@ def step(
         expected=nothing(len(kind)),
         lower=nothing(len(kind)),
         upper=known(limit_db, judged),
+        score=nothing(len(judged)),
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from detectors.finding import Finding, ages, known, sound
 from detectors.table import NEVER
+from detectors.tail import tail_score
 
 # Levels.
 LOUDER: Final = 1
@@ -32,6 +33,11 @@ _BOUND: Final = 25.0
 _LOUDER: Final = 8.0
 _QUIETER: Final = 1.0 / 16.0
 _WARM_UP: Final = 100.0
+# The logarithm of a variance of n degrees of freedom is nearly normal, of variance 2 / n (Bartlett
+# & Kendall, *The analysis of variance-heterogeneity and the logarithmic transformation*, Supplement
+# to JRSS 8, 1946). The short mean square has (2 - w) / w, less by the third that successive
+# differences share: about 20.
+_SPREAD_OF_LOG: Final = 0.316
 # Readings further apart do not differ by noise alone: the slowest usual period is five minutes.
 _FARTHEST_NS: Final = np.uint64(300_000_000_000)
 
@@ -110,4 +116,5 @@ def step(
         expected=known(np.sqrt(before), judged),
         lower=known(np.sqrt(before * _QUIETER), judged),
         upper=known(np.sqrt(before * _LOUDER), judged),
+        score=known(tail_score(np.abs(np.log(now / before)) / _SPREAD_OF_LOG), judged),
     )

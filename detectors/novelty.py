@@ -157,8 +157,7 @@ def profile_bin(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
 def step(
     columns: NoveltyColumns,
     profile: NDArray[np.complex128],
-    series: NDArray[np.intp],
-    time_ns: NDArray[np.int64],
+    places: NDArray[np.intp],
     value: NDArray[np.float64],
     usable: NDArray[np.bool_],
     config: NoveltyConfig,
@@ -172,14 +171,12 @@ def step(
     ----------
     columns : NoveltyColumns
         State of these series, n long; moved on in place.
-    profile : (m, PROFILE_BINS) complex128, C-contiguous
-        Profiles of all series, begun at 0 and moved on in place. The real part is the mean, the
-        imaginary part the count of readings, so that one access brings both. It stays outside the
-        columns because a reading touches one bin of it.
-    series : (n,) intp
-        Rows of `profile`.
-    time_ns : (n,) int64
-        Event time, UTC nanoseconds since 1970.
+    profile : (m,) complex128
+        Bins of the profiles of all series, begun at 0 and moved on in place. The real part is the
+        mean, the imaginary part the count of readings, so that one access brings both. It stays
+        outside the columns because a reading touches one bin of it.
+    places : (n,) intp
+        Which bin that is.
     value : (n,) float64
         At most 1e150 in magnitude where usable.
     usable : (n,) bool
@@ -190,9 +187,7 @@ def step(
     (n,) float64
         From 0 to 1; NaN in warm-up and where not usable.
     """
-    places = series * PROFILE_BINS + profile_bin(time_ns)
-    bins = profile.reshape(-1)
-    known = bins.take(places)
+    known = profile.take(places)
     mean, visits = known.real, known.imag
     first = columns.learned == 0
     fresh = bool(first.any())
@@ -239,11 +234,11 @@ def step(
     if usable.all():
         for column, new in zip(columns, moved, strict=True):
             column[:] = new
-        bins[places] = learned
+        profile[places] = learned
     else:
         for column, new in zip(columns, moved, strict=True):
             np.copyto(column, new, where=usable)
-        bins[places[usable]] = learned[usable]
+        profile[places[usable]] = learned[usable]
     return np.where(warm, score, np.nan)
 
 
@@ -342,8 +337,19 @@ class Novelty:
         value: NDArray[np.float64],
         usable: NDArray[np.bool_],
     ) -> NDArray[np.float64]:
-        """Score one reading of each of some distinct series; see the function `step`."""
+        """Score one reading of each of some distinct series; see the function `step`.
+
+        Parameters
+        ----------
+        series : (n,) intp
+        time_ns : (n,) int64
+            Event time, UTC nanoseconds since 1970.
+        value : (n,) float64
+        usable : (n,) bool
+        """
         score = np.empty(len(series))
+        places = series * PROFILE_BINS + profile_bin(time_ns)
+        bins = self._profile.reshape(-1)
         with np.errstate(all="ignore"):
             for start in range(0, len(series), _STEP_ROWS):
                 part = slice(start, start + _STEP_ROWS)
@@ -351,13 +357,7 @@ class Novelty:
                 block = np.ascontiguousarray(self._rows.take(rows, axis=0).T)
                 columns = novelty_columns(block)
                 score[part] = step(
-                    columns,
-                    self._profile,
-                    rows,
-                    time_ns[part],
-                    value[part],
-                    usable[part],
-                    self._config,
+                    columns, bins, places[part], value[part], usable[part], self._config
                 )
                 self._rows[rows] = block.T
         return score

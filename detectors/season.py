@@ -46,6 +46,7 @@ from detectors.averages import HOUR_NS
 from detectors.finding import Finding, known, sound
 from detectors.shift import Usual
 from detectors.table import NEVER
+from detectors.tail import tail_score
 
 # Levels.
 HIGH: Final = 1
@@ -213,6 +214,7 @@ def step(
         expected=known(expected, judged),
         lower=known(expected - reach, judged),
         upper=known(expected + reach, judged),
+        score=known(tail_score(np.abs(off) / spread), judged),
     )
 
 

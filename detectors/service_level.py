@@ -130,4 +130,5 @@ def step(
         expected=nothing(len(value)),
         lower=known(bound, judged & falling),
         upper=known(bound, judged & ~falling),
+        score=nothing(len(judged)),
     )

@@ -7,19 +7,81 @@ are known put in.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.config import SuiteConfig
 from detectors.flatline import LEAST_CHANCE
-from detectors.table import NEVER, Hot
-from detectors.terms import Terms, Threshold
+from detectors.single import Reading, Said
+from detectors.table import NEVER, Hot, Place
+from detectors.terms import Terms, Threshold, part_of
 
-_NS: Final = 1e-9  # seconds in a nanosecond
-_NS_PER_S: Final = 1e9
-_SUSPECT: Final = 3  # QARTOD
+_NS: Final = np.array(1e-9)  # seconds in a nanosecond
+_NS_PER_S: Final = np.array(1e9)
+_ZERO: Final = np.array(0.0)
+_ONE: Final = np.array(1.0)
+_TWO: Final = np.array(2.0)
+SUSPECT: Final = np.array(3, np.uint8)  # QARTOD
+_NEVER: Final = np.array(NEVER)
+
+
+class Fixed(NamedTuple):
+    """What all series share of a `SuiteConfig`, as arrays without dimensions.
+
+    numpy takes these sooner than numbers of Python's, by more than a quarter of what an operation
+    on a thousand readings costs.
+    """
+
+    forget_ns: NDArray[np.uint64]
+    rate_max_gap_ns: NDArray[np.uint64]
+    forget_s: NDArray[np.float64]
+    repeat_prior: NDArray[np.float64]
+    change_prior: NDArray[np.float64]
+    repeat_floor: NDArray[np.float64]
+    repeat_lesson: NDArray[np.float64]
+    repeat_memory: NDArray[np.float64]
+    floor_relative: NDArray[np.float64]
+    floor_absolute: NDArray[np.float64]
+    half_smooth_widening: NDArray[np.float64]
+    smooth_most: NDArray[np.float64]
+    early_widening: NDArray[np.float64]
+    innovation_bound: NDArray[np.float64]
+    spread_weight: NDArray[np.float64]
+    spread_held: NDArray[np.float64]
+    level_weight: NDArray[np.float64]
+    memory: NDArray[np.float64]
+    rarest: NDArray[np.float64]
+    silence_decay: NDArray[np.float64]
+    silence_kept: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, config: SuiteConfig) -> Self:
+        """Return the constants of a configuration."""
+        return cls(
+            forget_ns=np.array(round(config.forget_after_s * 1e9), np.uint64),
+            rate_max_gap_ns=np.array(round(config.rate_max_gap_s * 1e9), np.uint64),
+            forget_s=np.array(config.forget_after_s),
+            repeat_prior=np.array(config.repeat_prior),
+            change_prior=np.array(config.change_prior),
+            repeat_floor=np.array(config.repeat_floor),
+            repeat_lesson=np.array(config.repeat_lesson),
+            repeat_memory=np.array(config.repeat_memory),
+            floor_relative=np.array(config.floor_relative),
+            floor_absolute=np.array(config.floor_absolute),
+            half_smooth_widening=np.array(config.smooth_widening / 2.0),
+            smooth_most=np.array(1.0 + config.smooth_widening),
+            early_widening=np.array(config.early_widening),
+            innovation_bound=np.array(config.innovation_bound),
+            spread_weight=np.array(config.spread_weight),
+            spread_held=np.array(1.0 - config.spread_weight),
+            level_weight=np.array(config.level_weight),
+            memory=np.array(config.memory),
+            rarest=np.array(1.0 / config.memory),
+            silence_decay=np.array(config.silence_decay),
+            silence_kept=np.array(1.0 - config.silence_decay),
+        )
 
 
 @dataclass(slots=True)
@@ -31,10 +93,11 @@ class Wave:
     time_ns, value, quality, watermark_ns : (n,)
         As `Suite.step` has them; `quality` is raised in place.
     late : (n,) bool
-    has_late : bool
-        Whether any of the batch is late.
-    spreads, expected, band : (n,) float64
-        Written to.
+    has_bad : bool
+        Whether any reading of the batch is late, or its flag bad.
+    said : (3, n) float64
+        Written to: the distance from the level in spreads, the level, and the half width of the
+        band around it.
     """
 
     time_ns: NDArray[np.int64]
@@ -42,32 +105,45 @@ class Wave:
     quality: NDArray[np.uint8]
     watermark_ns: NDArray[np.int64]
     late: NDArray[np.bool_]
-    has_late: bool
-    spreads: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    band: NDArray[np.float64]
+    has_bad: bool
+    said: NDArray[np.float64]
 
-    def part(self, rows: slice | NDArray[np.intp]) -> "Wave":
-        """Return some of its rows: views of a slice, copies of others."""
+    def part(self, rows: Place) -> "Wave":
+        """Return some of its rows: views of a slice, and for `put` copies of others."""
+        said = self.said[:, rows] if isinstance(rows, slice) else np.empty((3, len(rows)))
         return Wave(
             self.time_ns[rows],
             self.value[rows],
             self.quality[rows],
             self.watermark_ns[rows],
             self.late[rows],
-            self.has_late,
-            self.spreads[rows],
-            self.expected[rows],
-            self.band[rows],
+            self.has_bad,
+            said,
         )
 
-    def put(self, rows: NDArray[np.intp], part: "Wave") -> None:
-        """Take over what is said of some of its rows."""
-        self.quality[rows] = part.quality
-        self.late[rows] = part.late
-        self.spreads[rows] = part.spreads
-        self.expected[rows] = part.expected
-        self.band[rows] = part.band
+    def put(self, rows: Place, part: "Wave") -> None:
+        """Take over what is said of some of its rows, but for the flags."""
+        if not isinstance(rows, slice):
+            self.said[:, rows] = part.said
+
+    def raise_flags(self, rows: Place, part: "Wave") -> None:
+        """Take over the flags of some of its rows."""
+        self.quality[rows], self.late[rows] = part.quality, part.late
+
+    def reading(self, row: int) -> Reading:
+        """Return one of its rows."""
+        return Reading(
+            int(self.time_ns[row]),
+            float(self.value[row]),
+            int(self.quality[row]),
+            int(self.watermark_ns[row]),
+            bool(self.late[row]),
+        )
+
+    def say(self, row: int, said: Said) -> None:
+        """Take over what is said of one of its rows."""
+        self.quality[row], self.late[row] = said.quality, said.late
+        self.said[:, row] = said.spreads, said.expected, said.band
 
 
 class Look(NamedTuple):
@@ -93,14 +169,12 @@ class Look(NamedTuple):
     run_chance: NDArray[np.float64]
 
 
-_Weight = NDArray[np.float64] | float
+_Weight = NDArray[np.float64]
 _NONE: Final = np.empty(0, np.intp)
 _NO_CHANCE: Final = np.empty(0)
 
 
-def look(
-    hot: Hot, settled: NDArray[np.bool_], wave: Wave, config: SuiteConfig, terms: Terms
-) -> Look:
+def look(hot: Hot, settled: NDArray[np.bool_], wave: Wave, fixed: Fixed, terms: Terms) -> Look:
     """Tell the plain readings of a wave; moves nothing.
 
     Parameters
@@ -110,8 +184,7 @@ def look(
     settled : (n,) bool
         Which of them are settled.
     wave : Wave
-    config : SuiteConfig
-        Thresholds that all series share.
+    fixed : Fixed
     terms : Terms
         Those of these series.
     """
@@ -122,9 +195,9 @@ def look(
     plain = value >= hot.low
     plain &= value <= hot.high
     plain &= settled
-    plain &= wave.quality < _SUSPECT
-    plain &= quiet_ns <= np.uint64(round(config.forget_after_s * _NS_PER_S))
-    if wave.has_late:
+    plain &= quiet_ns <= fixed.forget_ns
+    if wave.has_bad:
+        plain &= wave.quality < SUSPECT
         plain &= ~wave.late
     moves = np.empty((2, len(value)))
     change = np.subtract(value, hot.previous, out=moves[1])
@@ -132,23 +205,21 @@ def look(
     reach *= hot.max_rate
     fast = np.abs(change) > reach
     if np.count_nonzero(fast):
-        fast &= quiet_ns <= np.uint64(round(config.rate_max_gap_s * _NS_PER_S))
+        fast &= quiet_ns <= fixed.rate_max_gap_ns
         plain &= ~fast
     same, run_chance = _NONE, _NO_CHANCE
     equal = change == 0.0
     if np.count_nonzero(equal):
-        same = np.flatnonzero(equal)
-        repeats = hot.run[same] + config.repeat_prior + hot.repeats[same]
-        chance = repeats / (repeats + hot.changes[same] + config.change_prior)
-        np.maximum(chance, config.repeat_floor, out=chance)
+        same = equal.nonzero()[0]
+        repeats = hot.run[same] + fixed.repeat_prior + hot.repeats[same]
+        chance = repeats / (repeats + hot.changes[same] + fixed.change_prior)
+        np.maximum(chance, fixed.repeat_floor, out=chance)
         run_chance = np.maximum(hot.run_chance[same] * chance, LEAST_CHANCE)
-        plain[same[run_chance <= terms.part(same).flatline_chance]] = False
+        plain[same[run_chance <= part_of(terms.flatline_chance, same)]] = False
     return Look(plain, len(plain) - int(np.count_nonzero(plain)), moves, same, run_chance)
 
 
-def advance(
-    hot: Hot, wave: Wave, seen: Look, config: SuiteConfig, terms: Terms
-) -> NDArray[np.intp]:
+def advance(hot: Hot, wave: Wave, seen: Look, fixed: Fixed, terms: Terms) -> NDArray[np.intp]:
     """Judge the readings of a wave as plain ones, and move the state on in place.
 
     What it says of others than plain ones, and makes of their state, is to be thrown away.
@@ -159,35 +230,45 @@ def advance(
         Plain readings with which a city alert opens.
     """
     value = wave.value
-    _listen(hot, wave.watermark_ns, config)
-    _count_changes(hot, seen, config)
-    base, spread = _spread(hot, config)
+    _listen(hot, wave.watermark_ns, fixed)
+    _count_changes(hot, seen, fixed)
+    learned = hot.learned
+    is_certain = np.count_nonzero(learned >= fixed.memory) == len(learned)
+    base, spread = _spread(hot, fixed, is_certain)
+    spreads, expected, band = wave.said
     step = np.subtract(value, hot.level, out=seen.moves[0])
-    np.abs(step, out=wave.spreads)
-    wave.spreads /= spread
-    wave.expected[:] = hot.level
-    np.multiply(spread, terms.city_open_spreads, out=wave.band)
-    _learn(hot, seen.moves, base, config)
+    np.abs(step, out=spreads)
+    spreads /= spread
+    expected[:] = hot.level
+    np.multiply(spread, terms.city_open_spreads, out=band)
+    _learn(hot, seen.moves, base, fixed, is_certain)
     hot.previous[:] = value
     hot.last_ns[:] = wave.time_ns
-    far: NDArray[np.bool_] = wave.spreads >= terms.city_open_spreads
+    far: NDArray[np.bool_] = spreads >= terms.city_open_spreads
     return _far(hot.city_streak, far, seen.plain, terms.city_open_after)
 
 
-def _spread(hot: Hot, config: SuiteConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _spread(
+    hot: Hot, fixed: Fixed, is_certain: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the spread with its floor, and the same widened (`detectors.level.outlook`)."""
     base = np.sqrt(hot.variance)
     spread = np.abs(hot.level)
-    spread *= config.floor_relative
+    spread *= fixed.floor_relative
     np.maximum(base, spread, out=base)
-    np.maximum(base, config.floor_absolute, out=base)
+    np.maximum(base, fixed.floor_absolute, out=base)
     ratio = base * base
     np.divide(hot.difference, ratio, out=ratio)
-    np.minimum(ratio, 2.0, out=ratio)
-    ratio *= config.smooth_widening / 2.0
-    np.subtract(1.0 + config.smooth_widening, ratio, out=ratio)
-    np.divide(config.early_widening, hot.learned, out=spread)
-    spread += 1.0
+    np.minimum(ratio, _TWO, out=ratio)
+    ratio *= fixed.half_smooth_widening
+    np.subtract(fixed.smooth_most, ratio, out=ratio)
+    if is_certain:
+        return base, np.multiply(base, ratio, out=spread)
+    np.divide(_ONE, hot.learned, out=spread)
+    spread -= fixed.rarest
+    np.maximum(spread, _ZERO, out=spread)
+    spread *= fixed.early_widening
+    spread += _ONE
     spread *= base
     spread *= ratio
     return base, spread
@@ -197,17 +278,18 @@ def _learn(
     hot: Hot,
     moves: NDArray[np.float64],
     bound: NDArray[np.float64],
-    config: SuiteConfig,
+    fixed: Fixed,
+    is_certain: bool,
 ) -> None:
     """Learn level and spread (`detectors.level.learn`), using up what is given.
 
     The moves are (2, n): from the level, and from the previous reading.
     """
-    bound *= config.innovation_bound
+    bound *= fixed.innovation_bound
     below = np.negative(bound)
     np.maximum(moves, below, out=moves)
     np.minimum(moves, bound, out=moves)
-    weights, held, level_weight = _weights(hot.learned, config)
+    weights, held, level_weight = _weights(hot.learned, fixed, is_certain)
     level = hot.level
     level += np.multiply(moves[0], level_weight, out=below)
     moves *= moves
@@ -218,7 +300,9 @@ def _learn(
     squares += moves
 
 
-def _weights(learned: NDArray[np.float64], config: SuiteConfig) -> tuple[_Weight, _Weight, _Weight]:
+def _weights(
+    learned: NDArray[np.float64], fixed: Fixed, is_certain: bool
+) -> tuple[_Weight, _Weight, _Weight]:
     """Count the readings; return the weights of what they teach.
 
     Returns
@@ -229,17 +313,15 @@ def _weights(learned: NDArray[np.float64], config: SuiteConfig) -> tuple[_Weight
         What the variance keeps of itself.
     level : (n,) float64 or float
     """
-    # One more, for rounding.
-    ended = 1.0 + max(1.0 / config.spread_weight, 1.0 / config.level_weight)
-    if np.count_nonzero(learned >= ended) == len(learned):
-        learned += 1.0
-        return config.spread_weight, 1.0 - config.spread_weight, config.level_weight
+    if is_certain:
+        learned += _ONE
+        return fixed.spread_weight, fixed.spread_held, fixed.level_weight
     shares = np.empty((2, len(learned)))
-    np.divide(1.0, learned, out=shares[1])
-    learned += 1.0
-    share = np.divide(1.0, learned, out=shares[0])
-    level_weight = np.maximum(share, config.level_weight)
-    np.maximum(shares, config.spread_weight, out=shares)
+    np.divide(_ONE, learned, out=shares[1])
+    learned += _ONE
+    share = np.divide(_ONE, learned, out=shares[0])
+    level_weight = np.maximum(share, fixed.level_weight)
+    np.maximum(shares, fixed.spread_weight, out=shares)
     return shares, 1.0 - shares[0], level_weight
 
 
@@ -253,26 +335,26 @@ def _far(
     if not np.count_nonzero(far):
         streak[:] = 0.0
         return _NONE
-    streak += 1.0
+    streak += _ONE
     streak *= far
     due = streak >= open_after
     due &= plain
-    place = np.flatnonzero(due)
+    place = due.nonzero()[0]
     streak[place] = 0.0
     return place
 
 
-def _listen(hot: Hot, watermark_ns: NDArray[np.int64], config: SuiteConfig) -> None:
+def _listen(hot: Hot, watermark_ns: NDArray[np.int64], fixed: Fixed) -> None:
     """Learn the pauses that end with these readings, as `detectors.silence` does."""
     heard_ns, usual = hot.heard_ns, hot.pause_s
     moved = watermark_ns > heard_ns
     if not np.count_nonzero(moved):
         return
-    moved &= heard_ns != NEVER
+    moved &= heard_ns != _NEVER
     pause_s = (watermark_ns - heard_ns).view(np.uint64) / _NS_PER_S
-    np.minimum(pause_s, config.forget_after_s, out=pause_s)
-    lesson = pause_s * config.silence_decay
-    lesson += usual * (1.0 - config.silence_decay)
+    np.minimum(pause_s, fixed.forget_s, out=pause_s)
+    lesson = pause_s * fixed.silence_decay
+    lesson += usual * fixed.silence_kept
     np.maximum(pause_s, lesson, out=lesson)
     if np.count_nonzero(moved) == len(moved):
         usual[:] = lesson
@@ -281,15 +363,15 @@ def _listen(hot: Hot, watermark_ns: NDArray[np.int64], config: SuiteConfig) -> N
     np.maximum(heard_ns, watermark_ns, out=heard_ns)
 
 
-def _count_changes(hot: Hot, seen: Look, config: SuiteConfig) -> None:
+def _count_changes(hot: Hot, seen: Look, fixed: Fixed) -> None:
     """Prolong the runs of those that repeat, and end those of the others (`flatline`)."""
     same, run, repeats, changes = seen.same, hot.run, hot.repeats, hot.changes
     kept = (repeats[same], changes[same], run[same]) if len(same) else None
-    repeats += np.minimum(run, config.repeat_lesson)
-    changes += 1.0
+    repeats += np.minimum(run, fixed.repeat_lesson)
+    changes += _ONE
     total = repeats + changes
-    np.maximum(total, config.repeat_memory, out=total)
-    np.divide(config.repeat_memory, total, out=total)
+    np.maximum(total, fixed.repeat_memory, out=total)
+    np.divide(fixed.repeat_memory, total, out=total)
     history = hot.history
     history *= total
     run.fill(0.0)

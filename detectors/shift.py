@@ -45,6 +45,11 @@ _NO_BLOCK: Final = NEVER // _BLOCK_NS - 1
 _SLACK: Final = 1.5
 _LIMIT: Final = 15.0
 _BOUND: Final = 5.0
+# A sum of steps that go down on average is above h with a chance of exp(-t h), where exp(t step) is
+# 1 on average (Lundberg's exponent; Asmussen & Albrecher, *Ruin Probabilities*, 2010, chapter 3).
+# t is 3.0 for Gaussian means, 1.9 for those of Student's t with six degrees of freedom, and 1.6 for
+# Laplacian ones whose spread is guessed from their mean deviation.
+_DECADES: Final = 1.5 * 0.4342944819032518  # of one spread in the sum: log10(e)
 # A day is learned before anything is said, and three days make the level and the spread.
 _WARM_UP: Final = 96.0
 _WEIGHT: Final = 1.0 / 288.0
@@ -160,6 +165,7 @@ def step(
         expected=known(usual.level + state.level * usual.spread, judged),
         lower=known(usual.level + (state.level - reach) * usual.spread, judged),
         upper=known(usual.level + (state.level + reach) * usual.spread, judged),
+        score=known(np.where(up, state.sums[0], state.sums[1]) * _DECADES, judged),
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from detectors.finding import Finding, ages, known, sound
 from detectors.table import NEVER
+from detectors.tail import tail_score
 
 # Levels.
 FAR: Final = 1
@@ -31,6 +32,8 @@ _FAR_SPREADS: Final = 10.0
 _SLOW_WEIGHT: Final = 1.0 / 64.0
 _WARM_UP: Final = 30.0
 _SPREAD_OF_MAD: Final = 1.4826
+# In the place of a reach of 0: a series that stands still, of which nothing is too little.
+_TINY: Final = 1e-300
 # Older readings say nothing of the present one: the slowest usual period is five minutes.
 _FORGET_NS: Final = np.uint64(900_000_000_000)
 # Batcher's odd-even merge sort of seven: pairs to put in order, one after the other.
@@ -85,7 +88,8 @@ def step(
     Finding
         It speaks, with level `SPIKE`, at the reading after the spike; `measure` is the spike then.
         `FAR` is a reading that is far off and not judged further yet. `expected` is the median,
-        `lower` and `upper` are where far off begins.
+        `lower` and `upper` are where far off begins. The score is that of `measure`; 0 for a
+        reading that waits, and for one that confirms the one before.
     """
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
@@ -104,6 +108,9 @@ def step(
     confirmed = far & suspected & ((off > 0) == (state.suspect > middle))
     spiked = judged & suspected & ~confirmed
     measure = np.where(spiked, state.suspect, value)
+    # Each reading is scored once: one far off when it is known what it was.
+    away = np.where(far & ~spiked, 0.0, np.abs(measure - middle))
+    score = tail_score(away / np.maximum(reach, _TINY) * _FAR_SPREADS)
 
     count = state.learned + 1.0
     weight = np.maximum(1.0 / count, _SLOW_WEIGHT)
@@ -127,6 +134,7 @@ def step(
         expected=known(middle, judged),
         lower=known(middle - reach, judged),
         upper=known(middle + reach, judged),
+        score=known(score, judged),
     )
 
 

@@ -3,7 +3,7 @@
 One long module, a third of it what the columns mean: the step and what it returns belong together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -26,8 +26,9 @@ from detectors.hysteresis import (
     transitions,
 )
 from detectors.level import forget, learn, outlook
+from detectors.one import One
 from detectors.rate import too_fast
-from detectors.settled import Wave, advance, look
+from detectors.settled import SUSPECT, Fixed, Look, Wave, advance, look
 from detectors.silence import (
     Returns,
     Silences,
@@ -38,14 +39,14 @@ from detectors.silence import (
     returns,
     spoke_again,
 )
-from detectors.table import NEVER, Columns, Table, Work, is_settled
+from detectors.single import Flip, judge
+from detectors.table import NEVER, Columns, Place, Table, Whole, Work, is_settled, within
 from detectors.tail import tail_score
 from detectors.terms import Terms, TermTable
-from detectors.waves import Waves, by_series, fresh_only, in_waves
+from detectors.waves import FEW, Waves, by_series, fresh_only, in_waves
 
 # QARTOD primary flags (IOC 54:V3). From SUSPECT on a reading is bad.
 _NOT_EVALUATED: Final = 2
-_SUSPECT: Final = 3
 _FAIL: Final = 4
 _MISSING: Final = 9
 
@@ -89,6 +90,30 @@ class Verdicts:
     returns: Returns
 
 
+class _Found:
+    """Alerts that opened or closed in a batch, and those of series that were heard again."""
+
+    def __init__(self) -> None:
+        self.flips: list[tuple[NDArray[np.intp], Flips]] = []
+        self.spoken: list[tuple[NDArray[np.intp], Spoke]] = []
+
+    def opened(self, rows: NDArray[np.intp], opened_ns: NDArray[np.int64]) -> None:
+        """Take note of city alerts that opened."""
+        count = len(rows)
+        kinds, flags = np.full(count, LEVEL, np.uint8), np.ones(count, np.bool_)
+        self.flips.append((rows, Flips(CITY, np.arange(count), kinds, flags, opened_ns)))
+
+    def flip(self, row: int, flip: Flip) -> None:
+        """Take note of what one reading did."""
+        rows, place = np.array([row]), np.zeros(1, np.intp)
+        opened_ns = np.array([flip.opened_ns])
+        if flip.is_return:
+            self.spoken.append((rows, Spoke(flip.category, place, opened_ns)))
+        else:
+            kinds, opened = np.array([flip.kind], np.uint8), np.array([flip.opened])
+            self.flips.append((rows, Flips(flip.category, place, kinds, opened, opened_ns)))
+
+
 _NOTHING: Final = Verdicts(
     fresh=np.empty(0, np.bool_),
     late=np.empty(0, np.bool_),
@@ -113,9 +138,8 @@ class Suite:
     """
 
     def __init__(self, config: SuiteConfig = SuiteConfig()) -> None:  # noqa: B008 - frozen
-        self._config = config
         self._table = Table()
-        self._terms = TermTable(Terms.of(config))
+        self._use(config, TermTable(Terms.of(config)))
 
     def __len__(self) -> int:
         """Return the number of series."""
@@ -157,7 +181,7 @@ class Suite:
         """
         terms = TermTable(shared)
         terms.add(len(self), columns)
-        self._config, self._terms = config, terms
+        self._use(config, terms)
         self._table.review(terms.whole().warm_up)
 
     def limit(self, series: NDArray[np.intp], limits: Limits) -> None:
@@ -209,61 +233,44 @@ class Suite:
         if not count:
             return _NOTHING
         waves = self._waves(series, time_ns)
-        rows = waves.rows
+        all_fresh = waves.count == count
         late = time_ns < self._floor(watermark_ns)
-        # A copy, because it is raised in place; the others may be views.
-        flags = quality.copy()
-        size = count if isinstance(rows, slice) else len(rows)
-        work = Wave(
-            time_ns[rows],
-            value[rows],
-            flags[rows],
-            watermark_ns[rows],
-            late[rows],
-            bool(np.count_nonzero(late)),
-            np.empty(size),
-            np.empty(size),
-            np.empty(size),
-        )
-        flips: list[tuple[NDArray[np.intp], Flips]] = []
-        spoken: list[tuple[NDArray[np.intp], Spoke]] = []
-        state = Work(self._table, waves.series)
-        terms = self._terms.of(waves.series)
-        start = 0
+        said = np.empty((3, count)) if all_fresh else np.full((3, count), np.nan)
+        # A copy of the flags, because they are raised in place; the others may be views.
+        has_bad = bool(np.count_nonzero(late) or np.count_nonzero(quality >= SUSPECT))
+        batch = Wave(time_ns, value, quality.copy(), watermark_ns, late, has_bad, said)
+        found = _Found()
+        work = Work(self._table, waves.series)
         # NaN and infinity are ordinary input here; masks keep them out of the state.
         with np.errstate(all="ignore"):
-            for length in waves.sizes:
-                for first in range(0, length, _PART):
-                    last = min(first + _PART, length)
-                    part = slice(start + first, start + last)
-                    own = self._own(terms, slice(first, last))
-                    turned, back = self._wave(state, first, last, work.part(part), own)
-                    if turned or back:
-                        places = np.arange(count)[rows][part]
-                        flips.extend((places, flip) for flip in turned)
-                        spoken.extend((places, one) for one in back)
-                start += length
-            score = tail_score(work.spreads)
-        state.end()
+            for first in range(0, len(waves.series), _PART):
+                place = slice(first, min(first + _PART, len(waves.series)))
+                self._wave(work, place, batch, _cut(waves.rows, place), found)
+            for wave in waves.later:
+                self._wave(work, wave.places, batch, wave.rows, found)
+            for tail in waves.tails:
+                one = work.one(tail.place)
+                self._single(work, tail.place, one, batch, tail.rows, found)
+            score = tail_score(said[0])
+        work.end()
 
         fresh = np.ones(count, np.bool_)
-        if size < count:
+        if not all_fresh:
             fresh.fill(False)
-            fresh[rows] = True
-            outside = self._table.out_of_range(series.astype(np.intp), value)
-            np.maximum(flags, np.uint8(_NOT_EVALUATED), out=flags)
-            np.maximum(flags, np.uint8(_FAIL), out=flags, where=outside)
-        if not isinstance(rows, slice):
-            flags[rows], late[rows] = work.quality, work.late
+            fresh[waves.fresh] = True
+            repeated = ~fresh
+            outside = repeated & self._table.out_of_range(series.astype(np.intp), value)
+            np.maximum(batch.quality, _NOT_EVALUATED, out=batch.quality, where=repeated)
+            np.maximum(batch.quality, _FAIL, out=batch.quality, where=outside)
         return Verdicts(
             fresh=fresh,
             late=late,
-            quality=flags,
-            score=_spread_out(score, rows, count),
-            expected=_spread_out(work.expected, rows, count),
-            band=_spread_out(work.band, rows, count),
-            transitions=transitions(flips, series),
-            returns=returns(spoken, series),
+            quality=batch.quality,
+            score=score,
+            expected=said[1],
+            band=said[2],
+            transitions=transitions(found.flips, series),
+            returns=returns(found.spoken, series),
         )
 
     def newest_ns(self, series: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -334,8 +341,12 @@ class Suite:
         suite._table.review(config.warm_up)
         return suite
 
+    def _use(self, config: SuiteConfig, terms: TermTable) -> None:
+        self._config, self._terms, self._fixed = config, terms, Fixed.of(config)
+        self._lateness_ns = round(config.allowed_lateness_s * 1e9)
+
     def _check(self, series: NDArray[np.int32], *others: NDArray[Any]) -> None:
-        if series.ndim != 1 or any(column.shape != series.shape for column in others):
+        if series.ndim != 1 or {column.shape for column in others} != {series.shape}:
             raise ValueError("series and all that belongs to it must be columns of one length")
         # Unsigned: a negative one is beyond all.
         if len(series) and int(series.view(np.uint32).max()) >= len(self):
@@ -344,68 +355,100 @@ class Suite:
     def _waves(self, series: NDArray[np.int32], time_ns: NDArray[np.int64]) -> Waves:
         """Return the fresh rows in the order they are judged in."""
         count = len(series)
-        if count and np.count_nonzero(series[1:] > series[:-1]) == count - 1:
+        if np.count_nonzero(series[1:] > series[:-1]) == count - 1:
             numbers = series.astype(np.intp)
             if np.count_nonzero(time_ns > self._table.last_ns(numbers)) == count:
-                return Waves(slice(0, count), numbers, [count])
+                everything = slice(0, count)
+                return Waves(everything, numbers, everything, count)
         runs = by_series(series, len(self))
         return in_waves(fresh_only(runs, series, time_ns, self._table.last_ns(runs.series)))
 
     def _floor(self, watermark_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the event time below which each row is late."""
-        lateness_ns = round(self._config.allowed_lateness_s * 1e9)
-        floor_ns: NDArray[np.int64] = np.maximum(watermark_ns, NEVER + lateness_ns) - lateness_ns
+        lateness_ns = self._lateness_ns
+        floor_ns: NDArray[np.int64] = np.maximum(watermark_ns, NEVER + lateness_ns)
+        floor_ns -= lateness_ns
         return floor_ns
 
-    def _own(self, terms: Terms, rows: slice | NDArray[np.intp]) -> Terms:
-        """Return the thresholds of some of the series that `terms` are of."""
-        return terms if self._terms.is_shared else terms.part(rows)
+    def _own_terms(self, work: Work, place: Place) -> Terms:
+        """Return the thresholds of some of the series that are worked on."""
+        return self._terms.of(work.series[place])
 
-    def _wave(
-        self, state: Work, first: int, last: int, wave: Wave, terms: Terms
-    ) -> tuple[list[Flips], list[Spoke]]:
-        """Judge one reading of each series from `first` to `last`, all fresh."""
-        hot, settled = state.part(first, last)
-        seen = look(hot, settled, wave, self._config, terms)
-        if seen.odd == last - first:
-            return self._special(state, np.arange(first, last), wave, terms)
-        flips: list[Flips] = []
-        spoken: list[Spoke] = []
-        if not seen.odd:
-            opened = advance(hot, wave, seen, self._config, terms)
-        else:
-            # Aside, before the others' step goes over all of them.
-            odd = np.flatnonzero(~seen.plain)
-            aside, others = state.whole(odd + first), wave.part(odd)
-            own = self._own(terms, odd)
-            opened = advance(hot, wave, seen, self._config, terms)
-            found, spoken = self._judge(aside.columns, others, own)
-            wave.put(odd, others)
-            settled = is_settled(aside.columns, own.warm_up)
-            state.put(odd + first, aside.block, settled)
-            flips = [flip._replace(place=odd[flip.place]) for flip in found]
-            spoken = [one._replace(place=odd[one.place]) for one in spoken]
-        if len(opened):
-            opened_ns = wave.time_ns[opened]
-            state.unsettle(opened + first, opened_ns)
-            flips.append(
-                Flips(
-                    CITY,
-                    opened,
-                    np.full(len(opened), LEVEL, np.uint8),
-                    np.ones(len(opened), np.bool_),
-                    opened_ns,
-                )
-            )
-        return flips, spoken
+    def _wave(self, work: Work, place: Place, batch: Wave, rows: Place, found: _Found) -> None:
+        """Judge one reading of each of some series, all fresh.
+
+        Parameters
+        ----------
+        work : Work
+        place : slice or (n,) intp
+            Where the series stand in it.
+        batch : Wave
+            All rows.
+        rows : slice or (n,) intp
+            Those to be judged.
+        found : _Found
+            Added to.
+        """
+        wave, part, terms = batch.part(rows), work.part(place), self._own_terms(work, place)
+        seen = look(part.hot, part.settled, wave, self._fixed, terms)
+        aside = self._aside(work, place, batch, rows, seen) if seen.odd else None
+        if seen.odd < len(seen.plain):
+            opened = advance(part.hot, wave, seen, self._fixed, terms)
+            work.end_part(place, part)
+            batch.put(rows, wave)
+            if len(opened):
+                opened_ns = wave.time_ns[opened]
+                work.unsettle(within(place, opened), opened_ns)
+                found.opened(within(rows, opened), opened_ns)
+        if aside is not None:
+            aside(found)
+
+    def _aside(
+        self, work: Work, place: Place, batch: Wave, rows: Place, seen: Look
+    ) -> Callable[[_Found], None]:
+        """Take what is odd of a wave out of it; return how it is judged when the others are."""
+        odd = (~seen.plain).nonzero()[0]
+        place, rows = within(place, odd), within(rows, odd)
+        if len(odd) > FEW:
+            whole = work.whole(place)
+            return lambda found: self._special(work, place, whole, batch, rows, found)
+        ones = [work.one(at) for at in place.tolist()]
+
+        def judge_each(found: _Found) -> None:
+            for one, at, row in zip(ones, place.tolist(), rows.tolist(), strict=True):
+                self._single(work, at, one, batch, [row], found)
+
+        return judge_each
 
     def _special(
-        self, state: Work, place: NDArray[np.intp], wave: Wave, terms: Terms
-    ) -> tuple[list[Flips], list[Spoke]]:
-        whole = state.whole(place)
-        found = self._judge(whole.columns, wave, terms)
-        state.put(place, whole.block, is_settled(whole.columns, terms.warm_up))
-        return found
+        self,
+        work: Work,
+        place: NDArray[np.intp],
+        whole: Whole,
+        batch: Wave,
+        rows: NDArray[np.intp],
+        found: _Found,
+    ) -> None:
+        """Judge one reading of each of some series the general way."""
+        wave, terms = batch.part(rows), self._own_terms(work, place)
+        flips, spoken = self._judge(whole.columns, wave, terms)
+        batch.put(rows, wave)
+        batch.raise_flags(rows, wave)
+        work.put(place, whole.block, is_settled(whole.columns, terms.warm_up))
+        found.flips += [(rows, flip) for flip in flips]
+        found.spoken += [(rows, back) for back in spoken]
+
+    def _single(
+        self, work: Work, place: int, one: One, batch: Wave, rows: list[int], found: _Found
+    ) -> None:
+        """Judge readings of one series, one after another."""
+        terms = self._terms.one(int(work.series[place]))
+        for row in rows:
+            said, flips = judge(one, batch.reading(row), self._config, terms)
+            batch.say(row, said)
+            for flip in flips:
+                found.flip(row, flip)
+        work.put_one(place, one, one.is_settled(terms.warm_up))
 
     def _judge(self, columns: Columns, wave: Wave, terms: Terms) -> tuple[list[Flips], list[Spoke]]:
         """Judge one reading of each series the general way; fill the wave, move the state on."""
@@ -415,7 +458,7 @@ class Suite:
         spoken = [] if back is None else spoke_again(columns, back)
         forget(columns, time_ns, config)
         in_range = (value >= columns.low) & (value <= columns.high)
-        usable = in_range & (given < _SUSPECT)
+        usable = in_range & (given < SUSPECT)
         judged = None
         if wave.late.any():
             # A state is true until the next one, however late it was told.
@@ -436,9 +479,9 @@ class Suite:
         scored = trusted & seen.warm
         known = seen.warm if judged is None else seen.warm & judged
         spreads = np.abs(value - columns.level) / seen.spread
-        wave.spreads[:] = np.where(scored, spreads, np.nan)
-        wave.expected[:] = np.where(known, columns.level, np.nan)
-        wave.band[:] = np.where(known, seen.spread * terms.city_open_spreads, np.nan)
+        wave.said[0] = np.where(scored, spreads, np.nan)
+        wave.said[1] = np.where(known, columns.level, np.nan)
+        wave.said[2] = np.where(known, seen.spread * terms.city_open_spreads, np.nan)
         city_open = columns.city_opened_ns != NEVER
         learn(columns, seen, value, trusted, city_open, config)
 
@@ -478,15 +521,9 @@ def _raise_flags(
     late: NDArray[np.bool_],
 ) -> None:
     np.maximum(flags, np.uint8(_NOT_EVALUATED), out=flags, where=late)
-    np.maximum(flags, np.uint8(_SUSPECT), out=flags, where=odd)
+    np.maximum(flags, np.uint8(SUSPECT), out=flags, where=odd)
     np.maximum(flags, np.uint8(_FAIL), out=flags, where=~in_range)
 
 
-def _spread_out(
-    column: NDArray[np.float64], rows: NDArray[np.intp] | slice, count: int
-) -> NDArray[np.float64]:
-    if isinstance(rows, slice):
-        return column
-    result = np.empty(count) if len(rows) == count else np.full(count, np.nan)
-    result[rows] = column
-    return result
+def _cut(rows: Place, part: slice) -> Place:
+    return part if isinstance(rows, slice) else rows[part]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.config import Limits
+from detectors.one import One
 from detectors.terms import Threshold
 
 VERSION: Final = 3
@@ -172,6 +173,27 @@ def _unlimited(count: int) -> Limits:
     return Limits(-bound, bound, bound)
 
 
+# Some of the rows of a batch, or of its series by where they stand among them.
+Place = slice | NDArray[np.intp]
+
+
+def within(place: Place, some: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return where some of those at `place` stand, by their own places among them."""
+    if isinstance(place, slice):
+        found: NDArray[np.intp] = some + place.start
+    else:
+        found = place[some]
+    return found
+
+
+class Part(NamedTuple):
+    """Hot fields of some series, and which are settled; the block where they are a copy."""
+
+    hot: Hot
+    settled: NDArray[np.bool_]
+    block: NDArray[np.float64] | None
+
+
 class Whole(NamedTuple):
     """All fields of some series, and the same as columns."""
 
@@ -190,6 +212,7 @@ class Work:
 
     Attributes
     ----------
+    series : (n,) intp
     hot : Hot
         Of the series, in their order.
     settled : (n,) bool
@@ -197,7 +220,7 @@ class Work:
 
     def __init__(self, table: "Table", series: NDArray[np.intp]) -> None:
         self._table = table
-        self._series = series
+        self.series = series
         count = len(series)
         first = int(series[0]) if count else 0
         # Distinct and rising, as a regular batch is; nothing else can span its own length.
@@ -215,18 +238,43 @@ class Work:
             self.settled = settled.take(series)
         self.hot = _hot(self._block)
 
-    def part(self, first: int, last: int) -> tuple[Hot, NDArray[np.bool_]]:
-        """Return views of the hot fields from one place up to another, and what is settled."""
-        if first == 0 and last == len(self.settled):
-            return self.hot, self.settled
-        return _hot(self._block[:, first:last]), self.settled[first:last]
+    def part(self, place: Place) -> "Part":
+        """Return the hot fields of some of the series: views of a slice, for `end` others."""
+        if isinstance(place, slice):
+            if place.start == 0 and place.stop == len(self.settled):
+                return Part(self.hot, self.settled, None)
+            return Part(_hot(self._block[:, place]), self.settled[place], None)
+        block = self._block.take(place, axis=1)
+        return Part(_hot(block), self.settled.take(place), block)
+
+    def end_part(self, place: Place, part: "Part") -> None:
+        """Put the hot fields of some of the series back."""
+        if part.block is not None:
+            self._block[:_MOVING, place] = part.block[:_MOVING]
+
+    def one(self, place: int) -> One:
+        """Return all fields of one of the series."""
+        block, rest = self._block[:, place], self._table.block[_HOT:, self.series[place]]
+        one = One.from_bytes(block.tobytes() + rest.tobytes())
+        if self.settled[place]:
+            one.previous_ns = one.anchor_ns = one.last_ns
+            one.anchor, one.health_streak = one.previous, 0.0
+        return one
+
+    def put_one(self, place: int, one: One, is_settled: bool) -> None:
+        """Put all fields of one of the series back, and say whether it is settled."""
+        fields = np.frombuffer(one.to_bytes())
+        series = self.series[place]
+        self._block[:, place] = fields[:_HOT]
+        self._table.block[_HOT:, series] = fields[_HOT:]
+        self.settled[place] = self._table.settled[series] = is_settled
 
     def whole(self, place: NDArray[np.intp]) -> "Whole":
         """Return a copy of all fields of some of the series, for `put`."""
         block = np.empty((_WIDTH, len(place)))
         # Not `take`, which would first copy all of a view.
         block[:_HOT] = self._block[:, place]
-        block[_HOT:] = self._table.block[_HOT:, self._series[place]]
+        block[_HOT:] = self._table.block[_HOT:, self.series[place]]
         columns = _columns(block)
         _write_out(columns, self.settled[place])
         return Whole(block, columns)
@@ -236,7 +284,7 @@ class Work:
     ) -> None:
         """Put all fields of some of the series back, and say which of them are settled."""
         self._block[:, place] = block[:_HOT]
-        series = self._series[place]
+        series = self.series[place]
         self._table.block[_HOT:, series] = block[_HOT:]
         self.settled[place] = settled
         self._table.settled[series] = settled
@@ -250,7 +298,7 @@ class Work:
     def end(self) -> None:
         """Put the hot fields back."""
         if not self._is_view:
-            self._table.block[:_MOVING, self._series] = self._block[:_MOVING]
+            self._table.block[:_MOVING, self.series] = self._block[:_MOVING]
 
 
 def _write_out(columns: Columns, settled: NDArray[np.bool_]) -> None:

@@ -1,14 +1,19 @@
-"""A camera that counts nobody where at this hour there are always people.
+"""A camera that counts next to nobody where at this hour there are always people.
 
 What a camera says of itself (signal loss, image too dark, scene changed) are states, and judged by
 their range. One that is covered, turned away or has lost its analytics says nothing of the kind: it
-counts zero, and goes on counting zero.
+counts zero, but for what flickers on its lens, and goes on like that. Where nothing flickers, every
+reading is the same and `flatline` is there first, after a dozen of them; a run of minutes in which
+it counts next to nobody is told here.
 
 If the counts of an hour are Poisson with mean m, a zero has the chance exp(-m), and a run of zeros
 exp(-sum(m)). People come in groups and a count has much to do with the one before it, so the mean
 is divided by a dispersion first (quasi-Poisson; McCullagh & Nelder, *Generalized Linear Models*,
 1989, section 6.2). The sum of m over the dispersion is the evidence in nats, and needs no more
 arithmetic. An hour that is always empty adds nothing, so at night nothing is said.
+
+Next to nobody is a fiftieth of the usual. For such a count x the evidence is half its deviance,
+m - x - x ln(m / x), which is 0.9 m at least, and taken to be that.
 """
 
 from typing import Final, NamedTuple
@@ -24,13 +29,18 @@ from detectors.table import NEVER
 _DISPERSION: Final = 4.0
 # ln(1e9): as unlikely as a flatline.
 _EVIDENCE_NATS: Final = 20.7
+# Of the usual: what is more is people.
+_NEXT_TO_NOBODY: Final = 0.02
+# Evidence of such a count relative to that of a zero, where it is smallest.
+_FLICKER: Final = 0.9
+_DECADES_OF_NATS: Final = 0.4342944819032518  # log10(e)
 # However crowded the place usually is: a lorry in front of the lens drives away.
 _LEAST_ZEROS: Final = 5.0
 _LEAST_NS: Final = np.uint64(600_000_000_000)
 
 
 class State(NamedTuple):
-    """Columns of some series: the present run of zeros."""
+    """Columns of some series: the present run of counts of next to nobody."""
 
     evidence: NDArray[np.float64]
     zeros: NDArray[np.float64]
@@ -57,7 +67,7 @@ def step(
         As of every kernel.
     usual : (n,) float64
         Mean count at this hour; NaN where the profile does not know yet: such a reading is neither
-        judged nor evidence, but a count above zero still ends a run.
+        judged nor evidence, but a count above zero ends a run then.
 
     Returns
     -------
@@ -65,17 +75,19 @@ def step(
         `expected` is the usual count.
     """
     heard = sound(value, usable)
-    empty = heard & (value <= 0.0)
+    is_known = sound(usual, usable)
+    zero = value <= 0.0
+    empty = heard & (zero | (is_known & (value <= usual * _NEXT_TO_NOBODY)))
     some = heard & ~empty
-    counts = empty & sound(usual, usable)
+    counts = empty & is_known
     np.copyto(state.evidence, 0.0, where=some)
     np.copyto(state.zeros, 0.0, where=some)
     np.copyto(state.begun_ns, NEVER, where=some)
     np.copyto(state.begun_ns, time_ns, where=counts & (state.begun_ns == NEVER))
-    lesson = np.maximum(usual, 0.0) / _DISPERSION
+    lesson = np.maximum(usual, 0.0) * np.where(zero, 1.0, _FLICKER) / _DISPERSION
     np.copyto(state.evidence, state.evidence + lesson, where=counts)
     np.copyto(state.zeros, state.zeros + 1.0, where=counts)
-    judged = heard & sound(usual, usable)
+    judged = heard & is_known
     speaks = counts & (state.evidence >= _EVIDENCE_NATS) & (state.zeros >= _LEAST_ZEROS)
     speaks &= ages(state.begun_ns, time_ns) >= _LEAST_NS
     return Finding(
@@ -86,4 +98,5 @@ def step(
         expected=known(usual, judged),
         lower=nothing(len(value)),
         upper=nothing(len(value)),
+        score=known(state.evidence * _DECADES_OF_NATS, judged),
     )

@@ -1,7 +1,8 @@
 """Thresholds that may differ from series to series: one number where all share it, else a column.
 
 Nearly always all series share all of them, and then nothing is gathered: numpy takes a number where
-it would take a column. Only what some series has otherwise becomes a column.
+it would take a column (an array without dimensions a little sooner than one of Python's). Only what
+some series has otherwise becomes a column.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 from detectors.config import SuiteConfig
 
 Threshold = float | NDArray[np.float64]
+
+
+def part_of(term: Threshold, rows: slice | NDArray[np.intp]) -> Threshold:
+    """Return the threshold of some of the series that it is of."""
+    return term[rows] if isinstance(term, np.ndarray) and term.ndim else term
 
 
 class Terms(NamedTuple):
@@ -39,7 +45,21 @@ class Terms(NamedTuple):
 
     def part(self, rows: slice | NDArray[np.intp]) -> "Terms":
         """Return those of some of the series: views of a slice, copies of others."""
-        return Terms._make(term[rows] if isinstance(term, np.ndarray) else term for term in self)
+        return Terms._make(part_of(term, rows) for term in self)
+
+
+class Numbers(NamedTuple):
+    """The thresholds of one series, under the names of `Terms`."""
+
+    warm_up: float
+    city_open_spreads: float
+    city_close_spreads: float
+    city_open_after: float
+    health_open_after: float
+    close_after: float
+    flatline_chance: float
+    silence_floor_s: float
+    silence_factor: float
 
 
 class TermTable:
@@ -52,18 +72,14 @@ class TermTable:
     """
 
     def __init__(self, shared: Terms) -> None:
-        self._shared = shared
+        self._numbers = Numbers._make(float(term) for term in shared)
+        self._shared = Terms._make(np.array(number) for number in self._numbers)
         self._columns: dict[str, NDArray[np.float64]] = {}
         self._count = 0
 
     def __len__(self) -> int:
         """Return the number of series."""
         return self._count
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether all series have the same thresholds."""
-        return not self._columns
 
     def add(self, count: int, columns: Mapping[str, NDArray[np.float64]] | None = None) -> None:
         """Append new series.
@@ -86,7 +102,7 @@ class TermTable:
             if column.shape != (count,):
                 raise ValueError(f"{name}: {count} series, a column of shape {column.shape}")
         for name in dict.fromkeys((*self._columns, *own)):
-            shared = float(getattr(self._shared, name))
+            shared = getattr(self._numbers, name)
             before = self._columns.get(name, np.full(self._count, shared))
             new = own.get(name, np.full(count, shared))
             self._columns[name] = np.concatenate((before, new.astype(np.float64)))
@@ -98,6 +114,14 @@ class TermTable:
             return self._shared
         return self._shared._replace(
             **{name: column[series] for name, column in self._columns.items()}
+        )
+
+    def one(self, series: int) -> Numbers:
+        """Return the thresholds of one series."""
+        if not self._columns:
+            return self._numbers
+        return self._numbers._replace(
+            **{name: float(column[series]) for name, column in self._columns.items()}
         )
 
     def whole(self) -> Terms:

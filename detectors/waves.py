@@ -2,18 +2,22 @@
 
 Wave k holds the k-th fresh reading of every series that has so many. Within a wave all series
 differ, so one vector step does the work of many single ones, in the same order for each series.
-With the series that have most readings first, every wave is a prefix of the one before: state is
-gathered once a batch, and a wave works on views of its beginning.
+State is gathered once a batch, for the first wave; later ones are of few of its series. Where a
+wave would have too few of them for a vector step, what is left is taken series by series.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 # numpy sorts 16-bit integers by radix, several times as fast as wider ones.
 _RADIX_SERIES: Final = 1 << 16
+# A vector step costs as much as so many readings one after another.
+FEW: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,41 +28,63 @@ class Runs:
     ----------
     rows : (n,) intp
         Rows of the batch.
-    starts : (u,) intp
+    first : (n,) bool
         Where the rows of a new series begin.
+    starts : (u,) intp
+        The same, as places.
     series : (u,) intp
         Which series that is.
     """
 
     rows: NDArray[np.intp]
+    first: NDArray[np.bool_]
     starts: NDArray[np.intp]
     series: NDArray[np.intp]
 
-    def counts(self) -> NDArray[np.intp]:
-        """Return the number of rows of each series."""
-        ends = np.empty_like(self.starts)
-        ends[:-1] = self.starts[1:]
-        ends[-1:] = len(self.rows)
-        return ends - self.starts
+    def group(self) -> NDArray[np.intp]:
+        """Return of which of `series` each row is, as its place."""
+        return np.cumsum(self.first) - 1
+
+
+class Further(NamedTuple):
+    """A wave after the first: its rows, and where in the first the series of these stand."""
+
+    rows: NDArray[np.intp]
+    places: NDArray[np.intp]
+
+
+class Tail(NamedTuple):
+    """Further rows of one series, in their order, and where in the first wave it stands."""
+
+    place: int
+    rows: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Waves:
-    """Rows of a batch in wave order.
+    """Rows of a batch in the order in which they are judged.
 
     Parameters
     ----------
-    rows : (n,) intp or slice
-        Rows of the batch, wave after wave; a slice of all where that is their own order.
+    rows : (u,) intp or slice
+        Rows of the first wave.
     series : (u,) intp
-        The series, those with most rows first; row i of a wave is of series i.
-    sizes : list of int
-        Rows in each wave.
+        Their series.
+    fresh : (n,) intp or slice
+        All rows, in any order.
+    count : int
+        How many these are.
+    later : list of Further
+    tails : list of Tail
+        What is left after those.
     """
 
     rows: NDArray[np.intp] | slice
     series: NDArray[np.intp]
-    sizes: list[int]
+    fresh: NDArray[np.intp] | slice
+    count: int
+    later: list[Further] = field(default_factory=list)
+    tails: list[Tail] = field(default_factory=list)
 
 
 def by_series(series: NDArray[np.int32], series_count: int) -> Runs:
@@ -93,7 +119,7 @@ def fresh_only(
     # The running maximum of each series at once: dense ranks of the times, lifted by series.
     _, ranks = np.unique(np.concatenate((last_ns, times)), return_inverse=True)
     lift = np.arange(len(last_ns)) * len(ranks)
-    group = np.repeat(np.arange(len(last_ns)), runs.counts())
+    group = runs.group()
     keys = ranks[len(last_ns) :] + lift[group]
     floors = ranks[: len(last_ns)] + lift
     newest = np.maximum.accumulate(np.maximum(keys, floors[group]))
@@ -105,23 +131,30 @@ def fresh_only(
 
 def in_waves(runs: Runs) -> Waves:
     """Return the rows wave after wave."""
-    if len(runs.rows) == len(runs.series):
-        return Waves(runs.rows, runs.series, [len(runs.rows)] if len(runs.rows) else [])
-    counts = runs.counts()
-    # Most series have one row: what is to be sorted is short.
-    several = np.flatnonzero(counts > 1)
-    several = several[np.argsort(-counts[several], kind="stable")]
-    order = np.concatenate((several, np.flatnonzero(counts == 1)))
-    more = counts[several] - 1
-    ends = np.cumsum(more)
-    rank = np.arange(ends[-1]) - np.repeat(ends - more, more)
-    sizes = np.bincount(rank)
-    places = np.repeat(np.arange(len(several)), more)
-    starts = runs.starts[order]
-    others = np.empty_like(rank)
-    others[(np.cumsum(sizes) - sizes)[rank] + places] = starts[places] + rank + 1
-    rows = runs.rows[np.concatenate((starts, others))]
-    return Waves(rows, runs.series[order], [len(order), *sizes.tolist()])
+    count = len(runs.rows)
+    if count == len(runs.series):
+        return Waves(runs.rows, runs.series, runs.rows, count)
+    waves = Waves(runs.rows[runs.starts], runs.series, runs.rows, count)
+    further = (~runs.first).nonzero()[0]
+    places = np.searchsorted(runs.starts, further, side="right") - 1
+    ranks = further - runs.starts[places]
+    sizes = np.bincount(ranks)
+    rows = runs.rows[further]
+    # A wave never has more rows than the one before.
+    wide = int(np.count_nonzero(sizes > FEW)) + 1
+    if wide > 1:
+        order = np.argsort(ranks, kind="stable")
+        end = 0
+        for size in sizes[1:wide].tolist():
+            wave = order[end : end + size]
+            waves.later.append(Further(rows[wave], places[wave]))
+            end += size
+    if wide < len(sizes):
+        left = (ranks >= wide).nonzero()[0]
+        pairs = zip(places[left].tolist(), rows[left].tolist(), strict=True)
+        for place, group in groupby(pairs, itemgetter(0)):
+            waves.tails.append(Tail(place, [row for _, row in group]))
+    return waves
 
 
 def _runs(rows: NDArray[np.intp], series: NDArray[np.int32]) -> Runs:
@@ -129,5 +162,5 @@ def _runs(rows: NDArray[np.intp], series: NDArray[np.int32]) -> Runs:
     first = np.empty(len(rows), np.bool_)
     first[:1] = True
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    starts = np.flatnonzero(first)
-    return Runs(rows, starts, ordered[starts].astype(np.intp))
+    starts = first.nonzero()[0]
+    return Runs(rows, first, starts, ordered[starts].astype(np.intp))

@@ -9,7 +9,7 @@ One long module: the turn is one algorithm over one set of indexes.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -188,7 +188,8 @@ class _Decider:
             case "stale":
                 self._put(_changed(track, state="stale", moved=self._now))
             case "back":
-                has_it = any(self._groups[key].acknowledged_at for key in track.groups)
+                groups = (self._groups.get(key) for key in track.groups)
+                has_it = any(group and group.acknowledged_at for group in groups)
                 state = "acknowledged" if has_it else "open"
                 self._put(_changed(track, state=state, moved=self._now))
             case _:
@@ -399,12 +400,17 @@ class _Decider:
 
     def _still_dark(self) -> dict[AreaKey, str]:
         """Return the areas with an open group of which enough sensors are still silent."""
+        # Of two groups of one area the later: it went dark again before all of it was back.
         groups = {
-            area: key for key, group in self._groups.items() if (area := area_of(group)) is not None
+            area: group.key
+            for group in sorted(self._groups.values(), key=lambda group: group.opened)
+            if (area := area_of(group)) is not None
         }
         if not groups:
             return {}
-        dark = still_dark(groups, self._silent(), self._topology, self._routes.darkness)
+        # What is held may be the area going dark again, which is news.
+        grouped = [pair for pair in self._silent() if pair[0].phase == "grouped"]
+        dark = still_dark(groups, grouped, self._topology, self._routes.darkness)
         return {area: groups[area] for area in dark}
 
     def _darken(self) -> None:
@@ -419,8 +425,21 @@ class _Decider:
         for area in newly_dark(going, known, self._topology, rule):
             self._open_area(area, going.members[area])
 
-    def _open_area(self, area: AreaKey, members: Sequence[Track]) -> None:
-        dark = self._routes.darkness
+    def _open_area(self, area: AreaKey, silent: Sequence[Track]) -> None:
+        """Open the group of an area, for those of its sensors that nobody was told of yet."""
+        inside = self._topology.within.get(area, frozenset())
+        untold = {
+            key
+            for key, group in self._groups.items()
+            if group.first_told is None
+            and group.summary is None
+            and (group.cause == "sensors" or area_of(group) in inside)
+        }
+        members = [
+            track for track in silent if track.phase == "held" or untold.issuperset(track.groups)
+        ]
+        if not members:
+            return
         pages = [self._pages[track.alert_id] for track in members]
         severity = _worst([_AREA_SEVERITY[area.kind], *(page.severity for page in pages)])
         zones = {page.zone for page in pages}
@@ -433,7 +452,7 @@ class _Decider:
         first = min(members, key=lambda track: (track.arrived, str(track.alert_id)))
         key = _key(area.kind, area.name, str(first.alert_id))
         has_larger = any(area in parts for parts in self._topology.within.values())
-        wait = dark.parent_wait if has_larger else route.group_wait
+        wait = self._routes.darkness.parent_wait if has_larger else route.group_wait
         self._groups[key] = Group(
             key=key,
             cause=area.kind,
@@ -444,24 +463,12 @@ class _Decider:
             opened=self._now,
             waits_until=self._now + wait,
         )
-        inside = self._topology.within.get(area, frozenset())
-        untold = {
-            other
-            for other, group in self._groups.items()
-            if group.first_told is None
-            and other != key
-            and (group.cause == "sensors" or area_of(group) in inside)
-        }
-        said = f"{area} is dark, and speaks for it"
         for track in members:
-            if track.phase == "held" or untold.issuperset(track.groups):
-                self._leave(track)
-                self._say(track.alert_id, key, "darkness", "join", said)
-                self._join(track, (key,))
-
-    def _leave(self, track: Track) -> None:
-        for key in track.groups:
-            self._count(key, -1)
+            for left in track.groups:
+                self._count(left, -1)
+            said = f"{area} is dark, and speaks for it"
+            self._say(track.alert_id, key, "darkness", "join", said)
+            self._join(track, (key,))
 
     # Groups.
 
@@ -495,7 +502,7 @@ class _Decider:
         decision = verdict.decision
         event, reason = word_of(gathering, self._now)
         match decision.outcome:
-            case "tell" if event is not None and members:
+            case "tell" if event is not None:
                 self._tell_word(gathering, members, event, reason)
             case "divert":
                 self._divert(gathering, members)
@@ -651,12 +658,22 @@ class _Decider:
         group = gathering.group
         if group.summary is not None:
             return
-        key = _key("budget", self._shift.began.isoformat(), group.policy)
-        if key not in self._groups:
+        name = f"shift of {self._shift.began:%Y-%m-%d %H:%M} UTC"
+        # One of this shift that is over already stays over.
+        key = next(
+            (
+                one.key
+                for one in self._groups.values()
+                if (one.cause, one.cause_name, one.policy) == ("budget", name, group.policy)
+            ),
+            "",
+        )
+        if not key:
+            key = _key("budget", group.key)
             self._groups[key] = Group(
                 key=key,
                 cause="budget",
-                cause_name=f"shift of {self._shift.began:%Y-%m-%d %H:%M} UTC",
+                cause_name=name,
                 route=group.route,
                 policy=group.policy,
                 opened=self._now,
@@ -719,15 +736,18 @@ class _Decider:
 
     def _speaking_for(self, track: Track) -> Iterator[str]:
         for key in track.groups:
-            yield self._groups[key].summary or key
+            group = self._groups.get(key)
+            if group is not None:
+                yield group.summary or key
 
     def _route_of(self, group: Group) -> Route:
         # Of a file that was changed meanwhile, the last route takes everything.
         return self._by_name.get(group.route, self._routes.routes[-1])
 
     def _steps_of(self, group: Group) -> tuple[Step, ...]:
-        found = self._routes.policies.get(group.policy)
-        return found or self._routes.policies[self._routes.routes[-1].policy]
+        policies = self._routes.policies
+        found = policies.get(group.policy) or policies.get(self._routes.routes[-1].policy)
+        return found or (Step(timedelta(), ()),)
 
     def _size_of(self, group: Group) -> int | None:
         area = area_of(group)

@@ -36,7 +36,7 @@ def notice_of(
     gathering : Gathering
         As it was judged.
     members : sequence of (Track, Page)
-        Its alerts; at least one.
+        Its alerts; none are left to a summary whose last one got too bad to be spoken for.
     event, reason : str
         What is told, and why now.
     now : datetime
@@ -51,7 +51,9 @@ def notice_of(
     ended = event == "resolve"
     listed = nsmallest(MAX_LISTED, members, key=_by_weight)
     counts = Counter(track.state for track, _ in members)
-    title = _title(gathering, members, listed[0][1], size, ended=ended)
+    # That it is told for the first time says the title; later people want to know why again.
+    is_first = group.first_told is None and event == "trigger"
+    title = _title(gathering, members, size, ended=ended)
     is_one = len(members) == 1 and group.cause == "sensors"
     path = f"/alerts/{listed[0][0].alert_id}" if is_one else f"/groups/{group.key}"
     return Notice(
@@ -62,16 +64,16 @@ def notice_of(
         cause=group.cause,
         cause_name=group.cause_name or _one_of(page.zone for _, page in members),
         severity=gathering.worst if not ended else group.worst or gathering.worst,
-        category=listed[0][1].category,
+        category=listed[0][1].category if listed else "sensor-health",
         kind=_one_of(page.kind for _, page in members),
         zone=_one_of(page.zone for _, page in members),
         title=_cut(title),
-        text="\n".join(_lines(reason, listed, len(members), speaks_for)),
+        text="\n".join(_lines(None if is_first else reason, listed, len(members), speaks_for)),
         labels=group.labels | {"route": group.route},
         alerts=tuple(_listed(track, page, link) for track, page in listed),
         counts=Counts(**{str(state): count for state, count in counts.items()}),
-        since=min(page.since for _, page in members),
-        ended_at=max((track.ended or now for track, _ in members)) if ended else None,
+        since=min((page.since for _, page in members), default=group.opened),
+        ended_at=max((track.ended or now for track, _ in members), default=now) if ended else None,
         actor=group.acknowledged_by,
         link=f"{link}{path}" if link else None,
         policy=group.policy,
@@ -103,7 +105,7 @@ def _by_weight(member: Member) -> tuple[bool, int, datetime, str]:
 
 
 def _title(
-    gathering: Gathering, members: Sequence[Member], first: Page, size: int | None, *, ended: bool
+    gathering: Gathering, members: Sequence[Member], size: int | None, *, ended: bool
 ) -> str:
     group = gathering.group
     over = "Over: " if ended else ""
@@ -115,6 +117,7 @@ def _title(
         return f"{over}{what} is dark: {sensors}{of} sensors {silent} silent"
     if group.cause == "budget":
         return f"{over}page budget spent: {len(members)} more alerts, worst {gathering.worst}"
+    first = min(members, key=_by_weight)[1]
     if len(members) == 1:
         return over + first.sentence
     zone, kind = (_one_of(getattr(page, name) for _, page in members) for name in ("zone", "kind"))
@@ -122,13 +125,15 @@ def _title(
 
 
 def _lines(
-    reason: str, listed: Sequence[Member], total: int, speaks_for: Iterable[Group]
+    reason: str | None, listed: Sequence[Member], total: int, speaks_for: Iterable[Group]
 ) -> Iterable[str]:
-    yield reason
+    if reason is not None:
+        yield reason
     for group in speaks_for:
         yield f"speaks for {group.cause_name or ' '.join(group.labels.values()) or group.route}"
-    for _, page in listed[:_MAX_LINES]:
-        yield page.sentence
+    for track, page in listed[:_MAX_LINES]:
+        flaps = " (it flaps, and is held open until it is calm)" if track.flapping else ""
+        yield f"{page.sentence}{flaps}"
     if total > _MAX_LINES:
         yield f"and {total - _MAX_LINES} more"
 

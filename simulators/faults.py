@@ -13,7 +13,7 @@ series is a false one. All but `stuck` add to the reading:
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from math import isfinite
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ingest.quantities import QUANTITIES
 from simulators.city import City, Floats, Indices
+from simulators.events import Event
 
 # Detectors need 20 to 30 readings before they judge a series.
 WARM_UP_READINGS: Final = 30
@@ -62,7 +63,7 @@ _JITTERS: Final[Mapping[str, float]] = MappingProxyType(
     {"temperature": 15.0, "relativeHumidity": 0.15}
 )
 _STUCK: Final = tuple(name for name in QUANTITIES if name not in ("so2", "co", "averageTravelTime"))
-_EXPECTED: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+EXPECTED: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "stuck": ("sensor-health", "flatline"),
         "out-of-range": ("sensor-health", "range"),
@@ -70,7 +71,7 @@ _EXPECTED: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "level-shift": ("city", "level"),
     }
 )
-KINDS: Final = tuple(_EXPECTED)
+KINDS: Final = tuple(EXPECTED)
 _MAX_LABELS_BYTES: Final = 16 << 20
 
 
@@ -124,6 +125,8 @@ class Labels:
         When it was planned to end; None for an endless run.
     faults : tuple of Fault
         In order of their beginning.
+    events : tuple of Event
+        Staged, in order of their beginning.
     """
 
     namespace: str
@@ -133,6 +136,7 @@ class Labels:
     start_ns: int
     end_ns: int | None
     faults: tuple[Fault, ...]
+    events: tuple[Event, ...] = ()
 
 
 def shortest_run_s(period_s: float) -> float:
@@ -149,8 +153,9 @@ def plan_faults(
     *,
     period_s: float,
     kinds: Sequence[str] = KINDS,
+    spared: Collection[str] = (),
 ) -> list[Fault]:
-    """Spread faults over a run; each kind in turn, each sensor at most once.
+    """Spread faults over a run; each kind in turn, each sensor at most once, none that is `spared`.
 
     A run of D seconds whose sensors report every `period_s` has its faults begin after
     `WARM_UP_READINGS` readings and last at least `MIN_READINGS`, so D must exceed 51 periods.
@@ -181,7 +186,7 @@ def plan_faults(
     rng = np.random.default_rng([seed, 2])
     onsets = first + np.sort((np.arange(count) + rng.random(count)) / count) * (last - first)
     faults: list[Fault] = []
-    taken: set[str] = set()
+    taken = set(spared)
     for index, (kind, onset) in enumerate(zip(islice(cycle(shown), count), onsets, strict=False)):
         begin = int(onset)
         readings = int(rng.integers(MIN_READINGS + 5, _MAX_READINGS + 1))
@@ -300,7 +305,7 @@ def _place(
                 )
             if _has_room(city, sensor, quantity, window, kind, amount):
                 name = city.sensors[sensor].name
-                return Fault(kind, name, quantity, *window, amount, *_EXPECTED[kind])
+                return Fault(kind, name, quantity, *window, amount, *EXPECTED[kind])
     raise ValueError(f"no sensor left for a fault of kind {kind}; plan fewer faults")
 
 

@@ -5,7 +5,7 @@ The counts are what an audit is held against: whatever arrives downstream must a
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Final, Protocol
 import numpy as np
 
 from simulators.city import City
+from simulators.events import plan_events
 from simulators.faults import Injector, Labels, plan_faults, write_labels
 from simulators.front_door import Address, FrontDoor
 from simulators.payloads import Composer, Message, Mischief
+from simulators.staging import Staging
 
 # One numpy step and one burst on the socket each; shorter ticks cost more than they smooth.
 _TICK_S: Final = 0.02
@@ -31,6 +33,9 @@ _PROGRESS_S: Final = 1.0
 # An endless run has its faults in its first hour.
 _ENDLESS_HORIZON_S: Final = 3600.0
 MAX_RATE: Final = 50_000.0
+MAX_SPEED: Final = 100_000.0
+# A kind of event.
+_BY_ARRIVAL: Final = "clock-drift"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,11 @@ class CitySource:
         Messages per second, exact repeats included.
     duration_s : float or None
         No message is due after it.
+    staging : Staging, optional
+        Puts the events in, after the faults.
+    begin_ns, speed : int or None, float
+        Event time at the start of the run, and how much of it passes in a second; None is the
+        present.
     """
 
     def __init__(
@@ -114,8 +124,14 @@ class CitySource:
         composer: Composer,
         rate: float,
         duration_s: float | None,
+        *,
+        staging: Staging | None = None,
+        begin_ns: int | None = None,
+        speed: float = 1.0,
     ) -> None:
         self._city, self._injector, self._composer = city, injector, composer
+        self._staging = staging or Staging(city, [])
+        self._begin_ns, self._speed = begin_ns, speed
         self._rate = rate
         self._duration_s = duration_s
         # Shuffled, so that every second of a run touches all zones and domains.
@@ -139,12 +155,15 @@ class CitySource:
         until = elapsed_s if self._duration_s is None else min(elapsed_s, self._duration_s)
         count = ceil((until - self._shift_s) * self._rate) - self._sent
         count = max(min(count, limit, len(self._city)), 1)
+        if self._begin_ns is not None:
+            now_ns = self._begin_ns + round(elapsed_s * self._speed * 1e9)
         # A clock set back must not send a series back in time.
         self._last_ns = max(now_ns, self._last_ns + 1_000)
         who = self._turns[(self._turn + np.arange(count)) % len(self._city)]
         self._turn = (self._turn + count) % len(self._city)
         time_ns = np.full(count, self._last_ns, dtype=np.int64)
         values = self._injector.apply(who, time_ns, self._city.observe(who, time_ns))
+        time_ns, values = self._staging.apply(who, time_ns, values)
         messages = self._composer.messages(who, time_ns, values)
         self._sent += len(messages)
         return messages
@@ -207,13 +226,15 @@ def run_city(
     fault_count: int,
     labels_file: Path | None,
     stop: Event,
+    event_kinds: Sequence[str] = (),
+    speed: float = 1.0,
     progress: Progress | None = None,
     mischief: Mischief | None = None,
     username: str | None = None,
     password: str | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Published:
-    """Publish a city with planned faults.
+    """Publish a city with planned faults and events.
 
     Parameters
     ----------
@@ -235,6 +256,11 @@ def run_city(
         Where the labels are written, before the first message.
     stop : threading.Event
         Ends the run early.
+    event_kinds : sequence of str
+        Events to stage, one of each kind.
+    speed : float
+        Event time that passes in a second. Other than 1 the run ends in the present, and begins as
+        long ago as it takes: so far that bridges may refuse what is too old for them.
     progress : callable, optional
         Called once a second with the counts so far.
     mischief : Mischief, optional
@@ -247,26 +273,53 @@ def run_city(
     Raises
     ------
     ValueError
-        If the rate is not positive or too high, or the faults cannot be planned.
+        If the rate is not positive or too high, the faults or events cannot be planned, or a run at
+        another speed has no end.
     FrontDoorError
         If the broker cannot be reached.
     """
     if not 0.0 < rate <= MAX_RATE:
         raise ValueError(f"rate must be above 0 and at most {MAX_RATE:.0f}, got {rate}")
-    period_s = len(city) / rate
+    if not 0.0 < speed <= MAX_SPEED:
+        raise ValueError(f"speed must be above 0 and at most {MAX_SPEED:.0f}, got {speed}")
+    if speed != 1.0 and duration_s is None:
+        raise ValueError("a run at another speed must have a duration")
+    if speed != 1.0 and _BY_ARRIVAL in event_kinds:
+        raise ValueError(f"{_BY_ARRIVAL} is told by when messages arrive: only at speed 1")
+    period_s = len(city) / rate * speed
     door = FrontDoor(Address(host, port, username, password, tls), stop)
     door.open()
     try:
         start_ns = time.time_ns()
-        horizon_s = _ENDLESS_HORIZON_S if duration_s is None else duration_s
+        horizon_s = _ENDLESS_HORIZON_S if duration_s is None else duration_s * speed
+        if speed != 1.0:
+            start_ns -= round((horizon_s - horizon_s / speed) * 1e9)
         end_ns = start_ns + round(horizon_s * 1e9)
-        faults = plan_faults(city, seed, fault_count, start_ns, end_ns, period_s=period_s)
+        events = plan_events(city, seed, event_kinds, start_ns, end_ns, period_s=period_s)
+        faults = plan_faults(
+            city,
+            seed,
+            fault_count,
+            start_ns,
+            end_ns,
+            period_s=period_s,
+            spared={name for event in events for name in event.sensors},
+        )
         if labels_file is not None:
             planned_end = None if duration_s is None else end_ns
             run = (namespace, len(city), city.seed, period_s, start_ns, planned_end)
-            write_labels(labels_file, Labels(*run, tuple(faults)))
+            write_labels(labels_file, Labels(*run, tuple(faults), tuple(events)))
         composer = Composer(city.sensors, namespace, seed, mischief)
-        source = CitySource(city, Injector(city, faults), composer, rate, duration_s)
+        source = CitySource(
+            city,
+            Injector(city, faults),
+            composer,
+            rate,
+            duration_s,
+            staging=Staging(city, events),
+            begin_ns=start_ns if speed != 1.0 else None,
+            speed=speed,
+        )
         return publish(door, source, stop=stop, progress=progress)
     finally:
         door.close()

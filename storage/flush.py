@@ -95,6 +95,8 @@ class Opened:
         empty where the page's kind stands alone.
     is_told : bool
         Whether people are told at all; the page of another alert may speak for it.
+    partition : int or None
+        Which says so: nothing is written where another is the home of the series.
     """
 
     series_id: int
@@ -102,6 +104,7 @@ class Opened:
     page: Page
     kinds: tuple[str, ...] = ()
     is_told: bool = True
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class Resolved:
     series_id : int
     cause : str
     page : Page
-    kinds : tuple of str
+    kinds, partition : tuple of str, int or None
         As of `Opened`.
     """
 
@@ -121,6 +124,7 @@ class Resolved:
     cause: str
     page: Page
     kinds: tuple[str, ...] = ()
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,8 @@ class Moved:
     cause : str
     kinds : tuple of str
         Of which kind it may be.
+    partition : int or None
+        As of `Opened`.
     """
 
     series_id: int
@@ -146,6 +152,7 @@ class Moved:
     at: datetime
     cause: str
     kinds: tuple[str, ...]
+    partition: int | None = None
 
 
 Change = Opened | Resolved | Moved
@@ -161,7 +168,9 @@ class Shadowed:
 
 @dataclass(frozen=True, slots=True)
 class ShadowEnded:
-    """A shadow that the rules of a partition no longer have; what is open of it is over.
+    """A shadow that the rules of a partition no longer have, or some kinds of it.
+
+    What is open of it is over.
 
     Parameters
     ----------
@@ -170,11 +179,14 @@ class ShadowEnded:
         Of the partition.
     at : datetime or None
         Event time, where it is known.
+    kinds : sequence of str
+        Of alerts that it no longer looks for; empty where that is all of them.
     """
 
     shadow: str
     series_ids: Sequence[int]
     at: datetime | None
+    kinds: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,22 @@ class Ruled:
     fingerprint: str
     rules: str
     at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A series that a partition has read, and is the home of from then on.
+
+    Parameters
+    ----------
+    series_id, partition : int
+    at : datetime
+        Event time of the reading.
+    """
+
+    series_id: int
+    partition: int
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +262,8 @@ class Flush:
     shadowed : sequence of Shadowed or ShadowEnded
         In the order in which they happened.
     ruled : sequence of Ruled
+    claims : sequence of Claim
+        Written before `changes` and `shadowed`.
     is_last : bool
         With states: whether this may be the worker's last word for long, so that what `latest`
         still lacks goes along with them.
@@ -250,4 +280,5 @@ class Flush:
     cards: Sequence[SensorCard] = ()
     shadowed: Sequence[Shadowed | ShadowEnded] = ()
     ruled: Sequence[Ruled] = ()
+    claims: Sequence[Claim] = ()
     is_last: bool = True

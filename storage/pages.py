@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import structs
 
 PAGE_VERSION: Final = 1
 # QARTOD: there is no value.
@@ -49,6 +50,16 @@ _VERBS: Final = {
     "drift": "drifts away from its neighbours, by",
     "clock-skew": "comes from a clock that runs off, with a lag of",
 }
+# Of these a run of zeros is no instrument that is stuck: it is a camera that sees nobody.
+_PEOPLE: Final = frozenset(
+    {"peopleCount", "peopleCountTowards", "peopleCountAway", "occupancyCount"}
+)
+_NOBODY: Final = "counts nobody, reading after reading, as if it were covered:"
+# What is told by how rare it is: of these the score is -log10 of how often in a minute.
+_RARE: Final = frozenset({"spike", "noise-change", "season", "shift", "forecast", "tampering"})
+# The record that this is read off fades over four weeks: of more than so much it cannot tell.
+_MOST_DAYS: Final = 730.0
+_MINUTES_A_DAY: Final = 1_440.0
 # What a camera tells of itself: 1 while it lasts.
 _CONDITIONS: Final = {
     "signalLoss": "the loss of its signal",
@@ -99,7 +110,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     expected, lower, upper : float or None
         What was expected, and the range in which no alert would open, in `unit`.
     score : float or None
-        -log10 of the tail probability.
+        -log10 of the tail probability; of what minutes show, of how often an event of the series
+        goes as far in a minute.
     sentence : str
         The transition in plain words; left out, `sentence` writes it.
     quality : int or None
@@ -200,9 +212,19 @@ def sentence(page: Page) -> str:
             return f"{subject} is silent since {_clock(page.since)} UTC{last}"
         expected = f"; expected {usual}" if usual else ""
         verb = _VERBS.get(page.kind, "is")
-        return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC"
+        if page.kind == "flatline" and page.seen == 0 and page.quantity in _PEOPLE:
+            verb = _NOBODY
+        rare = _how_often(page.score) if page.kind in _RARE and page.score is not None else ""
+        return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC{rare}"
     expected = f", expected {usual}" if usual else ""
     return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
+
+
+def judged_anew(page: Page, at: datetime) -> Page:
+    """Return the page that takes another back, because its sensor is judged elsewhere now."""
+    subject = f"{page.quantity} of {page.sensor} ({page.zone})"
+    said = f"{subject} is judged anew, in another group of sensors; alert {_span(page.since, at)}"
+    return structs.replace(page, event="resolved", resolved_at=at, sentence=said)
 
 
 def _condition(page: Page, condition: str) -> str:
@@ -210,6 +232,13 @@ def _condition(page: Page, condition: str) -> str:
     if page.resolved_at is None:
         return f"{who} reports {condition} since {_clock(page.since)} UTC"
     return f"{who} no longer reports {condition}; alert {_span(page.since, page.resolved_at)}"
+
+
+def _how_often(score: float) -> str:
+    days = 10.0 ** min(score, 9.0) / _MINUTES_A_DAY
+    if days > _MOST_DAYS:
+        return ", which it does less than once in two years"
+    return f", which it does once in {_number(days)} days"
 
 
 def _span(begin: datetime, end: datetime) -> str:

@@ -23,16 +23,24 @@ _RULED: Final = """
 _OPEN: Final = """
     INSERT INTO shadow_alert (shadow, series_id, category, kind, opened_at, seen, expected, lower,
                               upper, score, sentence)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    SELECT %(shadow)s, %(series_id)s, %(category)s, %(kind)s, %(since)s, %(seen)s,
+           %(expected)s::float8, %(lower)s::float8, %(upper)s::float8, %(score)s::float8,
+           %(sentence)s
+    WHERE NOT EXISTS (
+        SELECT FROM shadow_alert
+        WHERE shadow = %(shadow)s AND series_id = %(series_id)s AND category = %(category)s
+          AND kind = ANY(%(kinds)s) AND closed_at IS NULL)
     ON CONFLICT DO NOTHING
 """
 _CLOSE: Final = """
     UPDATE shadow_alert SET closed_at = %s
-    WHERE shadow = %s AND series_id = %s AND category = %s AND closed_at IS NULL
+    WHERE shadow = %s AND series_id = %s AND category = %s AND kind = ANY(%s)
+      AND closed_at IS NULL
 """
 _END: Final = """
     UPDATE shadow_alert SET closed_at = greatest(opened_at, %s)
     WHERE shadow = %s AND series_id = ANY(%s) AND closed_at IS NULL
+      AND (cardinality(%s::text[]) = 0 OR kind = ANY(%s))
 """
 
 
@@ -47,17 +55,19 @@ async def put_shadowed(cursor: AsyncCursor[Any], changes: Sequence[Shadowed | Sh
     """Note what shadows opened and closed."""
     for one in changes:
         if isinstance(one, ShadowEnded):
-            await cursor.execute(_END, (one.at, one.shadow, list(one.series_ids)))
-        elif isinstance(one.change, Opened):
-            page = one.change.page
+            kinds = list(one.kinds)
+            await cursor.execute(_END, (one.at, one.shadow, list(one.series_ids), kinds, kinds))
+            continue
+        change, page = one.change, one.change.page
+        kinds = list(change.kinds) or [page.kind]
+        if isinstance(change, Opened):
             names = ("category", "kind", "since", "seen", "expected", "lower", "upper", "score")
-            values = (getattr(page, name) for name in (*names, "sentence"))
-            await cursor.execute(_OPEN, (one.shadow, one.change.series_id, *values))
+            values = {name: getattr(page, name) for name in (*names, "sentence")}
+            place = {"shadow": one.shadow, "series_id": change.series_id, "kinds": kinds}
+            await cursor.execute(_OPEN, values | place)
         else:
-            page = one.change.page
-            await cursor.execute(
-                _CLOSE, (page.resolved_at, one.shadow, one.change.series_id, page.category)
-            )
+            place_of = (one.shadow, change.series_id, page.category, kinds)
+            await cursor.execute(_CLOSE, (page.resolved_at, *place_of))
 
 
 # What people ask.
@@ -83,31 +93,42 @@ _RUNNING: Final = """
     WHERE told.has AND told.id > gone.id
     ORDER BY partition, told.id
 """
+# The newest rules that have the shadow.
+_SAID: Final = """
+    SELECT rules FROM rules_applied WHERE rules -> 'shadow' ? %s
+    ORDER BY rules_applied_id DESC LIMIT 1
+"""
 # Alerts of both sides that were opened in the time, each with whether the other side had one of
-# the same series and category at some time of it.
+# the same series, category and group of kinds at some time of it. Those of the suite are one group,
+# for it has one alert of a category at a time; each kind of the minute stage stands for itself.
 _COMPARED: Final = """
     WITH live AS (
-        SELECT series_id, category, kind, opened_at, resolved_at AS closed_at,
+        SELECT series_id, category, kind,
+               CASE WHEN kind = ANY(%(alike)s) THEN '' ELSE kind END AS kin,
+               opened_at, resolved_at AS closed_at,
                coalesce(resolved_at, 'infinity') AS until, sentence
         FROM alert WHERE kind = ANY(%(kinds)s) AND coalesce(resolved_at, 'infinity') >= %(since)s
     ), shadow AS (
-        SELECT series_id, category, kind, opened_at, closed_at,
-               coalesce(closed_at, 'infinity') AS until, sentence
+        SELECT series_id, category, kind,
+               CASE WHEN kind = ANY(%(alike)s) THEN '' ELSE kind END AS kin,
+               opened_at, closed_at, coalesce(closed_at, 'infinity') AS until, sentence
         FROM shadow_alert
         WHERE shadow = %(shadow)s AND coalesce(closed_at, 'infinity') >= %(since)s
     ), either AS (
         SELECT 'live' AS side, l.*, EXISTS (
-            SELECT FROM shadow s WHERE (s.series_id, s.category) = (l.series_id, l.category)
+            SELECT FROM shadow s
+            WHERE (s.series_id, s.category, s.kin) = (l.series_id, l.category, l.kin)
               AND s.opened_at <= l.until AND l.opened_at <= s.until) AS in_both
         FROM live l
         UNION ALL
         SELECT 'shadow', s.*, EXISTS (
-            SELECT FROM live l WHERE (l.series_id, l.category) = (s.series_id, s.category)
+            SELECT FROM live l
+            WHERE (l.series_id, l.category, l.kin) = (s.series_id, s.category, s.kin)
               AND l.opened_at <= s.until AND s.opened_at <= l.until)
         FROM shadow s
     ), ranked AS (
         SELECT *, count(*) OVER same AS number, row_number() OVER (
-                   same ORDER BY opened_at, series_id, category) AS place
+                   same ORDER BY opened_at, series_id, category, kind) AS place
         FROM either WHERE opened_at >= %(since)s
         WINDOW same AS (PARTITION BY side, in_both)
     )
@@ -160,7 +181,8 @@ class Found:
     ----------
     side : {'live', 'shadow'}
     in_both : bool
-        Whether the other side had an alert of the same series and category meanwhile.
+        Whether the other side had an alert of the same series and category meanwhile; of the
+        minute stage, one of the same kind.
     number : int
         How many there are of that side that were, or were not.
     sensor, quantity, category, kind : str
@@ -222,10 +244,17 @@ async def present(connection: AsyncConnection[Any]) -> list[Present]:
         return await cursor.fetchall()
 
 
+async def rules_of_shadow(connection: AsyncConnection[Any], shadow: str) -> dict[str, Any]:
+    """Return the newest rules that have a shadow; none where none ever had."""
+    row = await (await connection.execute(_SAID, (shadow,))).fetchone()
+    return row[0] if row is not None else {}
+
+
 async def compare(
     connection: AsyncConnection[Any],
     shadow: str,
-    kinds: Sequence[str],
+    alike: Sequence[str],
+    others: Sequence[str] = (),
     since: datetime | None = None,
     limit: int = 5,
 ) -> Comparison:
@@ -236,8 +265,11 @@ async def compare(
     connection : AsyncConnection
         With the namespace's schema on its search path.
     shadow : str
-    kinds : sequence of str
-        Kinds of alerts that a shadow can open.
+    alike : sequence of str
+        Kinds of alerts that it can open, and of which one of a series and category is open at a
+        time.
+    others : sequence of str
+        Kinds that it can open each by itself.
     since : datetime, optional
         Event time; from when the shadow runs in all its partitions, unless that is later.
     limit : int
@@ -257,7 +289,8 @@ async def compare(
     if not begins:
         begins = [await _moment(connection, _OLDEST) or newest or datetime.now(UTC)]
     begin = max(begins)
-    wanted = {"shadow": shadow, "since": begin, "kinds": list(kinds), "limit": limit}
+    kinds = {"alike": list(alike), "kinds": [*alike, *others]}
+    wanted = {"shadow": shadow, "since": begin, "limit": limit} | kinds
     async with connection.cursor(row_factory=class_row(Found)) as found:
         await found.execute(_COMPARED, wanted)
         rows = await found.fetchall()

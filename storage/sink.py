@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +28,7 @@ from ingest.ledger import COUNTS, SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Change, Flush, Moved, Opened, Resolved, SavedState, Step
+from storage.homes import at_home, settle, shadows_at_home
 from storage.latest import Latest
 from storage.migrate import session_options
 from storage.pages import encode_page, outbox_channel
@@ -146,7 +149,12 @@ _OPEN_ALERT: Final = """
         WHERE series_id = %(series_id)s AND category = %(category)s AND kind = ANY(%(kinds)s)
           AND state <> 'resolved')
     ON CONFLICT DO NOTHING
+    RETURNING alert_id
 """
+_ALERT_COLUMNS: Final = (
+    "alert_id", "category", "kind", "severity", "since", "seen", "expected", "lower", "upper",
+    "score", "sentence",
+)  # fmt: skip
 _RESOLVE_ALERT: Final = """
     UPDATE alert SET state = 'resolved', resolved_at = %s
     WHERE series_id = %s AND category = %s AND kind = ANY(%s) AND state <> 'resolved'
@@ -183,13 +191,13 @@ _TELL_RESOLVED: Final = """
     INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
     SELECT alert_id, 'resolved', dedup_key,
            %s::jsonb || jsonb_build_object('alert_id', alert_id), %s
-    FROM outbox WHERE alert_id = %s AND event = 'firing'
+    FROM outbox WHERE dedup_key = %s AND event = 'firing'
     ON CONFLICT DO NOTHING
 """
 # That a sensor is silent wakes nobody; the pager must know what is not over.
 _TELL_MOVED: Final = """
     INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
-    SELECT alert_id, %s, dedup_key, '{}', %s FROM outbox WHERE alert_id = %s AND event = 'firing'
+    SELECT alert_id, %s, dedup_key, '{}', %s FROM outbox WHERE dedup_key = %s AND event = 'firing'
     ON CONFLICT DO NOTHING
 """
 _TOLD_AS: Final = {"stale": "stale", "open": "back"}
@@ -360,8 +368,14 @@ class Sink:
             if await self._advance(cursor, flush.steps):
                 await _put_sensors(cursor, flush.cards)
                 counts = await _store(cursor, flush)
-                await _alerts(cursor, flush.changes, outbox_channel(self._schema))
-                await put_shadowed(cursor, flush.shadowed)
+                is_closed = await settle(cursor, flush.claims)
+                changes = await at_home(cursor, flush.changes)
+                await _alerts(cursor, changes)
+                await put_shadowed(cursor, await shadows_at_home(cursor, flush.shadowed))
+                if is_closed or changes:
+                    await cursor.execute(
+                        "SELECT pg_notify(%s, '')", (outbox_channel(self._schema),)
+                    )
                 await put_ruled(cursor, flush.ruled, self._log_id)
                 await _ledger(cursor, flush, counts)
                 await _letters(cursor, flush)
@@ -509,51 +523,88 @@ async def _copy(cursor: AsyncCursor[Any], statement: Any, data: bytes) -> None:
         await copy.write(data)
 
 
-async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change], channel: str) -> None:
-    for change in changes:
-        if isinstance(change, Opened):
-            await _open(cursor, change)
-        elif isinstance(change, Resolved):
-            await _resolve(cursor, change)
+async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change]) -> None:
+    # What is of one sort goes in one breath: a gateway that goes dark takes thousands with it.
+    for sort, run in groupby(changes, type):
+        if sort is Opened:
+            await _open(cursor, [one for one in run if isinstance(one, Opened)])
+        elif sort is Resolved:
+            await _resolve(cursor, [one for one in run if isinstance(one, Resolved)])
         else:
-            await _move(cursor, change)
-    if changes:
-        await cursor.execute("SELECT pg_notify(%s, '')", (channel,))
+            await _move(cursor, [one for one in run if isinstance(one, Moved)])
 
 
-async def _open(cursor: AsyncCursor[Any], alert: Opened) -> None:
-    page = alert.page
-    names = ("category", "kind", "severity", "since", "seen", "expected", "lower", "upper")
-    await cursor.execute(
-        _OPEN_ALERT,
-        {name: getattr(page, name) for name in ("alert_id", *names, "score", "sentence")}
-        | {"series_id": alert.series_id, "band": alert.band, "kinds": _kinds(alert)},
+async def _open(cursor: AsyncCursor[Any], alerts: Sequence[Opened]) -> None:
+    rows = [
+        {name: getattr(alert.page, name) for name in _ALERT_COLUMNS}
+        | {"series_id": alert.series_id, "band": alert.band, "kinds": _kinds(alert)}
+        for alert in alerts
+    ]
+    made = await _each(cursor, _OPEN_ALERT, rows)
+    # The others are open already, from before their detector state was lost.
+    pages = [
+        (alert.page, alert.is_told) for alert, found in zip(alerts, made, strict=True) if found
+    ]
+    await cursor.executemany(
+        _TRANSITION, [(page.alert_id, page.since, "open", page.kind) for page, _ in pages]
     )
-    if not cursor.rowcount:
-        return  # open already, from before its detector state was lost
-    await cursor.execute(_TRANSITION, (page.alert_id, page.since, "open", page.kind))
-    if not alert.is_told:
-        return
-    payload = encode_page(page).decode()
-    await cursor.execute(_TELL_FIRING, (page.alert_id, str(page.alert_id), payload, page.since))
+    await cursor.executemany(
+        _TELL_FIRING,
+        [
+            (page.alert_id, str(page.alert_id), encode_page(page).decode(), page.since)
+            for page, is_told in pages
+            if is_told
+        ],
+    )
 
 
-async def _resolve(cursor: AsyncCursor[Any], alert: Resolved) -> None:
-    page = alert.page
-    values = (page.resolved_at, alert.series_id, page.category, _kinds(alert))
-    await cursor.execute(_RESOLVE_ALERT, values)
-    for (alert_id,) in await cursor.fetchall():
-        await cursor.execute(_TRANSITION, (alert_id, page.resolved_at, "resolved", alert.cause))
-        told = (encode_page(page).decode(), page.resolved_at, alert_id)
-        await cursor.execute(_TELL_RESOLVED, told)
+async def _resolve(cursor: AsyncCursor[Any], alerts: Sequence[Resolved]) -> None:
+    rows = [
+        (alert.page.resolved_at, alert.series_id, alert.page.category, _kinds(alert))
+        for alert in alerts
+    ]
+    over = [
+        (alert_id, alert.page, alert.cause)
+        for alert, found in zip(alerts, await _each(cursor, _RESOLVE_ALERT, rows), strict=True)
+        for (alert_id,) in found
+    ]
+    await cursor.executemany(
+        _TRANSITION,
+        [(alert_id, page.resolved_at, "resolved", cause) for alert_id, page, cause in over],
+    )
+    await cursor.executemany(
+        _TELL_RESOLVED,
+        [
+            (encode_page(page).decode(), page.resolved_at, str(alert_id))
+            for alert_id, page, _ in over
+        ],
+    )
 
 
-async def _move(cursor: AsyncCursor[Any], alert: Moved) -> None:
-    values = (alert.series_id, alert.category, list(alert.kinds))
-    await cursor.execute(_MOVE_ALERT[alert.state], values)
-    for alert_id, state in await cursor.fetchall():
-        await cursor.execute(_TRANSITION, (alert_id, alert.at, state, alert.cause))
-        await cursor.execute(_TELL_MOVED, (_TOLD_AS[alert.state], alert.at, alert_id))
+async def _move(cursor: AsyncCursor[Any], alerts: Sequence[Moved]) -> None:
+    for state, run in groupby(alerts, attrgetter("state")):
+        part = list(run)
+        rows = [(alert.series_id, alert.category, list(alert.kinds)) for alert in part]
+        found = await _each(cursor, _MOVE_ALERT[state], rows)
+        moved = [
+            (alert_id, alert.at, state_now, alert.cause)
+            for alert, moves in zip(part, found, strict=True)
+            for alert_id, state_now in moves
+        ]
+        await cursor.executemany(_TRANSITION, moved)
+        told = [(_TOLD_AS[state], at, str(alert_id)) for alert_id, at, _, _ in moved]
+        await cursor.executemany(_TELL_MOVED, told)
+
+
+async def _each(
+    cursor: AsyncCursor[Any], query: str, rows: Sequence[Any]
+) -> list[list[tuple[Any, ...]]]:
+    """Return what a statement returns for each of some rows, by one way there and back."""
+    await cursor.executemany(query, rows, returning=True)
+    found = [await cursor.fetchall()]
+    while cursor.nextset():
+        found.append(await cursor.fetchall())
+    return found
 
 
 def _kinds(alert: Opened | Resolved) -> list[str]:

@@ -10,10 +10,11 @@ import numpy as np
 
 from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, NEVER, SILENCE, Silences
 from ingest.quantities import QUANTITIES
-from storage.flush import Change, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
+from storage.flush import Change, Claim, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
 from storage.pages import MISSING, Category, Page, Severity
 from streams.minutes import Move
 from streams.partition import Partition
+from streams.rules import BY_MINUTES
 from streams.ruling import Ruling
 from streams.scoring import NewRules, Scored, Who
 
@@ -71,7 +72,9 @@ def shadow_changes(
     """Return what becomes of the alerts of shadows, as `changes` does of those that are told."""
     found: list[Shadowed | ShadowEnded] = []
     for name, shadow in scored.shadows.items():
-        theirs = replace(scored, verdicts=shadow.verdicts, silences=shadow.silences, moves=())
+        theirs = replace(
+            scored, verdicts=shadow.verdicts, silences=shadow.silences, moves=shadow.moves
+        )
         found += [
             Shadowed(name, change)
             for change in changes(partition, theirs, namespace)
@@ -79,10 +82,41 @@ def shadow_changes(
             if not isinstance(change, Moved)
         ]
     new_rules = scored.new_rules
-    if new_rules is not None and new_rules.ended:
+    if new_rules is not None and (new_rules.ended or new_rules.without_minutes):
         series_ids = partition.series_id[: new_rules.series].tolist()
         at = _reached(new_rules)
         found += [ShadowEnded(name, series_ids, at) for name in new_rules.ended]
+        found += [
+            ShadowEnded(name, series_ids, at, BY_MINUTES) for name in new_rules.without_minutes
+        ]
+    return found
+
+
+def claims(partition: Partition, scored: Scored, number: int) -> list[Claim]:
+    """Return the series that are read here, where the database has not been told yet.
+
+    Of one that falls silent it is told again when it is heard again: it may have been elsewhere.
+
+    Parameters
+    ----------
+    partition : Partition
+        Every series registered; takes note of what is returned.
+    scored : Scored
+    number : int
+        Of the partition.
+    """
+    found: list[Claim] = []
+    claimed = partition.claimed
+    if not claimed[scored.slot].all():
+        verdicts = scored.verdicts
+        rows = np.flatnonzero(~claimed[scored.slot] & verdicts.fresh & ~verdicts.late)
+        slots, first = np.unique(scored.slot[rows], return_index=True)
+        claimed[slots] = True
+        times = scored.time_ns[rows[first]].tolist()
+        ids = partition.series_id[slots].tolist()
+        found = [Claim(one, number, _moment(at)) for one, at in zip(ids, times, strict=True)]
+    if scored.silences is not None:
+        claimed[scored.silences.series] = False
     return found
 
 
@@ -155,6 +189,7 @@ def _by_minutes(
         expected=expected,
         lower=lower,
         upper=upper,
+        score=_finite(move.score),
         **_identity(who, kind.category, move.opened_ns, namespace, kind=kind.name)
         | {"severity": ruling.severity(kind.name, who.key) or kind.severity_of(move.level)}
         | ({"unit": kind.unit} if kind.unit else {}),

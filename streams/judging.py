@@ -75,6 +75,9 @@ class Kind(NamedTuple):
     told : {"always", "alone", "never"}
         When people are told: `alone` is where nothing else is open of the city that this series
         says, for several may speak of one cause.
+    is_scored : bool
+        Whether it speaks only where its score is rare by the series' own record
+        (`detectors.calibration`).
     """
 
     name: str
@@ -83,6 +86,7 @@ class Kind(NamedTuple):
     severity: dict[int, Severity]
     unit: str | None = None
     told: Literal["always", "alone", "never"] = "always"
+    is_scored: bool = False
 
     def severity_of(self, level: int) -> Severity:
         """Return how severe a finding of that level is."""

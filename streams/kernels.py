@@ -71,7 +71,7 @@ _MEASURES: Final = frozenset(name for name, row in QUANTITIES.items() if row.lea
 _SPIKE: Final = Kernel(
     name="spike",
     quantities=_MEASURES,
-    kinds=(Kind("spike", HEALTH, Rule(3, 60, 60, HOUR_NS), _MINOR),),
+    kinds=(Kind("spike", HEALTH, Rule(3, 60, 60, HOUR_NS), _MINOR, is_scored=True),),
     new_state=spike.new_state,
     terms=least(1.0),
     step=lambda state, wave, terms: (
@@ -85,7 +85,7 @@ _SPIKE: Final = Kernel(
 _NOISE_CHANGE: Final = Kernel(
     name="noise-change",
     quantities=frozenset({"temperature", "relativeHumidity", "LAeq"}),
-    kinds=(Kind("noise-change", HEALTH, Rule(5, 5, 15, HOUR_NS), _MINOR),),
+    kinds=(Kind("noise-change", HEALTH, Rule(5, 5, 15, HOUR_NS), _MINOR, is_scored=True),),
     new_state=noise_change.new_state,
     terms=least(_NOISE_SHARE),
     step=lambda state, wave, terms: (

@@ -8,7 +8,7 @@ alone, however it was cut into flushes.
 One long module, because all of it moves the same state, and what is saved of it is what it moves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import CITY, HEALTH, NEVER, StateError, episodes
+from detectors import CITY, HEALTH, NEVER, StateError, calibration, episodes
 from detectors.finding import Finding
 from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
@@ -26,6 +26,7 @@ from ingest.topics import SeriesKey
 from streams.facts import CityFacts
 from streams.judging import Kernel, Kind, Terms, Wave
 from streams.kernels import kernels
+from streams.ruling import Ruling
 
 # A minute is closed when the watermark is so far beyond its end.
 GRACE_NS: Final = 30 * 10**9
@@ -63,6 +64,8 @@ class Move:
         As the kernel defines it; 0 where no minute did it.
     seen, expected, lower, upper : float
         In the unit of the kind; NaN where there is none.
+    score : float
+        Of the minute that did it: calibrated, where the kind is scored so.
     """
 
     slot: int
@@ -77,6 +80,7 @@ class Move:
     expected: float = np.nan
     lower: float = np.nan
     upper: float = np.nan
+    score: float = np.nan
 
 
 class Standing(NamedTuple):
@@ -104,6 +108,10 @@ class _Running:
     slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     state: Any = None
     alerts: list[episodes.State] = field(default_factory=list)
+    # Of each kind what its scores have been; None where they are not calibrated.
+    scores: list[calibration.State | None] = field(default_factory=list)
+    # Of each kind, from which calibrated score on it speaks.
+    speaks_from: tuple[NDArray[np.float64], ...] = ()
     terms: Terms = field(default_factory=dict)
     watched: tuple[NDArray[np.bool_], ...] = ()
     # Of each kind, for which series it is switched on; None where none is off.
@@ -117,12 +125,20 @@ class _Running:
     def __post_init__(self) -> None:
         self.state = self.kernel.new_state(0)
         self.alerts = [episodes.new_state(0) for _ in self.kernel.kinds]
+        self.scores = [
+            calibration.new_state(0) if kind.is_scored else None for kind in self.kernel.kinds
+        ]
 
     def count(self) -> None:
         """Note of which kinds an alert is open."""
         self.open = [
             at for at, one in enumerate(self.alerts) if bool((one.opened_ns != NEVER).any())
         ]
+
+    def scored(self) -> list[tuple[Kind, calibration.State]]:
+        """Return the kinds whose scores are calibrated."""
+        pairs = zip(self.kernel.kinds, self.scores, strict=True)
+        return [(kind, scores) for kind, scores in pairs if scores is not None]
 
     def standing(self) -> list[tuple[int, Kind, episodes.State]]:
         """Return the kinds of which an alert is open."""
@@ -133,10 +149,33 @@ class _Running:
         self.state = _longer(self.state, self.kernel.new_state(len(slots)))
         new = episodes.new_state(len(slots))
         self.alerts = [_longer(one, new) for one in self.alerts]
+        unheard = calibration.new_state(len(slots))
+        self.scores = [None if one is None else _longer(one, unheard) for one in self.scores]
         self.slots = np.concatenate((self.slots, slots))
         self.place_of = np.full(series, -1)
         self.everywhere = np.arange(len(self.slots))
         self.place_of[self.slots] = self.everywhere
+
+    def rated(
+        self,
+        at: int,
+        place: NDArray[np.int64],
+        time_ns: NDArray[np.int64],
+        finding: Finding,
+        judged: NDArray[np.bool_],
+    ) -> Finding:
+        """Return what was found of a kind: it speaks where its score, calibrated, is rare."""
+        whole = self.scores[at]
+        if whole is None:
+            return finding
+        is_whole = len(place) == len(self.slots)
+        scores = whole if is_whole else _part(whole, place)
+        speaks_from = self.speaks_from[at][place]
+        nominal = np.where(judged, finding.score, np.nan)
+        score = calibration.step(scores, time_ns, nominal, speaks_from)
+        if not is_whole:
+            _put(whole, place, scores)
+        return finding._replace(speaks=finding.speaks & (score >= speaks_from), score=score)
 
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
@@ -164,8 +203,8 @@ class MinuteStage:
         self._zone = facts.zone()
         self._minutes = Minutes()
         self._running = [_Running(kernel) for kernel in kernels(facts)]
-        # By the name of a kind; None where nothing is switched off.
-        self._is_on: Callable[[str, SeriesKey], bool] | None = None
+        # None where they say nothing of minutes.
+        self._ruling: Ruling | None = None
         self._keys: list[SeriesKey] = []
         self._slot_of: dict[tuple[str, str], int] = {}
         # Series that the kernels have a place for; the rest get theirs at the next check.
@@ -195,17 +234,23 @@ class MinuteStage:
         self._first = np.concatenate((self._first, first))
         self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
 
-    def switch(self, is_on: Callable[[str, SeriesKey], bool] | None) -> None:
-        """Watch from now on for what is on: a function of kind and series; None for everything.
+    def judge_by(self, ruling: Ruling) -> None:
+        """Watch from now on for what is on, and speak of what is as rare as the rules ask for.
 
-        What is open of others is over with the next check.
+        What is open of what is off is over with the next check.
         """
-        if is_on is None and self._is_on is None:
+        before, self._ruling = self._ruling, ruling if ruling.is_about_minutes else None
+        if before is None and self._ruling is None:
             return
-        self._is_on = is_on
         if self._placed:
             for running in self._running:
                 self._watch(running)
+
+    def forget_alerts(self) -> None:
+        """Begin with no alert open and none about to open; what was learned stays."""
+        for running in self._running:
+            running.alerts = [episodes.new_state(len(running.slots)) for _ in running.alerts]
+            running.count()
 
     def take(
         self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
@@ -264,6 +309,9 @@ class MinuteStage:
             for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
                 place = np.flatnonzero(episodes.remembers(episode))
                 columns |= _saved(f"{name}.{kind.name}", episode, running.slots, place)
+            for kind, scores in running.scored():
+                place = _differing(scores, calibration.new_state(1))
+                columns |= _saved(f"{name}.{kind.name}.scores", scores, running.slots, place)
         return to_bytes(columns)
 
     def load(self, data: bytes) -> None:
@@ -294,6 +342,8 @@ class MinuteStage:
             _restore(running.state, f"{name}.state", running.slots, columns)
             for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
                 _restore(episode, f"{name}.{kind.name}", running.slots, columns)
+            for kind, scores in running.scored():
+                _restore(scores, f"{name}.{kind.name}.scores", running.slots, columns)
             running.count()
 
     def _place(self, until: int | None = None) -> None:
@@ -321,13 +371,19 @@ class MinuteStage:
         self._placed = until
 
     def _watch(self, running: _Running) -> None:
-        """Find out which series are watched: what is off is not."""
+        """Find out which series are watched, what is off is not, and from which score on."""
         running.watched, running.on = running.kernel.watched(running.terms), None
-        if self._is_on is not None:
+        kinds, ruling = running.kernel.kinds, self._ruling
+        default = np.full(len(running.slots), calibration.SPEAKS_FROM)
+        running.speaks_from = (default,) * len(kinds)
+        if ruling is not None:
             keys = [self._keys[slot] for slot in running.slots.tolist()]
             running.on = tuple(
-                np.array([self._is_on(kind.name, key) for key in keys], np.bool_)
-                for kind in running.kernel.kinds
+                np.array([ruling.is_on(kind.name, key) for key in keys], np.bool_) for kind in kinds
+            )
+            running.speaks_from = tuple(
+                np.array([ruling.speaks_from(kind.name, key) for key in keys], np.float64)
+                for kind in kinds
             )
             running.watched = tuple(
                 mask & on for mask, on in zip(running.watched, running.on, strict=True)
@@ -419,16 +475,17 @@ class MinuteStage:
             zip(kernel.kinds, findings, running.alerts, strict=True)
         ):
             judged = finding.judged
-            if running.on is not None:
-                judged = judged & running.on[at][place]
             if blocked is not None and kind.category == CITY:
                 judged = judged & ~blocked
+            rated = running.rated(at, place, wave.time_ns, finding, judged)
+            if running.on is not None:
+                judged = judged & running.on[at][place]
             episode = whole if is_whole else _part(whole, place)
-            flips = episodes.step(episode, wave.time_ns, judged, finding.speaks & judged, kind.rule)
+            flips = episodes.step(episode, wave.time_ns, judged, rated.speaks & judged, kind.rule)
             if not is_whole:
                 _put(whole, place, episode)
             if flips is not None:
-                moves += _flipped(kind, running.slots[place], wave, finding, flips)
+                moves += _flipped(kind, running.slots[place], wave, rated, flips)
         if moves:
             running.count()
         return [self._told(move, standing) for move in moves]
@@ -517,6 +574,7 @@ def _flipped(
             expected=float(finding.expected[row]),
             lower=float(finding.lower[row]),
             upper=float(finding.upper[row]),
+            score=float(finding.score[row]),
         )
         for row, opened, opened_ns in zip(
             flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True

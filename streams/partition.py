@@ -34,6 +34,7 @@ class _SavedRules(msgspec.Struct, array_like=True):
 
     rules: bytes
     shadows: dict[str, bytes]
+    minutes: dict[str, bytes] = {}
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -67,6 +68,8 @@ class Partition:
         First offset the saved state has not seen; Kafka may forget what lies before it.
     series_id : (series,) int32
         Database id of each series; `UNREGISTERED` until it has one.
+    claimed : (series,) bool
+        Whether the database has been told that this partition reads the series.
     sensor : (series,) int32
         Number of each series' sensor within the partition.
     slot_of, domain_of : (texts,) int32
@@ -80,6 +83,8 @@ class Partition:
         The rules that hold at `seen`.
     shadows : dict of str to Suite
         What runs beside `suite` over the same series, by the names of the rules' shadows.
+    shadow_minutes : dict of str to MinuteStage
+        What runs beside `minutes`, of those shadows that switch something of it.
 
     Raises
     ------
@@ -97,6 +102,7 @@ class Partition:
         self.seen = self.saved = resumption.state_offset
         self.keys: list[SeriesKey] = []
         self.series_id = np.empty(0, np.int32)
+        self.claimed = np.empty(0, np.bool_)
         self.sensor = np.empty(0, np.int32)
         self.watermark = Watermark()
         self._sensors: dict[str, int] = {}
@@ -108,10 +114,12 @@ class Partition:
         self._numbers: dict[str, int] = {}
         self._domains: dict[str, int] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
+        self._facts = facts
         self.minutes = MinuteStage(facts)
         self._config = config
         self.ruling = Ruling(Rules(), config)
         self.shadows: dict[str, Suite] = {}
+        self.shadow_minutes: dict[str, MinuteStage] = {}
         if resumption.state is None:
             self.suite = Suite(config)
         else:
@@ -218,11 +226,12 @@ class Partition:
     def obey(self, ruling: Ruling) -> None:
         """Judge by other rules from now on; everything before must have been judged.
 
-        What was learned stays. A shadow that is new knows of every series, and has learned nothing.
+        What was learned stays. A shadow that is new knows of every series, and has learned nothing
+        but what the minute stage has.
         """
         self.ruling = ruling
         ruling.rule(self.suite, self.keys, limits=True)
-        self.minutes.switch(ruling.is_on if ruling.switches_minutes else None)
+        self.minutes.judge_by(ruling)
         before, self.shadows = self.shadows, {}
         for name, shadow in ruling.shadows.items():
             suite = before.get(name)
@@ -231,6 +240,7 @@ class Partition:
                 suite.add(shadow.limits(self.keys))
             shadow.rule(suite, self.keys, limits=True)
             self.shadows[name] = suite
+        self._shadow_minutes(self.shadow_minutes)
 
     def unregistered(self) -> NDArray[np.int64]:
         """Return the slots that have no database id yet."""
@@ -244,7 +254,8 @@ class Partition:
         rules = None
         if self.ruling.rules != Rules():
             shadows = {name: shadow.save() for name, shadow in self.shadows.items()}
-            rules = _SavedRules(encode_rules(self.ruling.rules), shadows)
+            stages = {name: stage.save() for name, stage in self.shadow_minutes.items()}
+            rules = _SavedRules(encode_rules(self.ruling.rules), shadows, stages)
         return msgspec.msgpack.encode(
             _Saved(keys, suite, self.watermark.state, cards, minutes, rules)
         )
@@ -257,6 +268,25 @@ class Partition:
             for name, suite in self.shadows.items():
                 shadow = self.ruling.shadows[name]
                 suite.add(shadow.limits(added), shadow.columns(added))
+            for stage in self.shadow_minutes.values():
+                stage.add(added)
+
+    def _shadow_minutes(self, before: dict[str, MinuteStage]) -> None:
+        """Give every shadow that switches something of the minutes a stage: its own, or a new one.
+
+        A new one begins with what the present stage has learned: a profile of the hours takes
+        weeks, and does not depend on what is told of it.
+        """
+        self.shadow_minutes = {}
+        for name in sorted(self.ruling.with_minutes):
+            stage = before.get(name)
+            if stage is None:
+                stage = MinuteStage(self._facts)
+                stage.add(self.keys)
+                stage.load(self.minutes.save())
+                stage.forget_alerts()
+            stage.judge_by(self.ruling.shadows[name])
+            self.shadow_minutes[name] = stage
 
     def _enter(self, keys: Sequence[SeriesKey]) -> list[SeriesKey]:
         """Give every text a number, and every series a slot; return the keys of new series.
@@ -281,6 +311,7 @@ class Partition:
             domains.append(self._domains.setdefault(key.domain, len(self._domains)))
         fresh_ids = np.full(len(added), UNREGISTERED, np.int32)
         self.series_id = np.concatenate([self.series_id, fresh_ids])
+        self.claimed = np.concatenate([self.claimed, np.zeros(len(added), np.bool_)])
         self.slot_of = np.concatenate([self.slot_of, np.array(slots, np.int32)])
         self.domain_of = np.concatenate([self.domain_of, np.array(domains, np.int32)])
         self._text_of = np.concatenate([self._text_of, np.array(origins, np.int32)])
@@ -323,13 +354,21 @@ class Partition:
             raise StateError("saved shadows are not those of the saved rules")
         # Ranges and rates are part of a suite's state.
         self.ruling.rule(self.suite, self.keys, limits=False)
-        self.minutes.switch(self.ruling.is_on if self.ruling.switches_minutes else None)
+        self.minutes.judge_by(self.ruling)
         for name, shadow in self.ruling.shadows.items():
             suite = Suite.load(saved.shadows[name], shadow.suite)
             if len(suite) != len(self.keys):
                 raise StateError(f"shadow {name} holds {len(suite)} series, {len(self.keys)} keys")
             shadow.rule(suite, self.keys, limits=False)
             self.shadows[name] = suite
+        if not saved.minutes.keys() <= self.ruling.with_minutes:
+            raise StateError("saved minutes of shadows are not those of the saved rules")
+        stages = {}
+        for name, data in saved.minutes.items():
+            stages[name] = MinuteStage(self._facts)
+            stages[name].add(self.keys)
+            stages[name].load(data)
+        self._shadow_minutes(stages)
 
 
 def _period_s(quantity: str) -> float:

@@ -29,13 +29,31 @@ RULES_VERSION: Final = 1
 CONTROL: Final = "rules"
 # Below what Kafka takes in one message; a sensor with a section of its own needs about 60 bytes.
 MAX_RULES_BYTES: Final = 256 << 10
-# Each costs as much as the live suite.
+# Each costs as much as the live suite, and as the minute stage where it switches one of its kinds.
 MAX_SHADOWS: Final = 4
 # In the place of a bridge.
 _SENDER: Final = "citywatch-rules"
 # What the minute stage finds.
 BY_MINUTES: Final = tuple(
     dict.fromkeys(kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds)
+)
+# The quantities that each of them judges; clocks are judged by the first series of a sensor.
+_JUDGED: Final = {
+    kind.name: frozenset().union(
+        *(
+            QUANTITIES if other.of_clocks else other.quantities
+            for other in kernels(CityFacts())
+            if kind.name in {one.name for one in other.kinds}
+        )
+    )
+    for kernel in kernels(CityFacts())
+    for kind in kernel.kinds
+}
+# What of it speaks by how rare it is, on one scale.
+SCORED: Final = tuple(
+    dict.fromkeys(
+        kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.is_scored
+    )
 )
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
 SWITCHES: Final = ("level", "flatline", "range", "rate", "silence", *BY_MINUTES)
@@ -85,6 +103,12 @@ def _kind(name: str) -> str:
     return name
 
 
+def _scored(name: str) -> str:
+    if name not in SCORED:
+        raise ValueError(f"no kind that has such a score: {', '.join(SCORED)} have")
+    return name
+
+
 _Readings = Annotated[int, Field(ge=1, le=100_000)]
 _Remembered = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(gt=0, le=1)]
@@ -95,6 +119,9 @@ _Seconds = Annotated[float, Field(gt=0, le=31 * 86_400)]
 _Value = Annotated[float, Field(allow_inf_nan=False)]
 _Detectors = dict[Annotated[str, AfterValidator(_switch)], bool]
 _Severities = dict[Annotated[str, AfterValidator(_kind)], Severity]
+# -log10 of how often in a minute; a chance that a float64 can hold.
+_Decades = Annotated[float, Field(ge=0, le=300)]
+_Scores = dict[Annotated[str, AfterValidator(_scored)], _Decades]
 _Quantity = Annotated[str, AfterValidator(_quantity)]
 _Sensor = Annotated[str, AfterValidator(_sensor)]
 _Shadow = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,39}$")]
@@ -146,6 +173,7 @@ class Scope(_Thresholds):
 
     detectors: _Detectors = {}
     severity: _Severities = {}
+    score: _Scores = {}
 
 
 class QuantityRules(Scope):
@@ -167,8 +195,26 @@ class Layer(_Section):
 
     suite: SuiteRules = SuiteRules()
     detectors: _Detectors = {}
+    score: _Scores = {}
     quantity: dict[_Quantity, QuantityRules] = {}
     sensor: dict[_Sensor, SensorRules] = {}
+
+    @property
+    def is_about_minutes(self) -> bool:
+        """Whether anything of the minute stage is switched here, or speaks from another score."""
+        scopes = [scope for _, scope in self.scopes()]
+        named = set(self.detectors).union(*(scope.detectors for scope in scopes))
+        scored = [self.score, *(scope.score for scope in scopes)]
+        return any(scored) or not named.isdisjoint(BY_MINUTES)
+
+    def scopes(self) -> Iterator[tuple[str, Scope]]:
+        """Yield the sections that speak of some series, with their places."""
+        for quantity, of_quantity in self.quantity.items():
+            yield f"quantity.{quantity}", of_quantity
+        for sensor, of_sensor in self.sensor.items():
+            yield f"sensor.{sensor}", of_sensor
+            for quantity, of_series in of_sensor.quantity.items():
+                yield f"sensor.{sensor}.quantity.{quantity}", of_series
 
 
 class Rules(Layer):
@@ -210,6 +256,31 @@ class Rules(Layer):
         own = said(self)
         own.pop("shadow", None)
         return Rules.model_validate(_laid(own, said(self.shadow[name])))
+
+
+def without_effect(rules: Rules) -> list[str]:
+    """Return what is said and changes nothing, each with its place.
+
+    Workers pass over it, for it may stand in their log; a file of rules that says it is refused.
+    """
+    faults = []
+    for name, shadow in rules.shadow.items():
+        faults += [
+            f"shadow.{name}.{place}.severity: a shadow pages nobody, so it has no severity"
+            for place, scope in shadow.scopes()
+            if scope.severity
+        ]
+    layers = [("", rules), *((f"shadow.{name}.", layer) for name, layer in rules.shadow.items())]
+    for prefix, layer in layers:
+        for place, scope in layer.scopes():
+            quantity = place.rpartition("quantity.")[2] if "quantity." in place else None
+            faults += [
+                f"{prefix}{place}.{section}.{kind}: {kind} does not judge {quantity}"
+                for section in ("detectors", "severity", "score")
+                for kind in getattr(scope, section)
+                if quantity is not None and quantity not in _JUDGED.get(kind, QUANTITIES)
+            ]
+    return faults
 
 
 def said(section: BaseModel) -> dict[str, Any]:

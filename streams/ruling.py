@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import Limits, Suite, SuiteConfig, Terms
+from detectors import Limits, Suite, SuiteConfig, Terms, calibration
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
-from streams.rules import BY_MINUTES, Rules, RulesError, Scope, said
+from streams.rules import Rules, RulesError, Scope, said
 
 # What switches a detector off: counts that are never reached, a chance that nothing falls below,
 # a range that everything lies in.
@@ -115,18 +115,29 @@ class Ruling:
         return severity
 
     @property
-    def switches_minutes(self) -> bool:
-        """Whether anything of the minute stage may be off."""
-        scopes: list[Scope] = [*self.rules.quantity.values(), *self.rules.sensor.values()]
-        scopes += [one for sensor in self.rules.sensor.values() for one in sensor.quantity.values()]
-        named = set(self.rules.detectors).union(*(scope.detectors for scope in scopes))
-        return not named.isdisjoint(BY_MINUTES)
+    def with_minutes(self) -> frozenset[str]:
+        """The shadows that have a minute stage: those that say something of it."""
+        return frozenset(
+            name for name, layer in self.rules.shadow.items() if layer.is_about_minutes
+        )
+
+    @property
+    def is_about_minutes(self) -> bool:
+        """Whether anything of the minute stage may be off, or speak from another score on."""
+        return self.rules.is_about_minutes
 
     def is_on(self, kind: str, key: SeriesKey) -> bool:
         """Say whether a kind of alert is looked for in a series."""
         found = self.rules.detectors.get(kind, True)
         for scope in self._scopes(key.quantity, key.sensor):
             found = scope.detectors.get(kind, found)
+        return found
+
+    def speaks_from(self, kind: str, key: SeriesKey) -> float:
+        """Return from which calibrated score on a kind of the minute stage speaks there."""
+        found = self.rules.score.get(kind, calibration.SPEAKS_FROM)
+        for scope in self._scopes(key.quantity, key.sensor):
+            found = scope.score.get(kind, found)
         return found
 
     def rule(self, suite: Suite, keys: Sequence[SeriesKey], *, limits: bool) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detectors import (
     Returns,
     Silences,
+    Suite,
     Transitions,
     Verdicts,
 )
@@ -26,7 +27,7 @@ from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey
 from storage.flush import Buried, Tallied
 from storage.rows import Rows
-from streams.minutes import Move, Standing
+from streams.minutes import MinuteStage, Move, Standing
 from streams.partition import Partition
 from streams.rules import CONTROL, Rules, decode_rules
 from streams.ruling import Ruling
@@ -130,10 +131,11 @@ class Who(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """What a shadow says of the same readings, and what it found silent behind them."""
+    """What a shadow says of the same readings, and what it found silent and moved behind them."""
 
     verdicts: Verdicts
     silences: Silences | None
+    moves: Sequence[Move] = ()
 
 
 class NewRules(NamedTuple):
@@ -147,6 +149,8 @@ class NewRules(NamedTuple):
         Where the watermark stood.
     ended : tuple of str
         Shadows that they no longer have.
+    without_minutes : tuple of str
+        Shadows that no longer have a minute stage.
     series : int
         How many series there were.
     """
@@ -155,6 +159,7 @@ class NewRules(NamedTuple):
     rules: Rules
     watermark_ns: int
     ended: tuple[str, ...]
+    without_minutes: tuple[str, ...]
     series: int
 
 
@@ -226,6 +231,7 @@ class _Stretch:
     # What the shadows say of it.
     shadows: dict[str, Verdicts] = field(default_factory=dict)
     silences: dict[str, Silences] = field(default_factory=dict)
+    moves: dict[str, list[Move]] = field(default_factory=dict)
     new_rules: NewRules | None = None
 
 
@@ -318,9 +324,15 @@ def _obeyed(
     ruling = partition.ruled(rules)
     judged = _judged(partition, stretch)
     if not is_replay:
-        ended = tuple(sorted(partition.shadows.keys() - ruling.shadows.keys()))
+        ended = partition.shadows.keys() - ruling.shadows.keys()
+        without = partition.shadow_minutes.keys() - ruling.with_minutes - ended
         stretch.new_rules = NewRules(
-            message.offset, rules, partition.watermark.now_ns, ended, len(partition.keys)
+            message.offset,
+            rules,
+            partition.watermark.now_ns,
+            tuple(sorted(ended)),
+            tuple(sorted(without)),
+            len(partition.keys),
         )
     found = _new(partition, stretch, judged, None, 0)
     partition.obey(ruling)
@@ -345,12 +357,18 @@ def _checked(
                 stretch.silences[name] = found
     moves: list[Move] = []
     if turn.check_ns is not None:
-        suite = partition.suite
-        standing = Standing(suite.in_doubt(), suite.in_alert(), suite.are_silent())
-        moves = partition.minutes.check(turn.check_ns, standing)
+        moves = partition.minutes.check(turn.check_ns, _standing(partition.suite))
         if is_replay:
             moves = []
+        for name, stage in partition.shadow_minutes.items():
+            theirs = stage.check(turn.check_ns, _standing(partition.shadows[name]))
+            if theirs and not is_replay:
+                stretch.moves[name] = theirs
     return _new(partition, stretch, judged, silences, turn.check_ns or 0, moves)
+
+
+def _standing(suite: Suite) -> Standing:
+    return Standing(suite.in_doubt(), suite.in_alert(), suite.are_silent())
 
 
 def _moved(
@@ -360,7 +378,8 @@ def _moved(
     before_ns = partition.watermark.now_ns
     provenance = message.provenance
     if provenance.arrived_ns is not None and partition.watermark.trusts(provenance.bridge):
-        partition.minutes.hear(slot, batch.time_ns, provenance.arrived_ns)
+        for stage in (partition.minutes, *partition.shadow_minutes.values()):
+            stage.hear(slot, batch.time_ns, provenance.arrived_ns)
     turn = partition.watermark.move(
         partition.sensor[slot],
         batch.time_ns,
@@ -382,14 +401,27 @@ def _judged(
     quality = _whole([batch.quality for batch in batches], np.uint8)
     watermark_ns = _whole(stretch.watermarks, np.int64)
     verdicts = partition.suite.step(slot, time_ns, value, quality, watermark_ns)
+    _take(partition.minutes, slot, time_ns, value, verdicts)
+    for name, shadow in partition.shadows.items():
+        theirs = stretch.shadows[name] = shadow.step(slot, time_ns, value, quality, watermark_ns)
+        if name in partition.shadow_minutes:
+            _take(partition.shadow_minutes[name], slot, time_ns, value, theirs)
+    return slot, time_ns, value, verdicts
+
+
+def _take(
+    minutes: MinuteStage,
+    slot: NDArray[np.int32],
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    verdicts: Verdicts,
+) -> None:
+    """Give a minute stage what its suite finds usable."""
     usable = verdicts.fresh & ~verdicts.late & (verdicts.quality < _SUSPECT)
     if usable.all():
-        partition.minutes.take(slot, time_ns, value)
+        minutes.take(slot, time_ns, value)
     else:
-        partition.minutes.take(slot[usable], time_ns[usable], value[usable])
-    for name, shadow in partition.shadows.items():
-        stretch.shadows[name] = shadow.step(slot, time_ns, value, quality, watermark_ns)
-    return slot, time_ns, value, verdicts
+        minutes.take(slot[usable], time_ns[usable], value[usable])
 
 
 def _whole(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
@@ -407,7 +439,8 @@ def _new(
     """Return what is not replayed, if there is anything."""
     tally = _whole(stretch.tallies, np.int32)
     start = stretch.replayed
-    nothing_behind = silences is None and not stretch.silences and stretch.new_rules is None
+    of_shadows = stretch.silences or stretch.moves
+    nothing_behind = silences is None and not of_shadows and stretch.new_rules is None
     if start == len(tally) and nothing_behind and not moves:
         return []
     slot, time_ns, value, verdicts = judged
@@ -417,10 +450,12 @@ def _new(
     for quiet in (silences, *stretch.silences.values()):
         if quiet is not None:
             named.update(quiet.series.tolist())
-    named.update(move.slot for move in moves)
+    for some in (moves, *stretch.moves.values()):
+        named.update(move.slot for move in some)
     who = {one: _who(partition, one) for one in named}
     shadows = {
-        name: Shadow(theirs, stretch.silences.get(name)) for name, theirs in stretch.shadows.items()
+        name: Shadow(theirs, stretch.silences.get(name), stretch.moves.get(name, ()))
+        for name, theirs in stretch.shadows.items()
     }
     whole = Scored(
         who,
@@ -548,7 +583,7 @@ def _behind(scored: Scored, start: int) -> Scored:
         tally=scored.tally[start:],
         verdicts=_verdicts_behind(scored.verdicts, start),
         shadows={
-            name: Shadow(_verdicts_behind(shadow.verdicts, start), shadow.silences)
+            name: replace(shadow, verdicts=_verdicts_behind(shadow.verdicts, start))
             for name, shadow in scored.shadows.items()
         },
     )

@@ -57,10 +57,14 @@ def usual(facts: CityFacts) -> tuple[Kernel, ...]:
 
 
 # A quarter of an hour: a camera that is covered is found out before, and then nothing else counts.
-_SEASON: Final = Kind("season", CITY, Rule(15, 15, 10, HOUR_NS), {0: "minor"}, told="alone")
+_SEASON: Final = Kind(
+    "season", CITY, Rule(15, 15, 10, HOUR_NS), {0: "minor"}, told="alone", is_scored=True
+)
 # The sums have a persistence of their own, of hours.
-_SHIFT: Final = Kind("shift", CITY, Rule(3, 3, 3, HOUR_NS), {0: "informational"}, told="never")
-_TAMPERING: Final = Kind("tampering", HEALTH, Rule(1, 1, 5, HOUR_NS), {0: "major"})
+_SHIFT: Final = Kind(
+    "shift", CITY, Rule(3, 3, 3, HOUR_NS), {0: "informational"}, told="never", is_scored=True
+)
+_TAMPERING: Final = Kind("tampering", HEALTH, Rule(1, 1, 5, HOUR_NS), {0: "major"}, is_scored=True)
 _OF_KIND: Final[dict[str, Any]] = {"season": season, "shift": shift, "tampering": tampering}
 
 
@@ -109,7 +113,16 @@ def _profile(
 _FORECAST: Final = Kernel(
     name="forecast",
     quantities=_RHYTHMIC | _PEOPLE,
-    kinds=(Kind("forecast", CITY, Rule(2, 3, 5, HOUR_NS), {0: "informational"}, told="never"),),
+    kinds=(
+        Kind(
+            "forecast",
+            CITY,
+            Rule(2, 3, 5, HOUR_NS),
+            {0: "informational"},
+            told="never",
+            is_scored=True,
+        ),
+    ),
     new_state=autoregression.new_state,
     terms=least(_SPREAD_SHARE),
     step=lambda state, wave, terms: (
@@ -143,7 +156,7 @@ def _drift_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
     )
 
 
-# What it says moves once a day.
+# What it says moves once a day: hours of it are no record, and its own limit decides.
 DRIFT: Final = Kernel(
     name="drift",
     quantities=frozenset({"temperature", "relativeHumidity", "pm25", "pm10", "no2", "o3"}),

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -24,10 +24,10 @@ from detectors import NEVER, StateError, SuiteConfig
 from ingest.ledger import SensorCard
 from ingest.records import MAX_TIME_NS, DeadLetter, HeaderError, Provenance
 from ingest.topics import dead_letters_topic, readings_topic
-from storage.flush import Buried, Flush, Gap, Ruled, SavedState, Step
+from storage.flush import Buried, Flush, Gap, Ruled, SavedState, Shadowed, ShadowEnded, Step
 from storage.rows import Rows
 from storage.sink import Outcome, Resumption, Sink
-from streams.alerts import changes, ruled, shadow_changes
+from streams.alerts import changes, claims, ruled, shadow_changes
 from streams.facts import CityFacts
 from streams.meter import Meter
 from streams.partition import STATE_VERSION, Partition
@@ -414,8 +414,16 @@ class Worker:
         # By itself: a large state must not prolong the transaction that rows wait for.
         none = Rows.concatenate([])
         flush = Flush((), none, none, states=[saved], is_last=is_last)
+        made_s = time.monotonic() - started
+        began = started
+
+        async def attempt() -> None:
+            nonlocal began
+            began = time.monotonic()
+            await self._sink.write(flush)
+
         try:
-            await self._persistently(lambda: self._sink.write(flush))
+            await self._persistently(attempt)
         except REFUSALS as error:
             # No message is to blame: what the flush had is committed.
             raise StateError(
@@ -424,11 +432,13 @@ class Worker:
         self._partitions[number].saved = saved.next_offset
         ended = time.monotonic()
         self._inboxes[self._readings, number].saved_at = ended
+        # Waiting for a database that is away is no work, and no reason to save more seldom.
+        took_s = made_s + ended - began
         self.totals.saves += 1
-        self.totals.save_s += ended - started
-        self.meter.saved(saved, ended - started)
-        self._next_save_at = started + max(
-            self._config.state_interval_s / len(self._partitions), (ended - started) / _SAVE_SHARE
+        self.totals.save_s += took_s
+        self.meter.saved(saved, took_s)
+        self._next_save_at = (ended - took_s) + max(
+            self._config.state_interval_s / len(self._partitions), took_s / _SAVE_SHARE
         )
 
     async def _flush_or_give_up(self, *, save: bool = False) -> None:
@@ -469,7 +479,7 @@ class Worker:
         self._quarantine.begin()
         letters: list[Buried] = []
         steps: list[Step] = []
-        scored: list[tuple[Partition, Scored]] = []
+        scored: list[tuple[int, Partition, Scored]] = []
         cards: dict[str, SensorCard] = {}
         rules: list[Ruled] = []
         budget = self._config.max_flush_rows
@@ -489,15 +499,15 @@ class Worker:
                 continue
             parts, unreadable = score(partition, messages, ledger)
             letters.extend(unreadable)
-            scored.extend((partition, part) for part in parts)
+            scored.extend((number, partition, part) for part in parts)
             rules.extend(ruled(topic, number, part.new_rules) for part in parts if part.new_rules)
             cards.update(_cards(partition, messages))
             if partition.seen > partition.stored:
                 steps.append(Step(topic, number, partition.stored, partition.seen))
         await self._chase()
-        await self._register(list(dict.fromkeys(partition for partition, _ in scored)))
-        stored = Rows.concatenate([part.rows(partition) for partition, part in scored])
-        masks = [part.verdicts.fresh for _, part in scored]
+        await self._register(list(dict.fromkeys(partition for _, partition, _ in scored)))
+        stored = Rows.concatenate([part.rows(partition) for _, partition, part in scored])
+        masks = [part.verdicts.fresh for *_, part in scored]
         fresh = np.concatenate(masks) if masks else np.empty(0, np.bool_)
         return Flush(
             steps=steps,
@@ -505,8 +515,8 @@ class Worker:
             suspects=stored.at(~fresh),
             tallies=ledger.tallies,
             changes=[
-                change
-                for partition, part in scored
+                replace(change, partition=number)
+                for number, partition, part in scored
                 for change in changes(partition, part, self._config.namespace)
             ],
             letters=letters,
@@ -519,10 +529,17 @@ class Worker:
             cards=list(cards.values()),
             shadowed=[
                 change
-                for partition, part in scored
+                if isinstance(change, ShadowEnded)
+                else Shadowed(change.shadow, replace(change.change, partition=number))
+                for number, partition, part in scored
                 for change in shadow_changes(partition, part, self._config.namespace)
             ],
             ruled=rules,
+            claims=[
+                claim
+                for number, partition, part in scored
+                for claim in claims(partition, part, number)
+            ],
         )
 
     def _draw(self, inbox: _Inbox, budget: int) -> tuple[list[_Taken], int]:

@@ -15,3 +15,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="start Apache Kafka for the session, not the embedded broker (make kafka-jars)",
     )
     group.addoption("--dsn", metavar="DSN", help="TimescaleDB or PostgreSQL")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Take one test after the other where they share services: some count who is connected."""
+    if any(config.getoption(name) for name in ("--mqtt", "--kafka", "--dsn")):
+        config.option.numprocesses = 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that at the end no process works while the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

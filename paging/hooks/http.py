@@ -3,6 +3,7 @@
 The URL of a hook is often its password, so no error and no log line ever holds more than its host.
 """
 
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -12,7 +13,7 @@ from typing import Final, Self
 import aiohttp
 from yarl import URL
 
-from paging.hooks import MAX_TIMEOUT_S, Refused, Retry
+from paging.hooks import MAX_TIMEOUT_S, Refused, Retry, Secret, SecretError
 
 USER_AGENT: Final = "citywatch-pager/1"
 # A receiver may ask for patience, not for silence: a page an hour late is stale.
@@ -43,8 +44,27 @@ def checked_url(url: str) -> URL:
     return parsed
 
 
+def read_url(url: str | Secret, environment: Mapping[str, str]) -> URL:
+    """Return the URL of a hook's options.
+
+    Raises
+    ------
+    SecretError
+        If it is a secret that is not to be had, or no URL.
+    """
+    if isinstance(url, str):
+        return checked_url(url)
+    text = url.read(environment)
+    try:
+        return checked_url(text)
+    except ValueError as error:
+        raise SecretError(f"{url.file or url.env}: {error}") from None
+
+
 class Poster:
     """A connection pool that posts and says what came of it; to be used as a context.
+
+    Certificates are verified.
 
     Parameters
     ----------
@@ -53,21 +73,46 @@ class Poster:
         (`timeout_s` of `HookTerms`) comes first.
     clock : callable
         Returns the time against which a `Retry-After` date is read.
+    ca_file : str or None
+        Certificates (PEM) of the only authorities that are trusted; None, those of the system.
+    proxies : bool
+        Whether proxies that the environment names are used, and passwords of a `.netrc`.
+    after_429_s : float or None
+        How long a 429 asks to wait that has no `Retry-After`; None, as long as the sender thinks.
     """
 
     def __init__(
-        self, *, timeout_s: float = MAX_TIMEOUT_S, clock: Callable[[], datetime] = utc_now
+        self,
+        *,
+        timeout_s: float = MAX_TIMEOUT_S,
+        clock: Callable[[], datetime] = utc_now,
+        ca_file: str | None = None,
+        proxies: bool = False,
+        after_429_s: float | None = None,
     ) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._clock = clock
+        self._ca_file = ca_file
+        self._proxies = proxies
+        self._after_429_s = after_429_s
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the connection pool."""
+        """Open the connection pool.
+
+        Raises
+        ------
+        SecretError
+            If the certificates of the authorities are not to be had.
+        """
         self._session = aiohttp.ClientSession(
+            # Each attempt has a connection of its own: one that died while it lay idle would cost
+            # a page its attempt. How many there are is the sender's to bound.
+            connector=aiohttp.TCPConnector(ssl=_trust(self._ca_file), force_close=True, limit=0),
             timeout=self._timeout,
             headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._proxies,
         )
         return self
 
@@ -109,9 +154,10 @@ class Poster:
         if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, 15.3
             return
         if status >= 500 or status in _RETRIED_4XX:  # noqa: PLR2004 - RFC 9110, 15.6
-            raise Retry(
-                retry_after_s(after, self._clock()), f"{host}: answered with status {status}"
-            )
+            wait_s = retry_after_s(after, self._clock())
+            if status == 429 and wait_s is None:  # noqa: PLR2004 - RFC 6585, 4
+                wait_s = self._after_429_s
+            raise Retry(wait_s, f"{host}: answered with status {status}")
         raise Refused(f"{host}: answered with status {status}")
 
 
@@ -134,6 +180,15 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return min(max((moment - now).total_seconds(), 0.0), _MAX_RETRY_AFTER_S)
+
+
+def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise SecretError(f"{ca_file}: no certificates ({_failure(error)})") from None
 
 
 def _failure(error: Exception) -> str:

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from paging.hooks import HookKind, webhook
+from paging.hooks import HookKind, alertmanager, notify, pagerduty, webhook
 
-_ALL: Final[tuple[HookKind[Any], ...]] = (webhook.KIND,)
+_ALL: Final[tuple[HookKind[Any], ...]] = (
+    webhook.KIND,
+    pagerduty.KIND,
+    alertmanager.KIND,
+    notify.KIND,
+)
 KINDS: Final[Mapping[str, HookKind[Any]]] = {kind.name: kind for kind in _ALL}

@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+# One demo at a time: each is a whole city, and is judged by how fast it is.
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
 # 0.25 s between two readings of a sensor: faults fit into a short run.
 CITY = ["--sensors", "120", "--rate", "480", "--faults", "5", "--console-port", "0"]

@@ -249,15 +249,16 @@ def tried(tmp_path: Path, routes: Path, **changes: object) -> Result:
 def test_where_an_alert_would_go(tmp_path: Path, routes_file: Path) -> None:
     told = tried(tmp_path, routes_file)
     assert told.exit_code == 0, told.output
-    assert "route city, grouped by zone and kind: policy day" in told.stdout
-    assert re.search(r"after 0:00:00: hook control; (anna|bo) by phone, on call", told.stdout)
-    assert "after 0:05:00: bo by phone" in told.stdout
+    assert "grouped by zone=north kind=noise" in told.stdout
+    assert re.search(r"step 1 +tell +at once: control, (anna|bo) by phone", told.stdout)
+    assert re.search(r"step 2 +tell +after 5m: bo by phone", told.stdout)
 
     quiet = tried(tmp_path, routes_file, severity="informational")
     assert quiet.exit_code == 1
     assert "does not page" in quiet.stdout
     dark = tried(tmp_path, routes_file, kind="silence", category="sensor-health")
     assert dark.exit_code == 0, dark.output
+    assert "waits whether others fall silent with it" in dark.stdout
     replay = tried(tmp_path, routes_file, namespace="replay-x")
     assert (replay.exit_code, "not 'live'" in replay.stdout) == (1, True)
     wrong = tried(tmp_path, routes_file, severity="terrible")

@@ -19,7 +19,7 @@ from detectors import KIND_NAMES
 from ingest.kafka import RecordSizeError
 from ingest.records import KafkaRecord
 from storage.rules import Present
-from streams.rules import Rules, RulesError, rules_record
+from streams.rules import BY_MINUTES, Rules, RulesError, rules_record
 from tests.storage.database import Database
 from tests.streams.citylog import city_log
 from tests.streams.sessions import undisturbed
@@ -32,7 +32,9 @@ TIGHT = {
             "suite": {"city_open_spreads": 2.0, "city_close_spreads": 1.0, "city_open_after": 1}
         },
         "calm": {"detectors": {"level": False, "range": False, "flatline": False}},
+        "obstacles": {"detectors": {"incident": True, "service-level": False}},
     },
+    "detectors": {"incident": False},
 }
 FILE = """
 [suite]
@@ -59,12 +61,24 @@ def test_a_file_that_can_be_applied_is_said_to(tmp_path: Path) -> None:
     [
         ("[suite]\nwarm_up = 0\nfoo = 1", ["suite.warm_up: ", "suite.foo: no such rule"]),
         ("[suite]\ncity_open_spreads = 2", ["suite: city_close_spreads must not exceed"]),
+        (
+            (
+                "[shadow.x.sensor.a]\nseverity = { level = 'minor' }\n"
+                "[quantity.pm25]\ndetectors = { crowd = false, drift = false }\n"
+                "[shadow.x.sensor.a.quantity.LAeq]\ndetectors = { incident = true }\n"
+            ),
+            [
+                "shadow.x.sensor.a.severity: a shadow pages nobody, so it has no severity",
+                "quantity.pm25.detectors.crowd: crowd does not judge pm25",
+                "shadow.x.sensor.a.quantity.LAeq.detectors.incident: incident does not judge LAeq",
+            ],
+        ),
         ("[suite\n", ["at line 1, column 7"]),
         ("a = " + "[" * 5000, ["rec"]),
         ("\xff", ["utf-8"]),
         (f"# {'x' * (2 << 20)}", ["larger than 1048576 bytes"]),
     ],
-    ids=["keys", "contradiction", "syntax", "deep", "encoding", "size"],
+    ids=["keys", "contradiction", "no effect", "syntax", "deep", "encoding", "size"],
 )
 def test_a_file_that_cannot_be_applied_is_told_every_fault(
     tmp_path: Path, text: str, faults: list[str]
@@ -201,27 +215,32 @@ def test_a_namespace_that_was_told_nothing_has_the_defaults(
 
 def alerts(database: Database, shadow: str) -> tuple[list[Any], list[Any]]:
     far = datetime.max.replace(tzinfo=UTC)
-    # A shadow is a suite: of what the minutes say it has no view.
+    # Who says nothing of the minutes has no view of what they say.
+    kinds = [*KIND_NAMES, *(BY_MINUTES if shadow == "obstacles" else ())]
     live = database.all(
-        "SELECT series_id, category, opened_at, resolved_at FROM alert WHERE kind = ANY(%s)",
-        list(KIND_NAMES),
+        "SELECT series_id, category, kind, opened_at, resolved_at FROM alert WHERE kind = ANY(%s)",
+        kinds,
     )
     theirs = database.all(
-        "SELECT series_id, category, opened_at, closed_at FROM shadow_alert WHERE shadow = %s",
+        "SELECT series_id, category, kind, opened_at, closed_at FROM shadow_alert"
+        " WHERE shadow = %s",
         shadow,
     )
     return tuple(  # type: ignore[return-value]
-        [(series, category, begin, end or far) for series, category, begin, end in rows]
+        [
+            ((series, category, kind if kind in BY_MINUTES else ""), begin, end or far)
+            for series, category, kind, begin, end in rows
+        ]
         for rows in (live, theirs)
     )
 
 
 def overlap(one: Any, other: Any) -> bool:
-    return bool(one[:2] == other[:2] and one[2] <= other[3] and other[2] <= one[3])
+    return bool(one[0] == other[0] and one[1] <= other[2] and other[1] <= one[2])
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("shadow", ["tight", "calm"])
+@pytest.mark.parametrize("shadow", ["tight", "calm", "obstacles"])
 @pytest.mark.parametrize("since", [None, "2023-11-14T22:40:00"])
 def test_a_shadow_is_compared_with_what_people_were_told(
     told: Database, shadow: str, since: str | None
@@ -241,9 +260,15 @@ def test_a_shadow_is_compared_with_what_people_were_told(
         "told only": [a for a in live if not any(overlap(a, b) for b in theirs)],
         "shadow only": [b for b in theirs if not any(overlap(a, b) for a in live)],
     }
-    counts = {name: sum(one[2] >= begin for one in found) for name, found in wanted.items()}
+    counts = {name: sum(one[1] >= begin for one in found) for name, found in wanted.items()}
     assert facts["counts"] == counts
-    assert counts["shadow only" if shadow == "tight" else "told only"] > 0
+    assert counts["told only" if shadow == "calm" else "shadow only"] > 0
+    of_minutes = {(side, one[0][2]) for side in wanted for one in wanted[side] if one[0][2]}
+    if shadow == "obstacles":
+        assert ("shadow only", "incident") in of_minutes
+        assert ("told only", "service-level") in of_minutes
+    else:
+        assert not of_minutes
     assert len(facts["examples"]) == sum(min(3, count) for count in counts.values())
     text = run(app, words)
     assert text.exit_code == 0
@@ -256,7 +281,7 @@ def test_a_shadow_pages_nobody(told: Database) -> None:
     assert told.one("SELECT count(*) FROM shadow_alert") > 5
     pages = told.all("SELECT alert_id, event, payload FROM outbox ORDER BY 1, 2")
     told.clear()
-    without = Rules.read({"quantity": TIGHT["quantity"]})
+    without = Rules.read({name: TIGHT[name] for name in ("quantity", "detectors")})
     undisturbed(city_log(11, messages=60, rules={8: without}), told)
     assert told.all("SELECT alert_id, event, payload FROM outbox ORDER BY 1, 2") == pages
     assert told.one("SELECT count(*) FROM shadow_alert") == 0

@@ -39,6 +39,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.integration,
+    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(
         not (CHROMIUM.exists() and DRIVER.exists()),
         reason=f"needs {CHROMIUM} and {DRIVER} (Debian: chromium, chromium-driver)",

@@ -20,6 +20,7 @@ from detectors import (
     incident,
     noise,
     noise_change,
+    record,
     season,
     service_level,
     shift,
@@ -34,6 +35,7 @@ from detectors.air_quality_tables import (
     POLLUTANTS,
 )
 from detectors.finding import Finding
+from detectors.novelty import NoveltyConfig
 from tests.detectors import naive_kernels as naive
 from tests.detectors import naive_minutes
 
@@ -64,12 +66,15 @@ class Kernel:
     calm_step_s: int = 60
     gap_share: float = 0.01
     close: float = 1e-9  # to the twin, relative
+    is_scored: bool = False  # it states no fact, but how improbable a reading is
 
 
 HOLD_NS = np.array([120, 1800, 3600, 7200, 1200, 900]) * S
 OFFSET_NS = np.array([0, 3600, -18000, 19800, 7200, 0]) * S
 SLOW = (60, 700, 1500, 3600)
 HOLIDAYS = np.array(naive_minutes.HOLIDAYS)
+# So that streams of some hundred readings reach every branch.
+EAGER_NOVELTY = NoveltyConfig(warm_up=10, mute_for=20, fade_over=50.0)
 POLLUTANT = np.arange(SERIES) % len(POLLUTANTS)
 NAMES = [POLLUTANTS[one] for one in POLLUTANT]
 
@@ -317,6 +322,7 @@ KERNELS = (
         {"least_jump": np.array([0.5, 5.0, 50.0, 0.5, 1.0, 0.0])},
         far_readings,
         calm=10.0,
+        is_scored=True,
     ),
     Kernel(
         "noise change",
@@ -328,6 +334,7 @@ KERNELS = (
         {"least": np.array([0.01, 0.1, 1.0, 0.01, 0.3, 1e-6])},
         lambda rng, count: blocks(rng, count, [(20.0, 0.5), (20.0, 8.0), (21.0, 0.0)]),
         calm=10.0,
+        is_scored=True,
     ),
     Kernel(
         "tampering",
@@ -341,6 +348,7 @@ KERNELS = (
         calm=4.0,
         extras=usual_counts,
         judges_first=True,
+        is_scored=True,
     ),
     Kernel(
         "season",
@@ -361,6 +369,19 @@ KERNELS = (
         calm_days=5,
         calm_step_s=600,
         gap_share=0.002,
+        is_scored=True,
+    ),
+    Kernel(
+        "record",
+        record.new_state,
+        lambda state, time_ns, value, usable, terms, _: record.step(
+            state, time_ns, value, usable, terms["utc_offset_ns"], EAGER_NOVELTY
+        ),
+        lambda utc_offset_ns: naive_minutes.Record(utc_offset_ns, EAGER_NOVELTY),
+        {"utc_offset_ns": OFFSET_NS},
+        wandering,
+        calm=10.1,
+        steps_s=(600, 1800),
     ),
     Kernel(
         "autoregression",
@@ -373,7 +394,9 @@ KERNELS = (
         wandering,
         calm=10.1,
         length=2,
-        close=1e-6,  # what the squares of distances leave of the last bits
+        # What the squares of distances leave of the last bits, where a history hardly varies.
+        close=1e-4,
+        is_scored=True,
     ),
     Kernel(
         "shift",
@@ -390,6 +413,7 @@ KERNELS = (
         length=3,
         calm_days=2,
         calm_step_s=300,
+        is_scored=True,
     ),
     Kernel(
         "drift",
@@ -412,6 +436,7 @@ KERNELS = (
         calm_days=16,
         calm_step_s=1800,
         gap_share=0.002,
+        is_scored=True,
     ),
     Kernel(
         "clock skew",

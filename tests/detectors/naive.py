@@ -154,7 +154,10 @@ class NaiveSuite:
             config.floor_absolute,
         )
         ratio = min(one.difference / (2.0 * base * base), 1.0)
-        spread = base * (1.0 + config.early_widening / max(one.learned, 1))
+        memory = 1 + max(1 / config.spread_weight, 1 / config.level_weight)
+        spread = base
+        if one.learned < memory:
+            spread *= 1.0 + config.early_widening * (1 / max(one.learned, 1) - 1 / memory)
         spread *= 1.0 + config.smooth_widening * (1.0 - ratio)
         expected = one.level if warm else None
         band = config.city_open_spreads * spread if warm else None

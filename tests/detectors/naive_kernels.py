@@ -9,15 +9,23 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
 
+import numpy as np
+
+from detectors import tail_score
 from detectors.air_quality_tables import Bands, Scale
 
 NAN = math.nan
 S = 10**9
 HOUR = 3600 * S
 DAY = 24 * HOUR
-# judged, speaks, level, measure, expected, lower, upper
-Told = tuple[bool, bool, int, float, float, float, float]
-SILENT: Told = (False, False, 0, NAN, NAN, NAN, NAN)
+# judged, speaks, level, measure, expected, lower, upper, score
+Told = tuple[bool, bool, int, float, float, float, float, float]
+SILENT: Told = (False, False, 0, NAN, NAN, NAN, NAN, NAN)
+
+
+def decades(spreads: float) -> float:
+    """Return the score of a distance: the tail itself has tests of its own."""
+    return float(tail_score(np.array([spreads]))[0])
 
 
 def heard(value: float, usable: bool) -> bool:
@@ -97,7 +105,7 @@ class Exceedance:
         if best is None:
             return SILENT
         level, mean, limit = best
-        return True, mean > limit, level, mean, NAN, NAN, limit
+        return True, mean > limit, level, mean, NAN, NAN, limit, NAN
 
 
 class European:
@@ -116,7 +124,16 @@ class European:
             return SILENT
         edges = self.bands.edges[self.name]
         level = next((band for band, edge in enumerate(edges, 1) if mean <= edge), 6)
-        return True, level >= self.speak_from, level, mean, NAN, NAN, edges[self.speak_from - 2]
+        return (
+            True,
+            level >= self.speak_from,
+            level,
+            mean,
+            NAN,
+            NAN,
+            edges[self.speak_from - 2],
+            NAN,
+        )
 
 
 class UnitedStates:
@@ -146,7 +163,16 @@ class UnitedStates:
             return SILENT
         ends = (50, 100, 150, 200, 300)
         level = 1 + sum(index > end for end in ends)
-        return True, level >= self.speak_from, level, index, NAN, NAN, ends[self.speak_from - 2]
+        return (
+            True,
+            level >= self.speak_from,
+            level,
+            index,
+            NAN,
+            NAN,
+            ends[self.speak_from - 2],
+            NAN,
+        )
 
     @staticmethod
     def on(scale: Scale, mean: float) -> float | None:
@@ -209,7 +235,7 @@ class Noise:
         if not certain and (cover < 3600 or cover < 0.75 * (end - since) / 1e9):
             return SILENT
         level = 2 if certain else int(total / cover > limit)
-        return True, level > 0, level, 10 * math.log10(total / cover), NAN, NAN, limit_db
+        return True, level > 0, level, 10 * math.log10(total / cover), NAN, NAN, limit_db, NAN
 
     def done(self, kind: int) -> float:
         """Return the level of the last whole period of a kind."""
@@ -250,7 +276,7 @@ class Speed:
             return SILENT
         level = next((one for one, edge in enumerate(self.edges, 1) if value > edge), 6)
         lower = self.edges[self.speak_from - 2]
-        return True, level >= self.speak_from, level, value, NAN, lower, NAN
+        return True, level >= self.speak_from, level, value, NAN, lower, NAN, NAN
 
 
 class Occupancy:
@@ -264,7 +290,7 @@ class Occupancy:
         ends = (11, 18, 26, 35, 45)
         level = next((one for one, end in enumerate(ends, 1) if per_mile <= end), 6)
         upper = ends[self.speak_from - 2] * self.length / 1609.344
-        return True, level >= self.speak_from, level, value, NAN, NAN, upper
+        return True, level >= self.speak_from, level, value, NAN, NAN, upper, NAN
 
 
 class Crowd:
@@ -280,7 +306,7 @@ class Crowd:
             feet = 1 / (density * 0.3048**2)
             level += sum(feet <= edge for edge in (35, 25, 15, 10, 5))
         level += sum(density >= edge for edge in (3.57, 5.55, 7.1))
-        return True, level >= 7, level, density, NAN, NAN, 3.57
+        return True, level >= 7, level, density, NAN, NAN, 3.57, NAN
 
 
 class Incident:
@@ -308,7 +334,7 @@ class Incident:
         wave = other >= 0.3 and change < -0.4
         self.move(relative, wave, value - other >= 0.08 and change >= 0.3, fallen)
         level = {"tentative": 1, "confirmed": 2}.get(self.phase, 0)
-        return True, level == 2, level, value, other, NAN, other * 2
+        return True, level == 2, level, value, other, NAN, other * 2, NAN
 
     def move(self, relative: bool, wave: bool, begins: bool, fallen: float) -> None:
         if self.phase in ("tentative", "confirmed"):
@@ -364,7 +390,7 @@ class Spike:
             return SILENT
         far = abs(value - middle) > reach
         suspect, self.suspect = self.suspect, None
-        level, measure = int(far), value
+        level, measure, score = int(far), value, 0.0
         if suspect is None:
             confirmed = False
         else:
@@ -377,7 +403,9 @@ class Spike:
             self.suspect = value
         else:
             self.window.append(value)
-        return True, level == 2, level, measure, middle, middle - reach, middle + reach
+        if level != 1:
+            score = decades(10 * abs(measure - middle) / max(reach, 1e-300))
+        return True, level == 2, level, measure, middle, middle - reach, middle + reach, score
 
 
 class NoiseChange:
@@ -409,7 +437,8 @@ class NoiseChange:
         if not warm:
             return SILENT
         old = math.sqrt(before)
-        return True, level > 0, level, math.sqrt(now), old, old / 4, old * math.sqrt(8)
+        score = decades(abs(math.log(now / before)) / 0.316)
+        return True, level > 0, level, math.sqrt(now), old, old / 4, old * math.sqrt(8), score
 
 
 class Tampering:
@@ -419,16 +448,20 @@ class Tampering:
     def read(self, time_ns: int, value: float, usable: bool, usual: float) -> Told:
         if not heard(value, usable):
             return SILENT
-        if value > 0:
+        is_known = heard(usual, usable)
+        is_nobody = value <= 0 or (is_known and value <= usual * 0.02)
+        if not is_nobody:
             self.run = []
-        if not heard(usual, usable):
+        if not is_known:
             return SILENT
-        if value <= 0:
-            self.run.append((time_ns, max(usual, 0.0)))
+        if is_nobody:
+            self.run.append((time_ns, max(usual, 0.0) * (1.0 if value <= 0 else 0.9)))
+        evidence = sum(one for _, one in self.run) / 4
         speaks = (
-            value <= 0
-            and sum(one for _, one in self.run) / 4 >= 20.7
+            is_nobody
+            and evidence >= 20.7
             and len(self.run) >= 5
             and time_ns - self.run[0][0] >= 600 * S
         )
-        return True, speaks, int(speaks), value, usual, NAN, NAN
+        score = evidence / math.log(10)
+        return True, speaks, int(speaks), value, usual, NAN, NAN, score

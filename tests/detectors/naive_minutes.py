@@ -11,7 +11,9 @@ from statistics import median
 
 import numpy as np
 
-from tests.detectors.naive_kernels import HOUR, NAN, SILENT, S, Told, heard
+from detectors.novelty import NoveltyConfig
+from tests.detectors.naive_kernels import HOUR, NAN, SILENT, S, Told, decades, heard
+from tests.detectors.naive_novelty import NaiveNovelty, hour_of
 
 SPREAD = math.sqrt(math.pi / 2)
 HOLIDAYS = (19_675, 19_680, 20_000)  # days since 1970
@@ -92,7 +94,8 @@ class Season:
             return SILENT
         reach = 6 * spread
         level = 1 if off > reach else 2 if off < -reach else 0
-        return True, level > 0, level, value, expected, expected - reach, expected + reach
+        score = decades(abs(off) / spread)
+        return True, level > 0, level, value, expected, expected - reach, expected + reach, score
 
 
 def f32(number: float) -> float:
@@ -153,7 +156,8 @@ class Autoregression:
             return SILENT
         reach = 8 * spread
         level = 1 if value > forecast + reach else 2 if value < forecast - reach else 0
-        return True, level > 0, level, value, forecast, forecast - reach, forecast + reach
+        score = decades(abs(value - forecast) / spread)
+        return True, level > 0, level, value, forecast, forecast - reach, forecast + reach, score
 
 
 @dataclass
@@ -219,12 +223,14 @@ class Shift:
         self.readings.append((value - usual) / spread)
         if self.learned < 96:
             return SILENT
-        means = (self.told or max(self.sums, key=lambda one: one.height)).means
+        highest = self.told or max(self.sums, key=lambda one: one.height)
+        means = highest.means
         measure = sum(means) / len(means) if means else self.level
         reach = (1.5 + 15 / max(len(means), 1)) * self.spread()
         level = 0 if self.told is None else 1 if self.told.sign > 0 else 2
         told = [measure, self.level, self.level - reach, self.level + reach]
-        return True, level > 0, level, *(usual + one * spread for one in told)
+        score = 1.5 / math.log(10) * highest.height
+        return True, level > 0, level, *(usual + one * spread for one in told), score
 
 
 class Drift:
@@ -269,7 +275,10 @@ class Drift:
             return SILENT
         off, reach = self.now - self.norm, self.reach()
         level = 1 if off > reach else 2 if off < -reach else 0
-        return True, level > 0, level, self.now, self.norm, self.norm - reach, self.norm + reach
+        # Of independent days their average over four has a spread of sqrt(1 / 7) of theirs.
+        score = decades(3 * math.sqrt(7) * abs(off) / reach)
+        limits = (self.norm - reach, self.norm + reach)
+        return True, level > 0, level, self.now, self.norm, *limits, score
 
 
 class ClockSkew:
@@ -304,4 +313,27 @@ class ClockSkew:
         elif len(last) == 12 and one_way and abs(last[-1] - last[0]) >= 1:
             level, expected = 3, last[0]
         limits = [NAN if abs(one) == math.inf else one for one in (-self.ahead, self.behind)]
-        return True, level > 0, level, offset, expected, limits[0], limits[1]
+        return True, level > 0, level, offset, expected, limits[0], limits[1], NAN
+
+
+class Record:
+    """The novelty score of minutes, by the naive twin of the score."""
+
+    def __init__(self, utc_offset_ns: int, config: NoveltyConfig) -> None:
+        self._offset_ns = utc_offset_ns
+        self._naive = NaiveNovelty(config)
+
+    def read(self, time_ns: int, value: float, usable: bool) -> Told:
+        """Return what the kernel finds."""
+        if not heard(value, usable):
+            return SILENT
+        naive, local_ns = self._naive, time_ns + self._offset_ns
+        hour = naive.profile[hour_of(local_ns)]
+        expected = hour.mean if hour.readings >= naive.config.profile_after else NAN
+        reach = naive.records["surprise"] / (1 - naive.config.fire_at)
+        score = naive.read(local_ns, value, usable)
+        if score is None:
+            return SILENT
+        speaks = score >= naive.config.fire_at
+        limits = (expected - reach, expected + reach)
+        return True, speaks, int(speaks), value, expected, *limits, NAN

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detectors import Limits, Suite
+from detectors import Limits, Suite, calibration
 from detectors.finding import Finding
-from detectors.novelty import BYTES_PER_SERIES
 from tests.detectors.kernels import KERNELS, SERIES, Kernel, S, Stream, run, stream
 
 RELAXED = settings(
@@ -165,6 +164,7 @@ def test_all_kernels_of_one_series_stay_within_four_kibibytes() -> None:
         "spike",
         "noise change",
         "season",
+        "record",
         "autoregression",
         "shift",
         "drift",
@@ -175,8 +175,10 @@ def test_all_kernels_of_one_series_stay_within_four_kibibytes() -> None:
     for suite, count in zip(suites, (1000, 2000), strict=True):
         suite.add(Limits(*np.zeros((3, count))))
     small, large = (len(suite.save()) for suite in suites)
-    size |= {"suite": (large - small) // 1000, "novelty": BYTES_PER_SERIES}
-    total = sum(size[name] for name in ("suite", "novelty", *of_particles))
+    size |= {"suite": (large - small) // 1000}
+    total = sum(size[name] for name in ("suite", *of_particles))
+    scored = [one.name for one in KERNELS if one.is_scored and one.name in of_particles]
+    total += len(scored) * sum(column.nbytes for column in calibration.new_state(1))
     print(f"a series of particles: {total:,} bytes of {size}")  # noqa: T201 - pytest -rP shows it
     assert total <= 4096
 
@@ -185,13 +187,16 @@ def test_its_findings_are_sane_whatever_comes(kernel: Kernel) -> None:
     told = stream(kernel, 3)
     before = [column.tobytes() for column in (told.time_ns, told.value, told.usable)]
     found = run(kernel, kernel.new_state(SERIES), told)
-    dtypes = [np.bool_, np.bool_, np.uint8, *[np.float64] * 4]
+    dtypes = [np.bool_, np.bool_, np.uint8, *[np.float64] * 5]
     assert [column.dtype for column in found] == dtypes
     assert not (found.speaks & ~found.judged).any()
     assert not found.level[~found.judged].any()
     assert np.isnan(found.measure).tolist() == (~found.judged).tolist()
     for column in found[3:]:
         assert not np.isinf(column).any()
+    scored = ~np.isnan(found.score)
+    assert scored.tolist() == (found.judged.tolist() if kernel.is_scored else [False] * len(told))
+    assert (found.score[scored] >= 0.0).all()
     assert [column.tobytes() for column in (told.time_ns, told.value, told.usable)] == before
 
 

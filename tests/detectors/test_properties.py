@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detectors import CATEGORY_NAMES, KIND_NAMES, NEVER, Suite, SuiteConfig
+from detectors.one import One
 from detectors.settled import Look, look
+from detectors.table import Columns
 from tests.detectors.naive import NaiveSuite, t_tail
 from tests.detectors.strategies import SERIES, STATE, Stream, limits, splits, streams
 
@@ -288,18 +291,29 @@ def test_one_alert_is_open_at_a_time_and_closes_as_it_opened(
 
 
 @RELAXED
-@given(stream=streams(), config=CONFIGS, data=st.data())
-def test_the_short_way_gives_the_bits_of_the_general_one(
-    stream: Stream, config: SuiteConfig, data: st.DataObject
+@given(
+    stream=streams(), config=CONFIGS, data=st.data(), few=st.sampled_from([0, 2, 1000]),
+    has_short_way=st.booleans(),
+)  # fmt: skip
+def test_every_way_gives_the_same_bits(
+    stream: Stream, config: SuiteConfig, data: st.DataObject, few: int, has_short_way: bool
 ) -> None:
+    """Vectors in the short way or the general one, and series by series in plain numbers."""
     cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(stream[0])), max_size=6)))]
     cuts.append(len(stream[0]))
-    short, general = fresh_suite(config), fresh_suite(config)
-    found = judged(short, stream, cuts)
+    one, other = fresh_suite(config), fresh_suite(config)
+    found = judged(one, stream, cuts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detectors.suite.look", nobody_is_plain)
-        assert_same(found, judged(general, stream, cuts))
-    assert short.save() == general.save()
+        patch.setattr("detectors.suite.FEW", few)
+        patch.setattr("detectors.waves.FEW", few)
+        if not has_short_way:
+            patch.setattr("detectors.suite.look", nobody_is_plain)
+        assert_same(found, judged(other, stream, cuts))
+    assert one.save() == other.save()
+
+
+def test_one_series_holds_what_the_columns_hold() -> None:
+    assert [field.name for field in fields(One)] == list(Columns._fields)
 
 
 def nobody_is_plain(*args: Any) -> Look:

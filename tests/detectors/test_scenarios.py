@@ -302,7 +302,8 @@ def test_the_warm_up_is_the_plain_mean_and_spread(noise: NDArray[np.float64]) ->
     assert verdicts.expected[20] == pytest.approx(seen.mean(), rel=1e-12)
     plain = SuiteConfig()
     ratio = (np.diff(seen) ** 2).mean() / (2 * seen.var())
-    widened = seen.std() * 1.5 * (1 + 0.25 * (1 - min(ratio, 1)))
+    early = 1 + 10 * (1 / 20 - 1 / 251)
+    widened = seen.std() * early * (1 + 0.25 * (1 - min(ratio, 1)))
     assert verdicts.band[20] == pytest.approx(plain.city_open_spreads * widened, rel=1e-12)
 
 

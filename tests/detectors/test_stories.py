@@ -131,6 +131,13 @@ def test_however_busy_the_place_five_counts_are_waited_for() -> None:
     assert [bool(one.speaks[0]) for one in found] == [False] * 5 + [True] * 3
 
 
+@pytest.mark.parametrize(("flicker", "told"), [(0.4, True), (0.6, True), (0.7, False)])
+def test_what_flickers_on_a_covered_lens_is_nobody(flicker: float, told: bool) -> None:
+    values = [30.0, 31.0, *[0.0, flicker] * 10]
+    found = watch(tampering.step, tampering.new_state(1), values, np.array([30.0]))
+    assert any(one.speaks[0] for one in found) == told
+
+
 def test_one_person_ends_the_suspicion() -> None:
     values = [*[0.0] * 30, 1.0, *[0.0] * 10]
     found = watch(tampering.step, tampering.new_state(1), values, np.array([30.0]))

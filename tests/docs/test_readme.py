@@ -12,16 +12,16 @@ import citywatch.commands
 import citywatch.demo_command
 import citywatch.duty_commands  # noqa: F401 - adds its commands
 from citywatch.cli import app
+from citywatch.rules import read_rules
 from citywatch.settings import read_settings
-from detectors import SuiteConfig, Terms
+from detectors import Terms
 from ingest.decode import decode
 from ingest.message import Message
 from ingest.ngsi import ENTITIES
 from ingest.quantities import QUANTITIES
 from ingest.topics import MqttTopic
 from paging.notices import decode_notice
-from streams.rules import SWITCHES, Rules
-from streams.ruling import Ruling
+from streams.rules import SWITCHES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -178,9 +178,13 @@ def test_a_document_begins_with_its_title(document: Path) -> None:
     assert document.read_text(encoding="utf-8").startswith("# ")
 
 
-def test_the_example_of_rules_is_understood() -> None:
+def test_the_examples_of_rules_are_understood(tmp_path: Path) -> None:
     text = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    Ruling(Rules.read(tomllib.loads(example)), SuiteConfig())
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        file = tmp_path / "rules.toml"
+        file.write_text(example, encoding="utf-8")
+        read_rules(file)
     for name in (*Terms._fields, *SWITCHES):
         assert name in text

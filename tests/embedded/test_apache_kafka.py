@@ -39,7 +39,7 @@ def missing() -> str:
     return ""
 
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("apache-kafka")]
 needs_apache_kafka = pytest.mark.skipif(
     bool(missing()), reason=f"needs Apache Kafka: make kafka-jars ({missing()})"
 )

@@ -59,7 +59,7 @@ def test_a_place_that_others_could_write_to_is_refused(home: Path) -> None:
 
 
 def test_copied_binaries_run(home: Path) -> None:
-    binaries = postgres._copy_binaries(postgres._find_binaries(), home)
+    binaries = postgres._copy_binaries(postgres.find_binaries(), home)
     assert postgres.can_reach(binaries / "postgres", STRANGER)
     for program in ("postgres", "initdb"):
         done = subprocess.run([binaries / program, "--version"], capture_output=True, check=True)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -12,10 +13,12 @@ from psycopg.types.json import Jsonb
 from paging import book
 from paging.connection import Connection, connected
 from paging.decider import Decider
+from paging.explaining import AlertUnknownError, explain, written
 from paging.hooks.kinds import KINDS
 from paging.pager import Pager, PagerConfig
 from paging.routes import Routes, read_routes
 from paging.sender import SenderConfig
+from paging.stages import GROUP_STAGES, STAGES
 from storage.pages import Page
 from tests.paging.conftest import QUICK
 from tests.paging.scaffold import (
@@ -262,6 +265,37 @@ def test_whoever_acknowledges_is_told_and_nobody_else_is_woken(table: Table) -> 
             assert "next_step_at" not in group["body"]
             (state,) = table.execute("SELECT state, actor FROM alert_transition")
             assert (state["state"], state["actor"]) == ("acknowledged", "anna")
+
+    within(work())
+
+
+def test_an_alert_explains_itself_stage_by_stage(table: Table) -> None:
+    told, quiet, waits = alert("a"), alert("b", quality=4), alert("c")
+
+    async def work() -> None:
+        async with hooked() as (hook, url), running(pager(table, ladder(url))):
+            table.put(told, quiet)
+            await hook.wait_for(lambda hook: hook.posts == 1)
+            await eventually(lambda: table.count("delivered_at IS NOT NULL") == 1)
+        table.put(waits)
+        async with connected(table.dsn, table.schema) as connection:
+            lines = await explain(connection, told.alert_id)
+            asked = [line.stage for line in lines if line.group is None]
+            assert asked == [name for name, _ in STAGES]
+            of_group = [line.stage for line in lines if line.group is not None]
+            assert of_group[:1] == ["grouping"]
+            assert of_group[-6:] == [*(name for name, _ in GROUP_STAGES), "delivery"]
+            assert lines[-1].reason == "trigger to control, step 1: taken, attempt 1"
+            assert all(map(str, written(lines)))
+            (*_, last) = await explain(connection, quiet.alert_id)
+            assert (last.stage, last.outcome) == ("quality", "drop")
+            (only,) = await explain(connection, waits.alert_id)
+            assert only.reason == "no pager has decided on it yet"
+            table.execute("DELETE FROM outbox WHERE alert_id = %s", waits.alert_id)
+            (only,) = await explain(connection, waits.alert_id)
+            assert only.stage == "worker"
+            with pytest.raises(AlertUnknownError):
+                await explain(connection, uuid4())
 
     within(work())
 

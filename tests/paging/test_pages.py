@@ -44,6 +44,21 @@ def test_the_sentence_says_what_is_wrong_with_the_sensor(kind: str, said: str) -
     assert said in page_of(since=SINCE, kind=kind).sentence
 
 
+@pytest.mark.parametrize(
+    ("quantity", "seen", "said"),
+    [
+        ("peopleCount", 0.0, "counts nobody, reading after reading, as if it were covered: 0;"),
+        ("peopleCount", 17.0, "is stuck at 17;"),
+        ("intensity", 0.0, "is stuck at 0;"),
+    ],
+)
+def test_the_sentence_of_a_camera_that_counts_nobody_is_no_stuck_instrument(
+    quantity: str, seen: float, said: str
+) -> None:
+    page = page_of(since=SINCE, kind="flatline", quantity=quantity, seen=seen, unit="1")
+    assert said in page.sentence
+
+
 @pytest.mark.parametrize(("offset_s", "said"), [(3600.0, "3,600 s ahead"), (-7.0, "7 s behind")])
 def test_the_sentence_says_that_a_clock_is_off(offset_s: float, said: str) -> None:
     page = page_of(since=SINCE, kind="reported", clock_offset_s=offset_s)
@@ -53,6 +68,22 @@ def test_the_sentence_says_that_a_clock_is_off(offset_s: float, said: str) -> No
     )
     # Of anything else that is wrong with the sensor, its clock is not the news.
     assert said not in page_of(since=SINCE, kind="flatline", clock_offset_s=offset_s).sentence
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (4.0, " UTC, which it does once in 6.94 days"),
+        (5.0, " UTC, which it does once in 69.4 days"),
+        (6.1, " UTC, which it does less than once in two years"),
+        (300.0, " UTC, which it does less than once in two years"),
+        (None, " UTC"),
+    ],
+)
+def test_the_sentence_says_how_rare_it_is(score: float | None, said: str) -> None:
+    assert page_of(since=SINCE, kind="season", score=score).sentence.endswith(said)
+    # What a reading scores says nothing of how often.
+    assert page_of(since=SINCE, kind="level", score=score).sentence.endswith(" UTC")
 
 
 def test_the_sentence_of_what_a_camera_tells_of_itself() -> None:

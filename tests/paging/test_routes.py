@@ -5,10 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paging.checking import faults_of, remarks_on
+from paging.explaining import trial
 from paging.hooks.kinds import KINDS
 from paging.routes import Routes, RoutesError, Target, read_routes
-from paging.stages import routes_of
-from tests.paging.timeline import ROUTES
+from paging.stages import STAGES, routes_of
+from tests.paging.scaffold import page_of
+from tests.paging.timeline import ROUTES, moment
 
 BASE = """
 [hook.control]
@@ -235,3 +237,27 @@ def test_an_unreachable_route_is_never_reached(
     taken = routes_of(labels, routes.routes)
     assert len(taken) == 1
     assert taken[0].name not in unreachable
+
+
+def test_where_an_alert_would_go_is_shown_stage_by_stage() -> None:
+    routes = read(
+        BASE.replace(
+            '"hook:control"] }]', '"hook:control"] }, { after = "5m", to = ["oncall:p"] }]'
+        )
+        + '[person.anna]\ncontrol = true\n[rotation.p]\npeople = ["anna"]\n'
+        "first_day = 2025-01-01\n" + route("quiet", 'kind = "season"', policy="nobody") + NET
+    )
+    lines = trial(page_of(), routes, moment(0))
+    assert [line.stage for line in lines] == [
+        *(name for name, _ in STAGES),
+        "route net",
+        "step 1",
+        "step 2",
+    ]
+    assert lines[-3].reason == "grouped by zone=harbour kind=anomaly, told after 1s by policy all"
+    assert [line.reason for line in lines[-2:]] == ["at once: control", "after 5m: anna by control"]
+    lines = trial(page_of(kind="season", quality=4), routes, moment(0))
+    outcomes = {line.stage: line.outcome for line in lines}
+    # What stops it does not hide what would have stopped it later.
+    assert (outcomes["quality"], outcomes["routing"]) == ("drop", "drop")
+    assert lines[-1].reason == "tells nobody"

@@ -352,6 +352,21 @@ def test_two_gateways_of_two_zones_are_two_pages() -> None:
     )
 
 
+def test_a_gateway_that_goes_dark_again_before_all_of_it_was_back_is_a_page_of_its_own() -> None:
+    play(
+        at(0, dark(*some("s", 0, 20))),
+        want(between(4, 4.1), page(cause="gateway", total=20)),
+        at(30, over(*some("s", 1, 20))),
+        at(40, dark(*some("s", 1, 20))),
+        want(between(44, 44.1), page(cause="gateway", total=19)),
+        at(100, over(*some("s", 0, 20))),
+        want(between(100, 100.1), resolve(cause="gateway")),
+        want(between(100, 100.1), resolve(cause="gateway", total=19)),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
 def test_what_falls_silent_while_hardly_anything_is_dark_speaks_for_itself() -> None:
     play(
         at(0, dark(*some("s", 0, 20))),
@@ -444,7 +459,10 @@ def test_an_alert_that_flaps_is_told_and_held_open_until_it_is_calm() -> None:
         at(30, over("a")),
         want(between(30, 30.1), resolve("a")),
         at(40, open("a")),
-        want(between(41, 41.1), page("a")),
+        want(
+            between(41, 41.1),
+            page("a", text="a speaks (it flaps, and is held open until it is calm)"),
+        ),
         at(50, over("a")),
         at(60, open("a")),
         at(70, over("a")),
@@ -481,6 +499,53 @@ def test_over_the_budget_there_is_one_summary_and_never_silence_for_what_is_crit
     )
     assert night.memory.shift is not None
     assert night.memory.shift.pages == 4
+
+
+def test_a_budget_that_is_spent_twice_in_a_shift_makes_two_summaries() -> None:
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a")),
+        at(10, open("b", zone="z2")),
+        want(between(11, 11.1), page("b", cause="budget")),
+        at(20, over("b")),
+        want(between(20, 20.1), resolve("b", cause="budget")),
+        at(30, open("c", zone="z3")),
+        want(between(31, 31.1), page("c", cause="budget")),
+        routes=ROUTES + "\n[shift]\nbudget = 1\n",
+        until=60,
+    )
+
+
+def test_a_summary_whose_last_cause_got_too_bad_for_it_is_over() -> None:
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a")),
+        at(10, open("b", zone="z2")),
+        want(between(11, 11.1), page("b", cause="budget")),
+        at(20, open("c", zone="z2", severity="critical")),
+        want(between(20, 20.1), page("b", "c", severity="critical", cause="sensors")),
+        want(between(20, 20.1), resolve(cause="budget", total=0)),
+        routes=ROUTES + "\n[shift]\nbudget = 1\n",
+        until=60,
+    )
+
+
+def test_what_a_summary_speaks_for_is_left_to_it_when_its_zone_goes_dark() -> None:
+    rest = [*some("s", 1, 6), *some("s", 20, 26)]
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a")),
+        at(10, dark("s00")),
+        want(between(21, 21.1), page("s00", cause="budget")),
+        at(30, dark(*rest)),
+        want(between(31, 31.1), page(*rest, cause="zone", severity="critical")),
+        at(60, over("s00", *rest)),
+        want(between(60, 60.1), resolve("s00", cause="budget")),
+        want(between(60, 60.1), resolve(*rest, cause="zone")),
+        routes=DARK + "\n[shift]\nbudget = 1\n",
+        zones=SENSORS,
+        until=100,
+    )
 
 
 def test_a_route_chooses_who_is_told() -> None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -469,3 +470,62 @@ def test_what_came_in_one_tls_record_is_not_left_lying(authority: trustme.CA) ->
             done.set()
             door.close()
             thread.join(PATIENCE_S)
+
+
+# At another speed
+
+
+def test_a_run_at_another_speed_ends_in_the_present_with_what_was_staged(
+    services: Addresses, namespace: str, listener: Listener, tmp_path: Path
+) -> None:
+    labels_file = tmp_path / "labels.json"
+    published = run(
+        services,
+        namespace,
+        city=City(240, 1),
+        rate=2000.0,
+        duration_s=4.0,
+        speed=450.0,
+        fault_count=0,
+        event_kinds=["crowd", "blocked-lane"],
+        labels_file=labels_file,
+    )
+    assert listener.wait_for(lambda found: len(found) >= published.messages)
+    labels = read_labels(labels_file)
+    assert labels.period_s == pytest.approx(54.0)
+    assert {event.kind for event in labels.events} == {"crowd", "blocked-lane"}
+    (crowd,) = (event for event in labels.events if event.kind == "crowd")
+    counts: list[tuple[int, float]] = []
+    moments: list[float] = []
+    for topic, payload in listener.messages:
+        entity = plain(payload)
+        at = datetime.fromisoformat(entity["dateObserved"]).timestamp()
+        moments.append(at)
+        if topic.endswith(crowd.sensor):
+            counts.append((round(at * 1e9), float(entity["peopleCount"])))
+    assert max(moments) - min(moments) == pytest.approx(1800.0, abs=60.0)
+    assert max(moments) == pytest.approx(published.ended_ns / 1e9, abs=60.0)
+    full = [
+        count
+        for at_ns, count in counts
+        if crowd.start_ns + 180 * 10**9 < at_ns < crowd.end_ns - 180 * 10**9
+    ]
+    assert len(full) > 5
+    assert full == pytest.approx([crowd.amount] * len(full), rel=0.06)
+    assert min(count for at_ns, count in counts if at_ns < crowd.start_ns) < crowd.amount / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"speed": 60.0, "duration_s": None}, "must have a duration"),
+        ({"speed": 0.0}, "speed must be above 0"),
+        ({"speed": 2.0, "event_kinds": ["clock-drift"]}, "only at speed 1"),
+        ({"event_kinds": ["crowd"]}, "too short for crowd"),
+    ],
+)
+def test_runs_that_cannot_be_staged_are_refused(
+    services: Addresses, namespace: str, options: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ValueError, match=fault):
+        run(services, namespace, **({"fault_count": 0, "duration_s": 5.0} | options))

@@ -1,6 +1,7 @@
 """Migrations in schemas side by side, and what they make of a database without TimescaleDB."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,10 @@ from yoyo.connections import parse_uri
 from yoyo.migrations import MigrationList
 
 import storage.migrate
+from citywatch.embedded.postgres import find_binaries
 from storage.audit import Audit, StorageLine, audit
 from storage.migrate import _uri, migrate, session_options
+from tests.storage.blueprint import Blueprint, dump
 from tests.storage.database import CONTENTS, Database
 
 pytestmark = pytest.mark.integration
@@ -49,6 +52,27 @@ def test_migrations_are_applied_once(dsn: str, empty: str) -> None:
     assert migrate(dsn, empty) == []
     with Database(dsn, empty) as database:
         assert not any(database.contents().values())
+
+
+def test_a_schema_by_blueprint_is_a_migrated_one(
+    dsn: str, empty: str, schema: str, blueprint: Blueprint | None
+) -> None:
+    if blueprint is None or not blueprint.is_dump:
+        pytest.skip("schemas are migrated one by one on TimescaleDB and in a named database")
+    migrate(dsn, empty)
+    made, migrated = (plain_dump(dsn, name) for name in (schema, empty))
+    assert "CREATE TABLE it.reading (" in made
+    assert made == migrated
+    assert migrate(dsn, schema) == []
+
+
+def plain_dump(dsn: str, schema: str) -> list[str]:
+    """Return what is dumped of a schema, without its name and what differs each time."""
+    text = dump(dsn, schema, find_binaries() / "pg_dump").replace(schema, "it")
+    return [
+        re.sub(r"'[0-9a-f-]{36}'|'\d{4}-\d\d-\d\d [\d:.]+'", "?", line)
+        for line in text.splitlines()
+    ]
 
 
 def test_schemas_stand_side_by_side(dsn: str, empty: str, database: Database) -> None:

@@ -312,6 +312,7 @@ APIS = [
     "UPDATE pager_turn SET revision = 0",
     "UPDATE outbox SET decided_at = NULL",
     "UPDATE silence SET author = 'x'",
+    "UPDATE silence SET ends_at = now()",
     "DELETE FROM silence",
     "INSERT INTO api_token DEFAULT VALUES",
 ]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -71,6 +72,30 @@ def test_a_shadow_opens_and_closes_its_own_alerts(database: Database) -> None:
             7.25,
             "intensity of sensor-1 (harbour) is 12.5; expected 3 ± 2 since 22:13:40 UTC",
         )
+    ]
+
+
+def test_of_the_minutes_a_shadow_has_an_alert_of_each_kind(database: Database) -> None:
+    """And of the suite one of a category, whatever its kind."""
+    suite = ("level", "novelty")
+    told(
+        database,
+        shadowed(replace(opened(1, 10), kinds=suite)),
+        shadowed(replace(opened(1, 12, kind="novelty"), kinds=suite)),
+        shadowed(opened(1, 14, kind="incident")),
+        shadowed(opened(1, 14, kind="season")),
+        shadowed(resolved(1, 14, 30, kind="incident")),
+        shadowed(replace(resolved(1, 10, 40), kinds=suite)),
+        replace(ended(1, seconds=60), kinds=("season",)),
+        shadowed(opened(1, 70, kind="crowd")),
+        replace(ended(1, seconds=80), kinds=("season",)),
+    )
+    found = database.all("SELECT kind, opened_at, closed_at FROM shadow_alert ORDER BY 2, 1")
+    assert found == [
+        ("level", moment(10), moment(40)),
+        ("incident", moment(14), moment(30)),
+        ("season", moment(14), moment(60)),
+        ("crowd", moment(70), None),
     ]
 
 

@@ -9,8 +9,12 @@ from ingest.batch import ReadingBatch, encode
 from ingest.ledger import SensorCard, Tally
 from ingest.records import DeadLetter, Provenance
 from ingest.topics import SeriesKey, dead_letters_topic, readings_topic
+from storage.flush import Change
+from streams.alerts import changes
 from streams.facts import CityFacts, Group
+from streams.partition import Partition
 from streams.rules import Rules, rules_record
+from streams.scoring import Ledger, Message, score
 from streams.worker import Delivery, TopicPartition
 
 NAMESPACE = "replay-log"
@@ -109,6 +113,18 @@ def letter_message(number: int) -> tuple[list[tuple[str, bytes]], bytes]:
     )
     provenance = Provenance("bridge-1", [tally])
     return [*provenance.headers(NAMESPACE), *letter.headers()], b"{"
+
+
+def said_of(
+    partition: Partition, readings: list[tuple[str, int, float]], **moments: int
+) -> list[Change]:
+    """Score one message as a worker does; return what becomes of alerts."""
+    headers, value = batch_message(readings, **moments)
+    message = Message(partition.seen, Provenance.read(dict(headers), NAMESPACE), value)
+    parts, _ = score(partition, [message], Ledger())
+    # Every series has its slot as its id.
+    partition.series_id[:] = np.arange(len(partition.keys))
+    return [change for part in parts for change in changes(partition, part, NAMESPACE)]
 
 
 def city_log(

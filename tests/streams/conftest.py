@@ -16,6 +16,14 @@ def database(dsn: str, schema: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def eager_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the interval alone say when state is saved: on a busy machine the bound on the share of
+    the time that saving takes would put it off for minutes.
+    """
+    monkeypatch.setattr("streams.worker._SAVE_SHARE", 1.0)
+
+
+@pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     monkeypatch.setattr("simulators.publish.Composer", Recorder)
     monkeypatch.setattr(Recorder, "copies", [], raising=False)

@@ -65,11 +65,12 @@ class Kafka:
     committed: dict[TopicPartition, int] = field(default_factory=dict)
     acknowledged: list[tuple[str, int, int]] = field(default_factory=list)
     expired: dict[TopicPartition, int] = field(default_factory=dict)
+    is_waiting: bool = False  # for the database, to check an acknowledgement
 
     async def acknowledge(self, handle: tuple[str, int, int]) -> None:
         """Check the promise of the project: nothing is acknowledged before it is safe."""
         topic, partition, offset = handle
-        ((stored, saved),) = self.database.all(COVERED, topic, partition)
+        stored, saved = await self._covered(topic, partition)
         assert offset < stored, f"{handle} acknowledged, rows are stored up to {stored}"
         if topic == READINGS:
             assert offset < saved, f"{handle} acknowledged, the state is saved at {saved}"
@@ -79,6 +80,19 @@ class Kafka:
             offset + 1, self.committed.get((topic, partition), 0)
         )
         self.acknowledged.append(handle)
+
+    async def _covered(self, topic: str, partition: int) -> tuple[int, int]:
+        """Ask the database, once it is back where a test has taken it away right now."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                try:
+                    ((stored, saved),) = self.database.all(COVERED, topic, partition)
+                except OperationalError:
+                    self.is_waiting = True
+                    await asyncio.sleep(0.05)
+                else:
+                    self.is_waiting = False
+                    return stored, saved
 
     async def earliest(self, topic: str, partition: int) -> int:
         return self.expired.get((topic, partition), 0)

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from detectors import StateError, SuiteConfig
+from detectors.calibration import SPEAKS_FROM
+from detectors.saved import from_bytes, to_bytes
 from ingest.quantities import QUANTITIES
-from ingest.records import Provenance
 from ingest.topics import SeriesKey
 from simulators.city import City
 from storage.flush import Change, Moved, Opened, Resolved
 from storage.sink import Resumption
-from streams.alerts import changes
 from streams.facts import CityFacts, Group
 from streams.kernels import kernels
 from streams.minutes import MinuteStage, Standing
 from streams.partition import STATE_VERSION, Partition
-from streams.scoring import Ledger, Message, score
-from tests.streams.citylog import NAMESPACE, batch_message
+from streams.rules import Rules
+from tests.streams.citylog import said_of
 
 S = 10**9
 # On the stroke of an hour, 06:00 UTC, a Monday.
@@ -56,13 +56,7 @@ class Drive:
         return [one for one in self.changes[before:] if not is_of_suite(one)]
 
     def _send(self, readings: list[tuple[str, int, float]], **moments: int) -> None:
-        headers, value = batch_message(readings, **moments)
-        provenance = Provenance.read(dict(headers), NAMESPACE)
-        message = Message(self.partition.seen, provenance, value)
-        parts, _ = score(self.partition, [message], Ledger())
-        self.partition.series_id[:] = np.arange(len(self.partition.keys))
-        for part in parts:
-            self.changes += changes(self.partition, part, NAMESPACE)
+        self.changes += said_of(self.partition, readings, **moments)
 
     def restarted(self, facts: CityFacts) -> "Drive":
         """Return one that goes on from the saved state."""
@@ -221,6 +215,43 @@ def test_a_loose_plug_is_told_after_three_spikes_and_one_is_not() -> None:
     for spikes, opened in (({100}, []), ({100, 110, 125}, [("Opened", "spike", "air minor")])):
         values = {"environment/z/air/o3": lambda m, s=spikes: 120.0 if m in s else calm(m)}
         assert told(Drive(CityFacts()).run(150, values)) == opened
+
+
+def test_what_is_told_is_rare_by_the_record_of_its_series_and_rules_say_how_rare() -> None:
+    calm = noisy(15.0, 0.2)
+    # A loose plug, a spike every ten minutes; of another series, just three of them.
+    plug = {"environment/z/air/o3": lambda m: 120.0 if m > 60 and m % 10 == 0 else calm(m)}
+    loose = Drive(CityFacts())
+    (opened,) = loose.run(150, plug)
+    assert isinstance(opened, Opened)
+    score = opened.page.score
+    assert score is not None
+    assert score >= SPEAKS_FROM
+    assert opened.page.sentence.endswith(" UTC, which it does less than once in two years")
+    asked = Drive(CityFacts())
+    rules = Rules.read({"sensor": {"air": {"score": {"spike": score + 0.5}}}})
+    asked.partition.obey(asked.partition.ruled(rules))
+    assert asked.run(150, plug) == []
+    asked.partition.obey(asked.partition.ruled(Rules()))
+    assert told(asked.run(30, plug)) == [("Opened", "spike", "air minor")]
+
+
+def test_a_state_from_before_scores_were_compared_is_read() -> None:
+    drive = Drive(CityFacts())
+    calm = noisy(15.0, 0.2)
+    drive.run(100, {"environment/z/air/o3": calm})
+    (running,) = (one for one in drive.partition.minutes._running if one.kernel.name == "spike")
+    (scores,) = (state for _, state in running.scored())
+    assert scores.hours.max() >= 1.0
+    columns = from_bytes(drive.partition.minutes.save())
+    stage = MinuteStage(CityFacts())
+    stage.add(drive.partition.keys)
+    older = {name: column for name, column in columns.items() if ".scores" not in name}
+    assert len(older) < len(columns)
+    stage.load(to_bytes(older))
+    assert not next(state for _, state in stage._running[1].scored()).hours.any()
+    stage.load(drive.partition.minutes.save())
+    assert stage.save() == drive.partition.minutes.save()
 
 
 def test_a_sensor_in_doubt_says_nothing_of_the_city() -> None:

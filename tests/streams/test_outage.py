@@ -12,7 +12,11 @@ from tests.storage.database import Database
 from tests.streams.citylog import city_log
 from tests.streams.sessions import Kafka, Session, undisturbed, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("eager_saves"),
+]
 
 DEADLINE_S = 30.0
 BOUND = 300

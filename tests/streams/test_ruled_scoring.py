@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detectors import KIND_NAMES, StateError, SuiteConfig
+from detectors import KIND_NAMES, NEVER, StateError, SuiteConfig
 from ingest.records import Provenance
 from storage.flush import Change, Moved, Opened, Resolved, Shadowed, ShadowEnded
 from storage.rows import Rows
 from storage.sink import Resumption
 from streams.partition import STATE_VERSION, Partition
-from streams.rules import Rules, encode_rules
+from streams.rules import BY_MINUTES, Rules, encode_rules
 from streams.scoring import Message
 from tests.streams.citylog import FACTS, START_NS
 from tests.streams.test_rules import rules
@@ -39,6 +39,17 @@ TOLD = Rules.read(
         },
     }
 )
+# What the minute stage finds is off, and what each of two shadows would find of it is recorded.
+TRIED = {
+    "detectors": {"incident": False, "service-level": False},
+    "shadow": {
+        "obstacles": {"detectors": {"incident": True}},
+        "levels": {
+            "detectors": {"service-level": True},
+            "sensor": {"traffic-0-1": {"detectors": {"service-level": False}}},
+        },
+    },
+}
 # Keeps a shadow and ends the other.
 OTHER = Rules.read({"shadow": {"tight": {"suite": {"warm_up": 12}}}})
 NONE = Rules()
@@ -66,10 +77,12 @@ def cut(log: list[Message], cuts: set[int]) -> Run:
 
 
 STORY = inserted([(12, of_rules(TOLD)), (45, of_rules(OTHER)), (52, of_rules(TOLD))])
+TRIAL = of_rules(Rules.read(TRIED))
 TALE = cut(STORY, set())
 MESSAGES = st.one_of(
     rules().map(of_rules),
     st.sampled_from([TOLD, OTHER, NONE]).map(of_rules),
+    st.just(TRIAL),
     st.just(of_rules(TOLD)._replace(value=b"damaged")),
 )
 
@@ -203,6 +216,98 @@ def test_a_shadow_is_a_suite_of_its_own_that_begins_with_its_rules() -> None:
     assert found == wanted
 
 
+def of_minutes(run: Run, shadow: str) -> list[Opened | Resolved]:
+    """Return what a shadow's minute stage found."""
+    return [
+        one.change
+        for one in run.shadowed
+        if isinstance(one, Shadowed) and one.shadow == shadow and one.change.page.kind in BY_MINUTES
+    ]
+
+
+def live_of_minutes(run: Run, *kinds: str) -> list[Opened | Resolved]:
+    return [one for one in run.changes if not isinstance(one, Moved) and one.page.kind in kinds]
+
+
+def test_a_shadow_finds_what_the_minute_stage_would_if_it_were_switched_on() -> None:
+    """To the bit, where its suite has seen what the present one has seen."""
+    run = cut(inserted([(0, TRIAL)]), set())
+    assert live_of_minutes(run, "incident", "service-level") == []
+    wanted = live_of_minutes(WHOLE, "incident")
+    assert wanted
+    obstacles = [one for one in of_minutes(run, "obstacles") if one.page.kind == "incident"]
+    assert obstacles == wanted
+    levels = [one for one in of_minutes(run, "levels") if one.page.kind == "service-level"]
+    assert levels
+    assert levels == [
+        one for one in live_of_minutes(WHOLE, "service-level") if one.page.sensor != "traffic-0-1"
+    ]
+    # Neither sees what only the other was told to look for.
+    assert {one.page.kind for one in of_minutes(run, "levels")}.isdisjoint({"incident"})
+    assert {one.page.kind for one in of_minutes(run, "obstacles")}.isdisjoint({"service-level"})
+    # And what the present rules have on is found on both sides.
+    others = set(BY_MINUTES) - {"incident", "service-level"}
+    assert live_of_minutes(run, *others) == live_of_minutes(WHOLE, *others)
+
+
+def test_a_shadow_without_a_kernel_tells_nothing_of_it() -> None:
+    told = Rules.read({"shadow": {"calm": {"detectors": {"incident": False}}}})
+    run = cut(inserted([(0, of_rules(told))]), set())
+    assert run.changes == WHOLE.changes
+    found = {one.page.kind for one in of_minutes(run, "calm")}
+    assert "service-level" in found
+    assert "incident" not in found
+
+
+def test_a_shadow_of_the_suite_alone_has_no_minute_stage() -> None:
+    run = cut(inserted([(0, of_rules(OTHER))]), set())
+    assert run.partition.shadow_minutes == {}
+    assert of_minutes(run, "tight") == []
+
+
+def test_a_shadow_that_is_begun_later_knows_what_the_present_stage_knows() -> None:
+    """A profile of the hours takes weeks; alerts it opens by itself."""
+    run, plain = Run(), Run()
+    half = len(LOG) // 2
+    run.flush(inserted([(half, TRIAL)])[: half + 1])
+    plain.flush(LOG[:half])
+    stage, present = run.partition.shadow_minutes["levels"], plain.partition.minutes
+    for ours, theirs in zip(stage._running, present._running, strict=True):
+        for one, other in zip(ours.state, theirs.state, strict=True):
+            assert one.tobytes() == other.tobytes()
+        assert not any((one.opened_ns != NEVER).any() for one in ours.alerts)
+
+
+def test_when_a_shadow_no_longer_looks_at_minutes_its_alerts_of_them_are_over() -> None:
+    tried = {**TRIED, "shadow": {"obstacles": {"suite": {"warm_up": 9}}}}
+    messages = [(0, TRIAL), (len(LOG), of_rules(Rules.read(tried)))]
+    run = cut(inserted(messages), set())
+    assert run.partition.shadow_minutes == {}
+    ends = [(one.shadow, one.kinds) for one in run.shadowed if isinstance(one, ShadowEnded)]
+    assert ends == [("levels", ()), ("obstacles", BY_MINUTES)]
+    state = msgspec.msgpack.decode(run.partition.snapshot())
+    assert state[-1][2] == {}
+
+
+def test_minutes_of_a_shadow_come_through_a_restart() -> None:
+    whole = cut(inserted([(5, TRIAL)]), set())
+    first = Run()
+    first.flush(inserted([(5, TRIAL)])[:40])
+    after = Run(Resumption(40, 40, STATE_VERSION, first.partition.snapshot()))
+    after.flush(inserted([(5, TRIAL)])[40:])
+    assert first.shadowed + after.shadowed == whole.shadowed
+    assert after.partition.snapshot() == whole.partition.snapshot()
+
+
+def test_a_shadow_that_an_older_worker_ran_without_minutes_gets_them() -> None:
+    first = Run()
+    first.flush(inserted([(5, TRIAL)])[:40])
+    state = msgspec.msgpack.decode(first.partition.snapshot())
+    state[-1] = state[-1][:2]
+    after = Run(Resumption(40, 40, STATE_VERSION, msgspec.msgpack.encode(state)))
+    assert sorted(after.partition.shadow_minutes) == ["levels", "obstacles"]
+
+
 def test_what_ends_with_its_rules_is_forgotten_and_begins_anew() -> None:
     run = cut(STORY[:55], set())
     partition = run.partition
@@ -310,10 +415,14 @@ def test_what_the_minute_stage_has_opened_is_over_when_it_is_switched_off() -> N
     assert {one.cause for one in resolved} == {"no longer judged"}
 
 
-@pytest.mark.parametrize("damage", ["rules", "version", "missing", "more", "shadow", "series"])
+@pytest.mark.parametrize(
+    "damage", ["rules", "version", "missing", "more", "shadow", "series", "minutes", "of whom"]
+)
 def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
-    state = msgspec.msgpack.decode(TALE.partition.snapshot())
-    told, shadows = state[-1]
+    trial = cut(inserted([(9, TRIAL)])[:30], set())
+    whose = trial if damage in ("minutes", "of whom") else TALE
+    state = msgspec.msgpack.decode(whose.partition.snapshot())
+    told, shadows, minutes = state[-1]
     if damage == "rules":
         told = told[:-1]
     elif damage == "version":
@@ -324,9 +433,13 @@ def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
         shadows["another"] = shadows["tight"]
     elif damage == "shadow":
         shadows["tight"] = shadows["tight"][:-1]
+    elif damage == "minutes":
+        minutes["levels"] = minutes["levels"][:-1]
+    elif damage == "of whom":
+        minutes["tight"] = trial.partition.minutes.save()
     else:
         shadows["tight"] = Run().partition.suite.save()
-    state[-1] = [told, shadows]
+    state[-1] = [told, shadows, minutes]
     with pytest.raises(StateError):
         Partition(Resumption(9, 9, STATE_VERSION, msgspec.msgpack.encode(state)), CONFIG, FACTS)
 

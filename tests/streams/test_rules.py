@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors import KIND_NAMES, Suite, SuiteConfig, Terms
+from detectors.calibration import SPEAKS_FROM
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from streams.rules import (
     BY_MINUTES,
     MAX_RULES_BYTES,
+    SCORED,
     SWITCHES,
     QuantityRules,
     Rules,
@@ -59,6 +61,9 @@ rate = "no"
 [severity]
 silence = "loud"
 loudness = "minor"
+[score]
+spike = -1
+crowd = 3.0
 [quantity.foo]
 high = 3
 [quantity.pm25]
@@ -91,6 +96,8 @@ def test_every_fault_is_told_with_its_place() -> None:
             "detectors.rate",
             "severity.silence",
             "severity.loudness",
+            "score.spike",
+            "score.crowd",
             "quantity.foo",
             "quantity.pm25.max_rate",
             "quantity.pm25.low",
@@ -307,9 +314,9 @@ def rules(draw: st.DrawFn) -> Rules:
     severity = st.dictionaries(
         st.sampled_from([*KIND_NAMES, *BY_MINUTES]), st.sampled_from(["minor", "major", "critical"])
     )
-    return Rules.read(
-        draw(st.fixed_dictionaries({}, optional=layer | {"shadow": shadow, "severity": severity}))
-    )
+    score = st.dictionaries(st.sampled_from(SCORED), st.floats(0.0, 9.0))
+    optional = layer | {"shadow": shadow, "severity": severity, "score": score}
+    return Rules.read(draw(st.fixed_dictionaries({}, optional=optional)))
 
 
 @given(rules())
@@ -370,12 +377,49 @@ def test_any_values_are_rules_or_faults(values: Any) -> None:
             assert decode_rules(encode_rules(Rules.read({name: values})))
 
 
+def test_the_closest_section_says_from_which_score_on_a_kind_speaks() -> None:
+    ruling = ruled(
+        """
+        [score]
+        season = 5.0
+        spike = 6.0
+        [quantity.pm25]
+        score = { season = 5.5 }
+        [sensor.air-1.quantity.pm25]
+        score = { season = 4.5 }
+        """
+    )
+    asked = [("season", key("no2")), ("season", key(sensor="air-2")), ("season", key())]
+    assert [ruling.speaks_from(*one) for one in asked] == [5.0, 5.5, 4.5]
+    assert ruling.speaks_from("spike", key()) == 6.0
+    assert ruling.speaks_from("shift", key()) == SPEAKS_FROM
+    assert ruling.is_about_minutes
+    assert ruled("[quantity.pm25]\nscore = { season = 5.5 }").is_about_minutes
+    assert not ruled("[severity]\nseason = 'major'").is_about_minutes
+
+
+def test_a_shadow_with_another_score_judges_the_minutes_by_it() -> None:
+    ruling = ruled(
+        """
+        [score]
+        season = 5.0
+        [shadow.eager.score]
+        season = 3.0
+        [shadow.deaf.suite]
+        warm_up = 30
+        """
+    )
+    assert ruling.with_minutes == {"eager"}
+    assert ruling.shadows["eager"].speaks_from("season", key()) == 3.0
+    assert ruling.speaks_from("season", key()) == 5.0
+
+
 # Beside what they speak of
 
 
 def test_every_threshold_of_the_suite_can_be_ruled() -> None:
     assert set(SuiteRules.model_fields) == {field.name for field in fields(SuiteConfig)}
-    own = set(Scope.model_fields) - {"detectors", "severity"}
+    own = set(Scope.model_fields) - {"detectors", "severity", "score"}
     assert own == set(Terms._fields)
     assert set(QuantityRules.model_fields) - set(Scope.model_fields) == {"low", "high", "max_rate"}
 
