@@ -430,6 +430,9 @@ def pager_explain(
 ) -> None:
     """Show, stage by stage, why an alert paged or did not."""
     found = _ask(settings_file, "GET", f"/v1/alerts/{_id(alert)}/decisions")
+    if not found and not as_json:
+        typer.echo("the pager has said nothing of it: it was not told of it, or not yet")
+        return
     rows = []
     for one in found:
         at = _clock(one["at"])
