@@ -8,7 +8,7 @@ them, nominal and calibrated. Then, with `--data`, series with labelled anomalie
 the Numenta Anomaly Benchmark (`data/<group>/*.csv`), each from scratch, with what the kernels need
 to know the same for all.
 
-Run as `python -m benchmarks.quiet [--days N] [--data DIR [GROUP/FILE ...]]`.
+Run as `python -m benchmarks.quiet [--days N] [--seed N] [--data DIR [GROUP/FILE ...]]`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import autoregression, calibration, noise_change, season, shift, spike
+from detectors import autoregression, calibration, noise_change, record, season, shift, spike
 from detectors.finding import Finding
 from simulators.city import City
 from simulators.nab import read_corpus
@@ -39,6 +39,8 @@ CITY_SERIES = ("realTraffic/", "realKnownCause/nyc_taxi.csv")
 # Scores of which it is counted how often they are reached, after a week.
 DECADES = (2.0, 2.5, 3.0, 4.0)
 WARM_UP_NS = 7 * DAY_NS
+# Minutes that one judgement of them stands for, where it is not one.
+LASTS = {"record": 5}
 NO_HOLIDAYS = np.array([], np.int64)
 Floats = NDArray[np.float64]
 
@@ -56,8 +58,9 @@ class Watch:
         count = len(least)
         profile, level = season.new_state(count), shift.new_state(count)
         forecast, jump = autoregression.new_state(count), spike.new_state(count)
-        noise = noise_change.new_state(count)
-        terms = season.Terms(np.full(count, offset_ns), least, dispersion)
+        noise, past = noise_change.new_state(count), record.new_state(count)
+        offsets_ns = np.full(count, offset_ns)
+        terms = season.Terms(offsets_ns, least, dispersion)
         usual = shift.Usual(least, least)
 
         def of_season(*reading: NDArray[np.generic]) -> Finding:
@@ -74,6 +77,7 @@ class Watch:
             "noise_change": lambda time_ns, value, usable: noise_change.step(
                 noise, time_ns, value, usable & steady, least
             ),
+            "record": lambda *reading: record.step(past, *reading, offsets_ns),
         }
         self.judged = dict.fromkeys(self.steps, 0)
         # By its own limit, and as rare as is asked for.
@@ -90,7 +94,10 @@ class Watch:
                 found = step(time_ns, value, usable)
                 score = calibration.step(self.scores[name], time_ns, found.score)
                 rare = found.speaks & (score >= calibration.SPEAKS_FROM)
-                speaks = np.stack((found.speaks, rare))
+                # What judges one minute in five stands until it does again.
+                speaks = np.where(
+                    found.judged, np.stack((found.speaks, rare)), self.spoke[name] & (name in LASTS)
+                )
                 self.judged[name] += int(found.judged.sum())
                 for side, begins in enumerate(speaks & ~self.spoke[name]):
                     self.begun[name][side] += int(begins.sum())
@@ -129,9 +136,9 @@ class Peaks:
         return np.stack((whole, each.std(axis=2)), axis=2)
 
 
-def quiet_city(days: int) -> None:
+def quiet_city(days: int, seed: int) -> None:
     """Print how often each kernel begins to speak in a city where nothing happens."""
-    city = City(SENSORS, SEED)
+    city = City(SENSORS, seed)
     everyone = np.arange(len(city))
     first = city.observe(everyone, np.full(len(city), BEGIN_NS))
     there = np.isfinite(first)
@@ -148,7 +155,7 @@ def quiet_city(days: int) -> None:
     print(f"a quiet city, {len(names)} series, {days} days of minutes")
     print(f"{'kernel':16}{'series-days':>12}{'begins':>8}{'and rare':>10}{'in 1,000':>10}")
     for name, judged in watch.judged.items():
-        series_days = judged * MINUTE_NS / DAY_NS
+        series_days = judged * LASTS.get(name, 1) * MINUTE_NS / DAY_NS
         limit, rare = watch.begun[name]
         often = 1_000 * rare / max(series_days, 1.0)
         print(f"{name:16}{series_days:12,.0f}{limit:8}{rare:10}{often:10.1f}")
@@ -198,10 +205,11 @@ def main() -> None:
     """Print both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--days", type=int, default=28)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--data", type=Path)
     parser.add_argument("names", nargs="*", default=CITY_SERIES)
     arguments = parser.parse_args()
-    quiet_city(arguments.days)
+    quiet_city(arguments.days, arguments.seed)
     if arguments.data:
         labelled(arguments.data, tuple(arguments.names))
 

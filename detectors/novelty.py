@@ -132,6 +132,22 @@ class NoveltyColumns(NamedTuple):
     records: NDArray[np.float64]  # (5, n): of surprise, drift, drop, stay, kink
 
 
+class Scores(NamedTuple):
+    """What is said of one reading of each of some series.
+
+    Parameters
+    ----------
+    score : (n,) float64
+        From 0 to 1; NaN in warm-up and where not usable.
+    share : (n,) float64
+        Record over deviation, of the deviation that is furthest beyond its record or nearest to it;
+        muted or not. Infinite where nothing deviates, NaN where there is no score.
+    """
+
+    score: NDArray[np.float64]
+    share: NDArray[np.float64]
+
+
 _RECORDS: Final = 5
 _DROP: Final = 2
 # Columns in all.
@@ -161,7 +177,7 @@ def step(
     value: NDArray[np.float64],
     usable: NDArray[np.bool_],
     config: NoveltyConfig,
-) -> NDArray[np.float64]:
+) -> Scores:
     """Score one reading of each of some distinct series, and learn it.
 
     The caller silences numpy's warnings: NaN and infinity are ordinary input where `usable` is
@@ -181,11 +197,6 @@ def step(
         At most 1e150 in magnitude where usable.
     usable : (n,) bool
         Whether to score and learn the reading. Others leave no trace.
-
-    Returns
-    -------
-    (n,) float64
-        From 0 to 1; NaN in warm-up and where not usable.
     """
     known = profile.take(places)
     mean, visits = known.real, known.imag
@@ -239,7 +250,7 @@ def step(
         for column, new in zip(columns, moved, strict=True):
             np.copyto(column, new, where=usable)
         profile[places[usable]] = learned[usable]
-    return np.where(warm, score, np.nan)
+    return Scores(np.where(warm, score, np.nan), np.where(warm, closest, np.nan))
 
 
 def _drop(
@@ -356,9 +367,8 @@ class Novelty:
                 rows = series[part]
                 block = np.ascontiguousarray(self._rows.take(rows, axis=0).T)
                 columns = novelty_columns(block)
-                score[part] = step(
-                    columns, bins, places[part], value[part], usable[part], self._config
-                )
+                found = step(columns, bins, places[part], value[part], usable[part], self._config)
+                score[part] = found.score
                 self._rows[rows] = block.T
         return score
 

@@ -46,6 +46,7 @@ _VERBS: Final = {
     "season": "is unusual for the hour, at",
     "shift": "has changed its level, to",
     "forecast": "does not follow from what was before, at",
+    "novelty": "goes beyond all that it has done so far, at",
     "tampering": "sees nobody where there are always people, but",
     "drift": "drifts away from its neighbours, by",
     "clock-skew": "comes from a clock that runs off, with a lag of",
@@ -56,7 +57,9 @@ _PEOPLE: Final = frozenset(
 )
 _NOBODY: Final = "counts nobody, reading after reading, as if it were covered:"
 # What is told by how rare it is: of these the score is -log10 of how often in a minute.
-_RARE: Final = frozenset({"spike", "noise-change", "season", "shift", "forecast", "tampering"})
+_RARE: Final = frozenset(
+    {"spike", "noise-change", "season", "shift", "forecast", "novelty", "tampering"}
+)
 # The record that this is read off fades over four weeks: of more than so much it cannot tell.
 _MOST_DAYS: Final = 730.0
 _MINUTES_A_DAY: Final = 1_440.0

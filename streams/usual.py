@@ -1,8 +1,9 @@
 """The kernels that learn first what is usual: of an hour, of a level, of neighbours, of a clock.
 
 What they find is less certain than a limit of law, and several of them may speak of one cause. So
-what is unusual for the hour is told where nothing else is open of the series, and a level that has
-changed, or a value that does not follow from those before, is shown and told to nobody.
+what is unusual for the hour, or was never seen, is told where nothing else is open of the series,
+and a level that has changed, or a value that does not follow from those before, is shown and told
+to nobody.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,21 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from detectors import CITY, HEALTH, autoregression, clock_skew, drift, season, shift, tampering
+from detectors import (
+    CITY,
+    HEALTH,
+    autoregression,
+    clock_skew,
+    drift,
+    record,
+    season,
+    shift,
+    tampering,
+)
 from detectors.episodes import Rule
 from detectors.finding import Finding
 from detectors.local_time import day_numbers
+from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from streams.facts import CityFacts
 from streams.judging import (
@@ -48,11 +60,12 @@ _AHEAD_S: Final = 5.0
 
 
 def usual(facts: CityFacts) -> tuple[Kernel, ...]:
-    """Return the kernels over the hours of the week, and of forecasts."""
+    """Return the kernels over the hours of the week, of forecasts and of records."""
     return (
         _profile("usual", _RHYTHMIC, facts, (_SEASON, _SHIFT)),
         _profile("usual-people", _PEOPLE, facts, (_SEASON, _SHIFT, _TAMPERING)),
         _FORECAST,
+        _NOVELTY,
     )
 
 
@@ -128,6 +141,33 @@ _FORECAST: Final = Kernel(
     step=lambda state, wave, terms: (
         autoregression.step(state, wave.time_ns, wave.value, wave.usable, terms["least"]),
     ),
+    watched=everywhere,
+)
+
+
+def _novelty_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+    del terms
+    return (record.step(state, wave.time_ns, wave.value, wave.usable, wave.utc_offset_ns),)
+
+
+# What breaks a record is the record: the next five minutes are held against it, so one mean tells
+# of it or none does. It is over after an hour of them, and rests for as long as the score is muted.
+_NOVELTY: Final = Kernel(
+    name="novelty",
+    quantities=frozenset(name for name, row in QUANTITIES.items() if row.least > 0.0),
+    kinds=(
+        Kind(
+            "novelty",
+            CITY,
+            Rule(1, 1, 12, 8 * HOUR_NS),
+            {0: "minor"},
+            told="alone",
+            is_scored=True,
+        ),
+    ),
+    new_state=record.new_state,
+    terms=least(_SPREAD_SHARE),
+    step=_novelty_step,
     watched=everywhere,
 )
 

@@ -75,6 +75,7 @@ SLOW = (60, 700, 1500, 3600)
 HOLIDAYS = np.array(naive_minutes.HOLIDAYS)
 # So that streams of some hundred readings reach every branch.
 EAGER_NOVELTY = NoveltyConfig(warm_up=10, mute_for=20, fade_over=50.0)
+EAGER_LEARNING_NS = 7200 * S
 POLLUTANT = np.arange(SERIES) % len(POLLUTANTS)
 NAMES = [POLLUTANTS[one] for one in POLLUTANT]
 
@@ -375,13 +376,22 @@ KERNELS = (
         "record",
         record.new_state,
         lambda state, time_ns, value, usable, terms, _: record.step(
-            state, time_ns, value, usable, terms["utc_offset_ns"], EAGER_NOVELTY
+            state,
+            time_ns,
+            value,
+            usable,
+            terms["utc_offset_ns"],
+            EAGER_NOVELTY,
+            EAGER_LEARNING_NS,
         ),
-        lambda utc_offset_ns: naive_minutes.Record(utc_offset_ns, EAGER_NOVELTY),
+        lambda utc_offset_ns: naive_minutes.Record(utc_offset_ns, EAGER_NOVELTY, EAGER_LEARNING_NS),
         {"utc_offset_ns": OFFSET_NS},
         wandering,
         calm=10.1,
-        steps_s=(600, 1800),
+        steps_s=(120, 600, 1800),
+        length=2,
+        calm_step_s=600,
+        is_scored=True,
     ),
     Kernel(
         "autoregression",

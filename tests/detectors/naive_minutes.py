@@ -317,23 +317,42 @@ class ClockSkew:
 
 
 class Record:
-    """The novelty score of minutes, by the naive twin of the score."""
+    """The novelty score of means of five minutes, by the naive twin of the score."""
 
-    def __init__(self, utc_offset_ns: int, config: NoveltyConfig) -> None:
-        self._offset_ns = utc_offset_ns
+    def __init__(self, utc_offset_ns: int, config: NoveltyConfig, learn_for_ns: int) -> None:
+        self._offset_ns, self._learn_for_ns = utc_offset_ns, learn_for_ns
         self._naive = NaiveNovelty(config)
+        self._block = 0
+        self._begun: int | None = None
+        self._values: list[float] = []
 
     def read(self, time_ns: int, value: float, usable: bool) -> Told:
         """Return what the kernel finds."""
         if not heard(value, usable):
             return SILENT
-        naive, local_ns = self._naive, time_ns + self._offset_ns
+        told, block = SILENT, -(-time_ns // (300 * S))  # its end
+        if self._values and block != self._block:
+            told = self._judge(sum(self._values) / len(self._values), self._block * 300 * S)
+            self._values = []
+        self._block = block
+        self._values.append(value)
+        return told
+
+    def _judge(self, mean: float, end_ns: int) -> Told:
+        self._begun = end_ns if self._begun is None else self._begun
+        naive, local_ns = self._naive, end_ns - 1 + self._offset_ns
+        config, remembered = naive.config, len(naive.values)
         hour = naive.profile[hour_of(local_ns)]
-        expected = hour.mean if hour.readings >= naive.config.profile_after else NAN
-        reach = naive.records["surprise"] / (1 - naive.config.fire_at)
-        score = naive.read(local_ns, value, usable)
-        if score is None:
+        expected = hour.mean if hour.readings >= config.profile_after else NAN
+        reach = naive.records["surprise"] / (1 - config.fire_at)
+        naive.read(local_ns, mean, True)
+        weeks = (end_ns - self._begun) / self._learn_for_ns
+        if remembered < config.warm_up or weeks < 1:
             return SILENT
-        speaks = score >= naive.config.fire_at
+        speaks = weeks >= 2 and naive.beyond > 0 and 1 - 1 / naive.beyond >= config.fire_at
+        # The deviation so many readings ago counts for so much of one.
+        fade = 0.5 ** (5.5 / config.fade_over)
+        often = sum(fade**ago for ago in range(remembered)) * naive.beyond**5.5
+        score = math.log10(often) if often > 1 else 0.0
         limits = (expected - reach, expected + reach)
-        return True, speaks, int(speaks), value, expected, *limits, NAN
+        return True, speaks, int(speaks), mean, expected, *limits, score

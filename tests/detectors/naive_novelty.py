@@ -31,6 +31,7 @@ class NaiveNovelty:
     records: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     muted: int = 0
     fired: float = 0.0
+    beyond: float = 0.0  # the largest deviation / record of the last reading
 
     def read(self, time_ns: int, value: float, usable: bool) -> float | None:
         if not usable:
@@ -60,12 +61,14 @@ class NaiveNovelty:
             "stay": stay,
             "kink": abs(value - 2 * one + two),
         }
-        score = 0.0
+        score = self.beyond = 0.0
         for name, deviation in deviations.items():
             least = config.resolution * (1.0 if name == "drop" else self.magnitude)
             record = max(self.records[name], least)
             if deviation > record:
                 score = max(score, 1 - record / deviation)
+            if record > 0:
+                self.beyond = max(self.beyond, deviation / record)
             faded = self.records[name] * 0.5 ** (1 / config.fade_over)
             self.records[name] = max(faded, deviation)
 

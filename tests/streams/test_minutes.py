@@ -473,6 +473,41 @@ def test_what_is_unusual_for_the_hour_is_told_where_nothing_else_is_open() -> No
     } <= {False}
 
 
+def test_what_was_never_seen_is_told_once_and_only_after_two_weeks() -> None:
+    noise = np.random.default_rng(5).normal(0, 1, 15 * 288)
+    day = 1440
+    # An hour in each week, and twice on the last day; the second plume is as the first one was.
+    plumes = [range(at, at + 60) for at in (6 * day, 9 * day, 14 * day + 360, 14 * day + 1080)]
+
+    def pm25(minute: int) -> float:
+        usual = 20.0 + 5.0 * np.sin(minute / day * 2 * np.pi) + noise[minute // 5]
+        height = {6 * day: 15.0, 9 * day: 25.0}
+        return float(usual) + sum(height.get(one.start, 60.0) for one in plumes if minute in one)
+
+    drive = Drive(CityFacts())
+    found: list[Change] = []
+    for _ in range(15 * 288):
+        found += drive.run(1, {"environment/z/air/pm25": pm25})
+        drive.minute += 4
+    alerts = [one for one in found if not isinstance(one, Moved) and one.page.kind == "novelty"]
+    assert told(alerts) == [
+        ("Opened", "novelty", "air minor"),
+        ("Resolved", "novelty", "air minor"),
+    ]
+    opened, resolved = alerts
+    assert isinstance(opened, Opened)
+    assert isinstance(resolved, Resolved)
+    page = opened.page
+    # With the first minute behind the first five of it.
+    assert page.since.timestamp() == START_NS / S + (plumes[2].start + 6) * 60
+    assert page.seen > page.upper > page.expected > page.lower > 0
+    assert page.score > SPEAKS_FROM
+    assert page.sentence.startswith("pm25 of air (z) goes beyond all that it has done so far, at ")
+    ends_s = START_NS / S + plumes[2].stop * 60
+    # Once it no longer grows, it is no longer beyond.
+    assert 0 < resolved.page.resolved_at.timestamp() - ends_s <= 4200
+
+
 def test_a_clock_that_runs_off_is_told_by_the_trend_of_its_lag() -> None:
     keys = ["traffic/z/slow/intensity", "traffic/z/right/intensity"]
     alerts = {}
