@@ -333,7 +333,7 @@ SCRIPTS: Final[Mapping[str, Script]] = MappingProxyType(
         ),
         "unsteady": Script(
             "A microphone begins to jitter from minute to minute",
-            "LAeq", HEALTH, "noise-change", 7 * _HOUR_S, 60 * _MINUTE_S, 35 * _MINUTE_S,
+            "LAeq", HEALTH, "noise-change", 7 * _HOUR_S, 70 * _MINUTE_S, 55 * _MINUTE_S,
             2 * _HOUR_S, _any("LAeq", 8.0),
         ),
     }

@@ -152,6 +152,8 @@ def _novelty_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
 
 # What breaks a record is the record: the next five minutes are held against it, so one mean tells
 # of it or none does. It is over after an hour of them, and rests for as long as the score is muted.
+# Sensors that report every five or ten minutes break their records more often than people should
+# be told: it is recorded and shown.
 _NOVELTY: Final = Kernel(
     name="novelty",
     quantities=frozenset(name for name, row in QUANTITIES.items() if row.least > 0.0),
@@ -161,7 +163,7 @@ _NOVELTY: Final = Kernel(
             CITY,
             Rule(1, 1, 12, 8 * HOUR_NS),
             {0: "minor"},
-            told="alone",
+            told="never",
             is_scored=True,
         ),
     ),

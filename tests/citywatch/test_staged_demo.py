@@ -12,7 +12,7 @@ from citywatch.verdict import _events as judged
 from paging.receiver import Arrival
 from simulators.city import City
 from simulators.events import Event, S, plan_events
-from tests.paging.scaffold import page_of
+from tests.paging.scaffold import notice_of
 
 BEGAN_NS = 1_772_431_200 * S
 CITY = City(240, 1)
@@ -26,12 +26,14 @@ CROWD = next(event for event in EVENTS if event.kind == "crowd")
 def alert_of(event: Event, after_s: float = 100.0, **changes: object) -> _Alert:
     opened_at = datetime.fromtimestamp(event.start_ns / S, UTC) + timedelta(seconds=after_s)
     names = (event.sensor, event.quantity, event.category, event.alert_kind)
-    return replace(_Alert(*names, opened_at, str(uuid4()), "harbour", True), **changes)
+    alert_id = str(uuid4())
+    alert = _Alert(*names, opened_at, alert_id, "harbour", True, False, [f"live/{alert_id}"])
+    return replace(alert, **changes)
 
 
 def arrival_of(alert: _Alert) -> Arrival:
-    page = page_of(alert_id=alert.alert_id, since=alert.opened_at)
-    return Arrival(f"{alert.alert_id}:firing", page, alert.opened_at)
+    notice = notice_of(group=alert.groups[0], since=alert.opened_at)
+    return Arrival(f"{alert.alert_id}:trigger", notice, alert.opened_at)
 
 
 def expected(*events: Event, ended_s: float = 3_600.0) -> Expected:

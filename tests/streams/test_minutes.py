@@ -473,7 +473,7 @@ def test_what_is_unusual_for_the_hour_is_told_where_nothing_else_is_open() -> No
     } <= {False}
 
 
-def test_what_was_never_seen_is_told_once_and_only_after_two_weeks() -> None:
+def test_what_was_never_seen_is_found_once_and_only_after_two_weeks() -> None:
     noise = np.random.default_rng(5).normal(0, 1, 15 * 288)
     day = 1440
     # An hour in each week, and twice on the last day; the second plume is as the first one was.
