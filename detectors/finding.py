@@ -38,8 +38,8 @@ class Finding(NamedTuple):
         The norm and the limits it was held against, in the unit of `measure`; NaN where none.
     score : (n,) float64
         How improbable the measure is under the kernel's own model: -log10 of a tail probability,
-        not negative, and the larger the further off. `detectors.verdict` says what it is worth. NaN
-        where it is not judged, and of kernels that state a fact (a limit passed) instead.
+        not negative, and the larger the further off. `detectors.calibration` says what it is worth.
+        NaN where it is not judged, and of kernels that state a fact (a limit passed) instead.
     """
 
     judged: NDArray[np.bool_]

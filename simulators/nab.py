@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.novelty import Novelty, NoveltyConfig
+from detectors.table import LARGEST_VALUE
 
 DATA: Final = "data"
 LABELS: Final = Path("labels", "combined_windows.json")
@@ -156,7 +157,7 @@ def detect(files: list[File], config: NoveltyConfig | None = None) -> list[NDArr
         newest = np.maximum.accumulate(file.time_ns)
         time_ns[rows, place] = file.time_ns
         value[rows, place] = file.value
-        usable[rows, place] = np.isfinite(file.value)
+        usable[rows, place] = np.abs(file.value) <= LARGEST_VALUE
         usable[1 : lengths[place], place] &= file.time_ns[1:] > newest[:-1]
     score = np.zeros_like(value)
     everyone = np.arange(len(files))

@@ -37,18 +37,31 @@ _SENDER: Final = "citywatch-rules"
 BY_MINUTES: Final = tuple(
     dict.fromkeys(kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds)
 )
-# The quantities that each of them judges; clocks are judged by the first series of a sensor.
-_JUDGED: Final = {
-    kind.name: frozenset().union(
-        *(
-            QUANTITIES if other.of_clocks else other.quantities
-            for other in kernels(CityFacts())
-            if kind.name in {one.name for one in other.kinds}
+# The quantities that each kind is looked for in, where it is not all of them. Clocks are judged by
+# the first series of a sensor, and states by their range alone: they have no level, no rate, and no
+# period.
+_JUDGED: Final[dict[str, frozenset[str]]] = {
+    **dict.fromkeys(
+        ("level", "flatline", "rate", "silence"),
+        frozenset(name for name, row in QUANTITIES.items() if not row.is_state),
+    ),
+    **{
+        kind.name: frozenset().union(
+            *(
+                QUANTITIES if other.of_clocks else other.quantities
+                for other in kernels(CityFacts())
+                if kind.name in {one.name for one in other.kinds}
+            )
         )
-    )
-    for kernel in kernels(CityFacts())
-    for kind in kernel.kinds
+        for kernel in kernels(CityFacts())
+        for kind in kernel.kinds
+    },
 }
+# What a state has none of, beside the switches of those.
+_OF_MEASURES: Final = (
+    "warm_up", "city_open_spreads", "city_close_spreads", "city_open_after", "flatline_chance",
+    "silence_floor_s", "silence_factor", "health_open_after", "close_after", "max_rate",
+)  # fmt: skip
 # What of it speaks by how rare it is, on one scale.
 SCORED: Final = tuple(
     dict.fromkeys(
@@ -280,6 +293,17 @@ def without_effect(rules: Rules) -> list[str]:
                 for kind in getattr(scope, section)
                 if quantity is not None and quantity not in _JUDGED.get(kind, QUANTITIES)
             ]
+            if quantity in QUANTITIES and QUANTITIES[quantity].is_state:
+                faults += [
+                    f"{prefix}{place}.{name}: {quantity} is a state, judged by its range alone"
+                    for name in _OF_MEASURES
+                    if getattr(scope, name, None) is not None
+                ]
+    faults += [
+        f"shadow.{name}: says nothing that the present rules do not"
+        for name, layer in rules.shadow.items()
+        if not said(layer)
+    ]
     return faults
 
 

@@ -73,12 +73,24 @@ def test_a_file_that_can_be_applied_is_said_to(tmp_path: Path) -> None:
                 "shadow.x.sensor.a.quantity.LAeq.detectors.incident: incident does not judge LAeq",
             ],
         ),
+        (
+            (
+                "[quantity.signalLoss]\nmax_rate = 2.0\ndetectors = { level = false }\n"
+                "[sensor.a.quantity.signalLoss]\nsilence_factor = 2\n[shadow.x]\n"
+            ),
+            [
+                "quantity.signalLoss.detectors.level: level does not judge signalLoss",
+                "quantity.signalLoss.max_rate: signalLoss is a state, judged by its range alone",
+                "sensor.a.quantity.signalLoss.silence_factor: signalLoss is a state",
+                "shadow.x: says nothing that the present rules do not",
+            ],
+        ),
         ("[suite\n", ["at line 1, column 7"]),
         ("a = " + "[" * 5000, ["rec"]),
         ("\xff", ["utf-8"]),
         (f"# {'x' * (2 << 20)}", ["larger than 1048576 bytes"]),
     ],
-    ids=["keys", "contradiction", "no effect", "syntax", "deep", "encoding", "size"],
+    ids=["keys", "contradiction", "no effect", "of a state", "syntax", "deep", "encoding", "size"],
 )
 def test_a_file_that_cannot_be_applied_is_told_every_fault(
     tmp_path: Path, text: str, faults: list[str]

@@ -126,7 +126,8 @@ def test_a_camera_that_sees_nobody_is_told_the_sooner_the_busier_the_place(
 def test_however_busy_the_place_five_counts_are_waited_for() -> None:
     time_ns = np.arange(1, 9) * (240 * S)
     usual = np.array([500.0])
-    values = [3.0, *[0.0] * 7]
+    # One more than next to nobody.
+    values = [10.1, *[0.0] * 7]
     found = watch(tampering.step, tampering.new_state(1), values, usual, time_ns=time_ns)
     assert [bool(one.speaks[0]) for one in found] == [False] * 5 + [True] * 3
 

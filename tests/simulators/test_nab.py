@@ -95,6 +95,15 @@ def test_a_file_is_scored_as_if_it_were_alone(tmp_path: Path) -> None:
     assert together[1].max() > 0.5
 
 
+def test_what_is_as_good_as_infinite_is_left_out() -> None:
+    file, other = file_of(400), file_of(400)
+    file.value[100:102] = 1e308, -1e308
+    other.value[100:102] = np.nan
+    file.value[250] = other.value[250] = 40.0
+    assert detect([file])[0].tobytes() == detect([other])[0].tobytes()
+    assert detect([file])[0][250] > 0.5
+
+
 def test_rows_that_are_not_newer_are_left_out() -> None:
     file = file_of(300)
     file.value[200] = 40.0

@@ -22,6 +22,7 @@ from tests.streams.citylog import FACTS, START_NS
 from tests.streams.test_rules import rules
 from tests.streams.test_scoring import CONFIG, LOG, SPEED, WHOLE, Run, message
 
+S = 10**9
 # Something of every section. The first shadow finds more than the suite, the second less.
 TOLD = Rules.read(
     {
@@ -451,3 +452,28 @@ def test_a_state_of_a_version_before_rules_is_read(version: int) -> None:
     partition = Partition(Resumption(9, 9, version, older), CONFIG, FACTS)
     assert partition.ruling.rules == Rules()
     assert partition.suite.save() == WHOLE.partition.suite.save()
+
+
+def test_a_hole_in_the_stream_is_nobodys_pause() -> None:
+    """Whoever falls silent after it is found as soon as before it, live and by a shadow."""
+    series = [f"environment/z/air-{number}/temperature" for number in range(2)]
+    noise = iter(np.random.default_rng(3).normal(12.0, 0.3, 1000))
+    run, offset = Run(), 1
+    run.flush([of_rules(Rules.read({"shadow": {"tight": {"suite": {"warm_up": 10}}}}))])
+
+    def speak(names: list[str], seconds: range) -> None:
+        nonlocal offset
+        for second in seconds:
+            now_ns = START_NS + second * S
+            readings = [(name, now_ns, float(next(noise))) for name in names]
+            run.flush([message(offset, readings, arrived_ns=now_ns, complete_ns=now_ns)])
+            offset += 1
+
+    speak(series, range(0, 600, 10))
+    speak(series, range(3_600, 3_900, 10))
+    assert run.changes == []
+    speak(series[:1], range(3_900, 4_080, 10))
+    opened = [one for one in run.changes if isinstance(one, Opened)]
+    assert [(one.page.kind, one.page.sensor) for one in opened] == [("silence", "air-1")]
+    found = [one.change for one in run.shadowed if isinstance(one, Shadowed)]
+    assert [(one.page.kind, one.page.sensor) for one in found] == [("silence", "air-1")]
