@@ -28,14 +28,19 @@ assert MONDAY_NS % (86_400 * S) == 0
 _ARRIVES_NS = 200_000_000
 
 
-@cache
 def city_of(sensors: int, seed: int) -> tuple[City, CityFacts]:
-    """Return a city and what its workers are told, by way of a file of settings."""
+    """Return a city whose noise begins anew, and what its workers are told."""
+    return City(sensors, seed), _facts_of(sensors, seed)
+
+
+@cache
+def _facts_of(sensors: int, seed: int) -> CityFacts:
+    """Return what workers are told of a city, by way of a file of settings."""
     city = City(sensors, seed)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "city.toml"
         file.write_text(as_toml(surroundings(city)), encoding="utf-8")
-        return city, city_facts(read_settings(file, {}))
+        return city_facts(read_settings(file, {}))
 
 
 def company(city: City, facts: CityFacts, events: Sequence[Event], more: int = 4) -> list[int]:
