@@ -307,11 +307,11 @@ def _weights(
 
     Returns
     -------
-    squares : (2, n) float64 or float
+    squares : (2, n) or () float64
         Of variance and difference; of differences there is one less than of readings.
-    held : (n,) float64 or float
+    held : (n,) or () float64
         What the variance keeps of itself.
-    level : (n,) float64 or float
+    level : (n,) or () float64
     """
     if is_certain:
         learned += _ONE

@@ -521,7 +521,7 @@ def _raise_flags(
     late: NDArray[np.bool_],
 ) -> None:
     np.maximum(flags, np.uint8(_NOT_EVALUATED), out=flags, where=late)
-    np.maximum(flags, np.uint8(SUSPECT), out=flags, where=odd)
+    np.maximum(flags, SUSPECT, out=flags, where=odd)
     np.maximum(flags, np.uint8(_FAIL), out=flags, where=~in_range)
 
 

@@ -1,6 +1,8 @@
 """What goes in and comes out, typed: the OpenAPI document is made of these.
 
 What does not fit a form is answered with 422, and what fits and still cannot be, with 400.
+
+One long module of declarations: read together they are the document.
 """
 
 import re

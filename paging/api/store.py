@@ -2,6 +2,8 @@
 
 Everything is bounded by a limit, and found by an index or in a small table. Writes are a
 transaction each; who wrote is in the row.
+
+One long module, half of it SQL, for the sake of what all of it shares: pages of a list and bounds.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode

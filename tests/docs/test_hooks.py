@@ -38,8 +38,10 @@ def test_every_kind_has_an_example() -> None:
 @pytest.mark.parametrize("name", examples())
 def test_an_example_is_good(name: str) -> None:
     values = examples()[name]
-    msgspec.convert({key: one for key, one in values.items() if key in TERMS}, HookTerms)
-    KINDS[values["type"]].read({key: one for key, one in values.items() if key not in TERMS})
+    terms = msgspec.convert({key: one for key, one in values.items() if key in TERMS}, HookTerms)
+    kind = KINDS[terms.type]
+    options = kind.read({key: one for key, one in values.items() if key not in TERMS})
+    assert isinstance(options, kind.options)
 
 
 def test_the_types_and_terms_are_all_named_with_their_defaults() -> None:
