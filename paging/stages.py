@@ -331,6 +331,8 @@ STAGES: Final[tuple[tuple[str, AlertStage], ...]] = (
     ("corroboration", corroborated),
     ("routing", routed),
 )
+# Those that look at an alert alone, whatever there is beside it.
+_ALONE: Final = ("namespace", "quality", "shadow", "severity", "news")
 GROUP_STAGES: Final[tuple[tuple[str, GroupStage], ...]] = (
     ("grouping", gathered),
     ("group silence", not_quieted),
@@ -338,6 +340,15 @@ GROUP_STAGES: Final[tuple[tuple[str, GroupStage], ...]] = (
     ("budget", within_budget),
     ("escalation", escalated),
 )
+
+
+def is_news(candidate: Candidate, scene: Scene, now: datetime) -> bool:
+    """Say whether an alert by itself is one that people may be told of.
+
+    Of the scene its routes alone are looked at.
+    """
+    asked = [stage for name, stage in STAGES if name in _ALONE]
+    return all(stage(candidate, scene, now).outcome == "pass" for stage in asked)
 
 
 @dataclass(frozen=True, slots=True)

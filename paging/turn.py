@@ -25,6 +25,7 @@ from paging.stages import (
     Gathering,
     Scene,
     Verdict,
+    is_news,
     judge,
     judge_group,
     quieted,
@@ -216,13 +217,22 @@ class _Decider:
         self._pages[page.alert_id] = page
         self._put(track)
         self._fresh.append(page.alert_id)
-        if before is not None and before.flapping and before.phase == "grouped":
+        if (
+            before is not None
+            and before.flapping
+            and before.phase == "grouped"
+            and self._is_news(page, track)
+        ):
             # The one before it was held open; this one takes its place, and nobody is told.
             self._say(page.alert_id, None, "flapping", "join", "it flaps, and is held open")
             self._put(_changed(track, phase="grouped", groups=before.groups, until=None))
             self._put(_changed(before, phase="over", groups=()))
             self._joined += [(key, page.alert_id) for key in before.groups]
             self._fresh.pop()
+
+    def _is_news(self, page: Page, track: Track) -> bool:
+        alone = Scene(self._routes, self._orders, self._topology, {}, (), {})
+        return is_news(Candidate(page, labels_of(page), track), alone, self._now)
 
     def _resolve(self, track: Track, told: Told) -> None:
         over = _changed(track, state="resolved", moved=self._now, ended=told.at)

@@ -5,7 +5,7 @@ import time
 from copy import deepcopy
 from datetime import timedelta
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paging.state import Told
@@ -134,6 +134,15 @@ def played(night: Night, happenings: list[Happening]) -> list[Told]:
     return heard
 
 
+def flapping(*last: str | int | None) -> list[Happening]:
+    """Return what makes a sensor flap, with an alert that waits to be told, and one more."""
+    before = [(1.0, "open", "a", "informational", None)] * 5
+    return [*before, (1.0, "open", "a", "minor", None), (6.0, "open", "a", *last)]
+
+
+# What takes the place of an alert that flaps passes the gates as well.
+@example(flapping("informational", None))
+@example(flapping("minor", 4))
 @settings(max_examples=200, deadline=None)
 @given(nights)
 def test_nobody_is_woken_without_reason_and_every_page_has_an_end(
