@@ -76,7 +76,7 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         "delivery": "SELECT (delivery_id, notice_id, group_key, event, step, hook, person,"
         " created_at, attempts, delivered_at, abandoned_at)",
         "silence": "SELECT, INSERT, UPDATE (lifted_at, lifted_by)",
-        "oncall_override": "SELECT, INSERT, UPDATE (lifted_at)",
+        "oncall_override": "SELECT, INSERT, UPDATE (lifted_at, lifted_by)",
         "page_mark": "SELECT, INSERT, UPDATE",
         "page_test": "SELECT, INSERT",
         "api_token": "SELECT",

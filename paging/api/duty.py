@@ -121,9 +121,9 @@ async def add_override(
     responses=responses(404),
     summary="Let somebody stand in no longer",
 )
-async def cancel_override(_caller: Responder, database: Database, override_id: UUID) -> Override:
+async def cancel_override(caller: Responder, database: Database, override_id: UUID) -> Override:
     """One that is over stays as it is."""
-    await store.lift_override(database, override_id)
+    await store.lift_override(database, override_id, caller.name)
     found = await store.override(database, override_id)
     if found is None:
         raise ProblemError(404, f"there is none {override_id}")

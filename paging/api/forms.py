@@ -320,6 +320,7 @@ class Override(Answer):
     author: str
     created_at: Moment
     lifted_at: Moment | None
+    lifted_by: str | None
 
 
 class OnCall(Answer):

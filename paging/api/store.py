@@ -136,7 +136,8 @@ _LIFT_ORDER: Final = """
     WHERE silence_id = %s AND kind = %s AND lifted_at IS NULL AND ends_at > now()
 """
 _OVERRIDE: Final = """
-    SELECT override_id AS id, rotation, person, begins_at, ends_at, author, created_at, lifted_at
+    SELECT override_id AS id, rotation, person, begins_at, ends_at, author, created_at, lifted_at,
+           lifted_by
     FROM oncall_override
 """
 _STANDING: Final = """
@@ -152,7 +153,7 @@ _COUNT_OVERRIDES: Final = """
     SELECT count(*) FROM oncall_override WHERE ends_at > now() AND lifted_at IS NULL
 """
 _LIFT_OVERRIDE: Final = """
-    UPDATE oncall_override SET lifted_at = now()
+    UPDATE oncall_override SET lifted_at = now(), lifted_by = %s
     WHERE override_id = %s AND lifted_at IS NULL AND ends_at > now()
 """
 _TESTS_LATELY: Final = """
@@ -432,9 +433,9 @@ async def add_override(
     return (await _one(connection, _ADD_OVERRIDE, values))[0]  # type: ignore[no-any-return]
 
 
-async def lift_override(connection: Connection, override_id: UUID) -> None:
+async def lift_override(connection: Connection, override_id: UUID, actor: str) -> None:
     """Let somebody stand in no longer; what is over stays as it is."""
-    await connection.execute(_LIFT_OVERRIDE, (override_id,))
+    await connection.execute(_LIFT_OVERRIDE, (actor, override_id))
 
 
 async def tests_lately(connection: Connection) -> int:

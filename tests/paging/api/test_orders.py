@@ -119,7 +119,11 @@ def test_who_is_on_call_by_turn_and_by_override(api: Api) -> None:
     assert schedule[-1]["person"] == present["person"]
 
     path = f"/v1/oncall/overrides/{made.json()['id']}"
-    assert api.ask("responder", "DELETE", path).json()["lifted_at"]
+    assert made.json()["lifted_by"] is None
+    ended = api.ask("responder", "DELETE", path).json()
+    assert (bool(ended["lifted_at"]), ended["lifted_by"]) == (True, "a-responder")
+    again = api.ask("admin", "DELETE", path).json()
+    assert again == ended, "the first who cancels it stands there"
     (back,) = api.get("/v1/oncall").json()
     assert (back["person"], back["is_override"]) == (present["person"], False)
 
