@@ -62,11 +62,9 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
     "api": {
         "sensor": "SELECT",
         "series": "SELECT",
-        "alert": "SELECT, UPDATE (state)",
-        "alert_transition": "SELECT, INSERT",
-        # Only that somebody has it: that it fires or is over says the worker.
-        "outbox": "SELECT (alert_id, event),"
-        " INSERT (alert_id, event, dedup_key, payload, at, actor)",
+        # That somebody has one, `acknowledge_alert` writes with its owner's rights.
+        "alert": "SELECT",
+        "alert_transition": "SELECT",
         "page_group": "SELECT (group_key, cause, cause_name, route, policy, labels, severity,"
         " opened_at, told_at, acknowledged_at, acknowledged_by, closed_at)",
         "page_member": "SELECT",
@@ -117,6 +115,13 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         " next_attempt_at, attempts, delivered_at, abandoned_at)",
         "notice": "SELECT (notice_id, group_key, revision, event, at)",
     },
+}
+# What is not for everybody who may use the schema.
+_ROUTINES: Final[Mapping[Group, tuple[str, ...]]] = {
+    "writer": (),
+    "pager": (),
+    "api": ("acknowledge_alert(uuid, text, text)",),
+    "reader": (),
 }
 # What a service needs of the whole database; a worker stages suspects in a temporary table.
 _DATABASE: Final[Mapping[Group, tuple[str, ...]]] = {
@@ -207,6 +212,7 @@ def _take(connection: Connection[Any], schema: str, role: str) -> None:
     """Take away every right of a role in a schema."""
     for statement in (
         "REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}",
+        "REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {role}",
         "REVOKE ALL ON SCHEMA {schema} FROM {role}",
     ):
         names = {"schema": Identifier(schema), "role": Identifier(role)}
@@ -224,6 +230,12 @@ def _give(connection: Connection[Any], schema: str, role: str, group: Group) -> 
                 rights=SQL(rights),
                 table=Identifier(table),
                 **names,
+            )
+        )
+    for routine in _ROUTINES[group]:
+        connection.execute(
+            SQL("GRANT EXECUTE ON FUNCTION {schema}.{routine} TO {role}").format(
+                routine=SQL(routine), **names
             )
         )
 

@@ -3,3 +3,15 @@
 
 -- Of one that was cancelled before this, nobody knows who did.
 ALTER TABLE oncall_override ADD COLUMN lifted_by text;
+
+-- With the rights of whoever owns the schema, so that those who may acknowledge need none on alerts.
+-- Nobody may but who is given it (storage/roles.py), and the names in it are those of this schema
+-- alone: neither a temporary table nor what somebody has put into `public` can take their place.
+DO $migration$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION acknowledge_alert(uuid, text, text) SECURITY DEFINER'
+        ' SET search_path = %I, pg_temp', current_schema());
+END
+$migration$;
+REVOKE EXECUTE ON FUNCTION acknowledge_alert(uuid, text, text) FROM PUBLIC;

@@ -188,6 +188,7 @@ def test_nobody_may_page_for_a_replay(city: City) -> None:
         "INSERT INTO {0}.delivery DEFAULT VALUES",
         "UPDATE {0}.outbox SET decided_at = now()",
         "SELECT FROM {0}.pager_turn FOR UPDATE",
+        "SELECT {0}.acknowledge_alert(gen_random_uuid(), 'anna', 'seen')",
     )
     tries = (
         # Whoever replays, in its own schema and in the live city's.
@@ -250,6 +251,36 @@ def test_the_api_does_what_people_ask_of_it(city: City) -> None:
     city.ask(city.live, "api", ask)
 
 
+def test_who_acknowledges_lends_the_owners_rights_to_nothing_else(city: City) -> None:
+    """What the caller calls `alert` or `pg_notify` is not what the function calls so."""
+    of_alert = uuid4()
+    with Database(city.dsn, city.live) as database:
+        database.connection.execute(
+            "INSERT INTO alert (alert_id, series_id, category, kind, severity, state, opened_at,"
+            " seen, sentence) SELECT %s, series_id, 'city', 'lent', 'major', 'open', now(), 1, ''"
+            " FROM series LIMIT 1",
+            (of_alert,),
+        )
+        with psycopg.connect(city.reach(city.live, "api"), autocommit=True) as connection:
+            connection.execute("CREATE TEMPORARY TABLE alert (alert_id uuid, state text)")
+            connection.execute("INSERT INTO pg_temp.alert VALUES (%s, 'open')", (of_alert,))
+            connection.execute(
+                SQL("SET search_path = pg_temp, {}, public").format(Identifier(city.live))
+            )
+            acknowledge = "SELECT acknowledge_alert(%s, 'anna', 'seen')"
+            assert connection.execute(acknowledge, (of_alert,)).fetchone() == (True,)
+            assert connection.execute(acknowledge, (of_alert,)).fetchone() == (False,)
+            own = connection.execute("SELECT state FROM pg_temp.alert").fetchall()
+        assert own == [("open",)]
+        assert database.one("SELECT state FROM alert WHERE alert_id = %s", of_alert) == (
+            "acknowledged"
+        )
+        said = "SELECT state, cause, actor FROM alert_transition WHERE alert_id = %s"
+        assert database.all(said, of_alert) == [("acknowledged", "seen", "anna")]
+        database.connection.execute("DELETE FROM alert_transition WHERE alert_id = %s", (of_alert,))
+        database.connection.execute("DELETE FROM alert WHERE alert_id = %s", (of_alert,))
+
+
 def test_a_reader_reads_what_is_shown(city: City) -> None:
     now = datetime.now(UTC)
 
@@ -297,6 +328,7 @@ PAGERS = [
     "SELECT FROM shadow_alert",
     "SELECT FROM alert",
     "UPDATE alert SET state = 'resolved'",
+    "SELECT acknowledge_alert(gen_random_uuid(), 'pager', 'seen')",
     "INSERT INTO silence DEFAULT VALUES",
     "DELETE FROM delivery",
     "UPDATE delivery SET key = 'x'",
@@ -306,6 +338,11 @@ PAGERS = [
 APIS = [
     "SELECT FROM reading",
     "UPDATE alert SET severity = 'minor'",
+    "UPDATE alert SET state = 'resolved'",
+    "UPDATE alert SET state = state",
+    "INSERT INTO alert_transition DEFAULT VALUES",
+    "INSERT INTO outbox (event) VALUES ('acknowledged')",
+    "SELECT FROM outbox",
     "INSERT INTO notice DEFAULT VALUES",
     "INSERT INTO delivery DEFAULT VALUES",
     "UPDATE delivery SET delivered_at = now()",
@@ -328,6 +365,7 @@ READERS = [
     "INSERT INTO reading VALUES (1, now(), 1, 1, 0, 0, 0)",
     "UPDATE outbox SET decided_at = now()",
     "DELETE FROM alert",
+    "SELECT acknowledge_alert(gen_random_uuid(), 'anna', 'seen')",
     "SELECT FROM stream_position FOR UPDATE",
     "DELETE FROM shadow_alert",
     "UPDATE rules_applied SET rules = '{}'",
@@ -369,9 +407,14 @@ def test_a_worker_cannot_page_for_a_shadow(city: City) -> None:
 def test_a_right_that_was_given_by_hand_is_taken_away(city: City) -> None:
     role = group_role(city.live, "reader")
     with Database(city.dsn, city.live) as database:
+        may = "SELECT has_function_privilege(%s, %s, 'EXECUTE')"
+        acknowledge = "acknowledge_alert(uuid, text, text)"
         database.connection.execute(f'GRANT SELECT ON dead_letter TO "{role}"')
+        database.connection.execute(f'GRANT EXECUTE ON FUNCTION {acknowledge} TO "{role}"')
+        assert database.one(may, role, acknowledge)
         grant(city.dsn, city.live)
         assert not database.one("SELECT has_table_privilege(%s, 'dead_letter', 'SELECT')", role)
+        assert not database.one(may, role, acknowledge)
 
 
 def test_who_reads_everything_reads_a_new_namespace(city: City) -> None:

@@ -135,6 +135,8 @@ def test_the_database_lets_the_api_do_no_more(api: Api) -> None:
         "UPDATE api_token SET role = 'admin'",
         "DELETE FROM silence",
         "UPDATE alert SET severity = 'minor'",
+        "UPDATE alert SET state = 'acknowledged'",
+        "INSERT INTO alert_transition DEFAULT VALUES",
         "DELETE FROM alert_transition",
         "UPDATE alert_transition SET actor = 'nobody'",
         "SELECT last_error FROM delivery",
