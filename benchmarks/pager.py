@@ -215,6 +215,7 @@ def start_pager(dsn: str, file: Path) -> subprocess.Popen[bytes]:
         "CITYWATCH_PAGER__ROUTES_FILE": str(file),
         "CITYWATCH_PAGER__LEASE_S": "10",
         "CITYWATCH_PAGER__BACKOFF_CAP_S": "5",
+        "CITYWATCH_PAGER__METRICS_PORT": "0",
     }
     argv = [sys.executable, "-m", "citywatch", "pager"]
     return subprocess.Popen(argv, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)

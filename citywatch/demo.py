@@ -260,6 +260,7 @@ class Demo:
             "CITYWATCH_PAGER__WEBHOOK_URL": receiver_url,
             "CITYWATCH_CONSOLE__PORT": str(self._console_port),
             "CITYWATCH_WORKER__METRICS_PORT": str(self._metrics_port),
+            "CITYWATCH_PAGER__METRICS_PORT": "0",
         }
 
     async def _start(self, group: dict[str, ChildProcess], name: str, arguments: list[str]) -> None:

@@ -361,18 +361,29 @@ def serve_pager(context: typer.Context, settings_file: SettingsFile = None) -> N
     """Tell people of alerts: one page a cause, by the routes."""
     if context.invoked_subcommand is not None:
         return
+    from citywatch.liveness import served_pager
     from citywatch.settings import SettingsError
-    from citywatch.wiring import dsn, pager_config
+    from citywatch.wiring import dsn, pager_config, routes_file
+    from paging.meter import Meter
     from paging.pager import NamespaceRefusedError, Pager
 
     settings = load(settings_file)
     schema = database_schema(settings.namespace)
+    file, meter = routes_file(settings), Meter()
     try:
-        served = Pager(dsn(settings), schema, settings.namespace, pager_config(settings))
+        served = Pager(
+            dsn(settings),
+            schema,
+            settings.namespace,
+            pager_config(settings, file),
+            routes_file=file,
+            meter=meter,
+        )
     except (NamespaceRefusedError, SettingsError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(_FAILURE) from error
-    until_signal(served.run)
+    with served_pager(settings.pager, meter):
+        until_signal(served.run)
 
 
 @pager.command("check")

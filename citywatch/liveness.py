@@ -9,8 +9,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from citywatch.endpoint import Complaint, Endpoint
-from citywatch.settings import WorkerSettings
+from citywatch.settings import PagerSettings, WorkerSettings
 from citywatch.watchdog import Watchdog
+from paging.meter import Meter as PagerMeter
 from streams.meter import Meter
 from streams.progress import stall, unreadiness
 
@@ -43,6 +44,15 @@ def watched_worker(settings: WorkerSettings, meter: Meter) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def served_pager(settings: PagerSettings, meter: PagerMeter) -> Iterator[None]:
+    """Serve a pager's endpoint; one that does not look at the outbox is not ready."""
+    place = (settings.metrics_host, settings.metrics_port)
+    with ExitStack() as exits:
+        _serve(exits, place, meter.registry, lambda: None, meter.unready)
+        yield
+
+
 def _serve(
     exits: ExitStack,
     place: tuple[str, int],
@@ -50,7 +60,7 @@ def _serve(
     alive: Complaint,
     ready: Complaint,
 ) -> None:
-    """Serve the endpoint, unless its port is 0; readings matter more than whether it can listen."""
+    """Serve the endpoint, unless its port is 0; work matters more than whether it can listen."""
     host, port = place
     if not port:
         return

@@ -261,6 +261,9 @@ class PagerSettings(_Section):
     max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 1000
     backoff_base_s: Seconds = 0.5
     backoff_cap_s: Seconds = 60.0
+    # As of a worker.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: OptionalPort = 9481
 
 
 class ConsoleSettings(_Section):

@@ -10,6 +10,7 @@ from ingest.mqtt import MqttConfig, TlsFiles
 from ingest.topics import LIVE, mqtt_filter
 from paging.hooks.kinds import KINDS
 from paging.pager import PagerConfig
+from paging.renewal import RoutesFile
 from paging.routes import Routes, RoutesError, read_routes, webhook_routes
 from paging.sender import SenderConfig
 from storage.expiry import Keep
@@ -146,8 +147,20 @@ def city_facts(settings: Settings) -> CityFacts:
     )
 
 
-def pager_routes(settings: Settings) -> Routes:
+def routes_file(settings: Settings) -> RoutesFile | None:
+    """Return the pager's routes file, if it has one."""
+    path = settings.pager.routes_file
+    return None if path is None else RoutesFile(path, lambda text: read_routes(text, KINDS))
+
+
+def pager_routes(settings: Settings, file: RoutesFile | None = None) -> Routes:
     """Return whom the pager tells.
+
+    Parameters
+    ----------
+    settings : Settings
+    file : RoutesFile, optional
+        The one of the settings, by whoever looks at it again later.
 
     Raises
     ------
@@ -155,15 +168,15 @@ def pager_routes(settings: Settings) -> Routes:
         If the routes file cannot be read or is at fault, or there is neither it nor a webhook.
     """
     pager = settings.pager
-    if pager.routes_file is None:
+    file = file or routes_file(settings)
+    if file is None:
         if pager.webhook_url is None:
             raise SettingsError("pager: expected routes_file or webhook_url, or nobody is paged")
         return webhook_routes(pager.webhook_url, timeout_s=pager.webhook_timeout_s)
     try:
-        return read_routes(pager.routes_file.read_text(encoding="utf-8"), KINDS)
-    except (OSError, UnicodeDecodeError, RoutesError) as error:
-        said = error.strerror if isinstance(error, OSError) else str(error)
-        raise SettingsError(f"{pager.routes_file}: {said}") from error
+        return file.read()
+    except RoutesError as error:
+        raise SettingsError(str(error)) from error
 
 
 def api_routes(settings: Settings) -> Routes:
@@ -180,8 +193,8 @@ def api_routes(settings: Settings) -> Routes:
     return pager_routes(settings)
 
 
-def pager_config(settings: Settings) -> PagerConfig:
-    """Return what the pager wants to know.
+def pager_config(settings: Settings, file: RoutesFile | None = None) -> PagerConfig:
+    """Return what the pager wants to know; `file` as for `pager_routes`.
 
     Raises
     ------
@@ -191,4 +204,4 @@ def pager_config(settings: Settings) -> PagerConfig:
         If the routes are at fault.
     """
     bounds = settings.pager.model_dump(include=set(SenderConfig.__dataclass_fields__))
-    return PagerConfig(routes=pager_routes(settings), sender=SenderConfig(**bounds))
+    return PagerConfig(routes=pager_routes(settings, file), sender=SenderConfig(**bounds))

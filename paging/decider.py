@@ -16,6 +16,7 @@ from uuid import uuid4
 from paging import book
 from paging.backoff import within
 from paging.connection import Connection
+from paging.meter import Meter
 from paging.routes import Routes
 from paging.state import Memory, Topology, Turn
 from paging.topology import topology_of
@@ -42,12 +43,16 @@ class Decider:
         Without faults.
     poll_interval_s : float
         How often it looks when no bell rings.
+    meter : Meter, optional
     """
 
-    def __init__(self, schema: str, routes: Routes, *, poll_interval_s: float) -> None:
+    def __init__(
+        self, schema: str, routes: Routes, *, poll_interval_s: float, meter: Meter | None = None
+    ) -> None:
         self._schema = schema
         self._routes = routes
         self._poll_interval_s = poll_interval_s
+        self._meter = meter or Meter()
         self._name = uuid4().hex
         self._memory: Memory | None = None
         self._revision = -1
@@ -80,15 +85,22 @@ class Decider:
         finally:
             self._memory = None
 
+    def renew(self, routes: Routes) -> None:
+        """Decide by other routes, without faults, from the next turn on."""
+        self._routes = routes
+        self._topology_at = -_TOPOLOGY_S
+
     async def turn(self, connection: Connection) -> bool:
         """Take one turn; say whether there was anything to decide."""
         try:
             async with connection.transaction():
-                return await self._turn(connection)
+                is_new = await self._turn(connection)
         except BaseException:
             # What was decided may be written down or not.
             self._memory = None
             raise
+        self._meter.looked()
+        return is_new
 
     async def _turn(self, connection: Connection) -> bool:
         begun = await book.begin(connection)
@@ -107,12 +119,14 @@ class Decider:
             return False
         if self._memory is None or self._revision != begun.revision:
             self._memory = await book.remembered(connection, begun.shift)
-        await self._learn(connection)
+        # They may be renewed in between.
+        routes = self._routes
+        await self._learn(connection, routes)
         turn = decide(
             self._memory,
             heard.events,
             begun.now,
-            routes=self._routes,
+            routes=routes,
             orders=await book.orders(connection, begun.now),
             topology=self._topology,
         )
@@ -128,11 +142,11 @@ class Decider:
         _log(turn, heard)
         return is_new
 
-    async def _learn(self, connection: Connection) -> None:
+    async def _learn(self, connection: Connection, routes: Routes) -> None:
         if time.monotonic() - self._topology_at >= _TOPOLOGY_S:
             zones = await book.zones(connection)
-            self._topology = topology_of(zones, self._routes.areas)
-            self._topology_at = time.monotonic()
+            self._topology = topology_of(zones, routes.areas)
+            self._topology_at = time.monotonic() if routes is self._routes else -_TOPOLOGY_S
 
     def _pause_s(self) -> float:
         """Return how long to wait for the bell, by the database's clock."""

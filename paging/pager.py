@@ -2,14 +2,13 @@
 
 A pager decides and delivers, each on a connection of its own; several may serve one namespace. When
 the database goes away both come back by themselves; what hooks have taken meanwhile is written down
-then.
+then. A routes file that has changed is taken up while it runs, or refused as a whole.
 """
 
 import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import Final
@@ -19,9 +18,11 @@ from paging.book import delivery_channel
 from paging.checking import faults_of
 from paging.connection import AWAY, Connection, connected, listen
 from paging.decider import Decider
-from paging.hooks import Notifier
-from paging.hooks.kinds import KINDS
-from paging.routes import Routes
+from paging.doors import Doors
+from paging.hooks import Notifier, SecretError
+from paging.meter import Meter
+from paging.renewal import RoutesFile
+from paging.routes import Routes, RoutesError
 from paging.sender import Sender, SenderConfig
 from paging.stages import SERVED_NAMESPACE
 from storage.pages import outbox_channel
@@ -91,6 +92,9 @@ class Pager:
         Where secrets may stand.
     random : Random, optional
         The source of jitter.
+    routes_file : RoutesFile, optional
+        Where `config.routes` comes from; without it they stay as they are.
+    meter : Meter, optional
 
     Raises
     ------
@@ -108,15 +112,18 @@ class Pager:
         notifiers: Mapping[str, Notifier] | None = None,
         environment: Mapping[str, str] = os.environ,
         random: Random | None = None,
+        routes_file: RoutesFile | None = None,
+        meter: Meter | None = None,
     ) -> None:
         if namespace != SERVED_NAMESPACE:
             raise NamespaceRefusedError(namespace)
         self._dsn = dsn
         self._schema = schema
         self._config = config
-        self._notifiers = notifiers or {}
-        self._environment = environment
         self._random = random or SystemRandom()
+        self._routes_file = routes_file
+        self._meter = meter or Meter()
+        self._doors = Doors(notifiers or {}, environment)
         self._to_decide = asyncio.Event()
         self._to_deliver = asyncio.Event()
 
@@ -130,18 +137,20 @@ class Pager:
         ExceptionGroup
             Of `psycopg.Error`, if the database says what waiting does not cure.
         """
-        async with AsyncExitStack() as exits:
-            notifiers = await self._open(exits)
+        async with self._doors as doors:
+            notifiers = await doors.renew(self._config.routes)
             sender = Sender(self._config.routes, notifiers, self._config.sender, self._random)
             decider = Decider(
                 self._schema,
                 self._config.routes,
                 poll_interval_s=self._config.sender.poll_interval_s,
+                meter=self._meter,
             )
             async with asyncio.TaskGroup() as group:
                 watchers = [
                     group.create_task(self._listen(), name="pager-bell"),
                     group.create_task(self._ring_at(stop), name="pager-stop"),
+                    group.create_task(self._watch(decider, sender), name="pager-routes"),
                 ]
                 serving = [
                     group.create_task(
@@ -170,14 +179,38 @@ class Pager:
                     extra={"pages": sender.untold},
                 )
 
-    async def _open(self, exits: AsyncExitStack) -> dict[str, Notifier]:
-        notifiers = dict(self._notifiers)
-        for name, hook in self._config.routes.hooks.items():
-            if name not in notifiers:
-                kind = KINDS[hook.terms.type]
-                opened = kind.open(kind.read(hook.options), self._environment)
-                notifiers[name] = await exits.enter_async_context(opened)
-        return notifiers
+    async def _watch(self, decider: Decider, sender: Sender) -> None:
+        """Take up a routes file that has changed; one that cannot be used is said once."""
+        if self._routes_file is None:
+            return
+        while True:
+            await asyncio.sleep(self._config.sender.poll_interval_s)
+            try:
+                # On a thread: the file may be large, and its disk may be away.
+                routes = await asyncio.to_thread(self._routes_file.changed)
+                if routes is None:
+                    continue
+                notifiers = await self._doors.renew(routes)
+            except (RoutesError, SecretError) as error:
+                self._refuse(error)
+                continue
+            decider.renew(routes)
+            sending = sender.renew(routes, notifiers)
+            self._meter.routes_taken()
+            log.info("the routes file was taken up", extra={"routes": len(routes.routes)})
+            self._to_decide.set()
+            self._to_deliver.set()
+            # For as long as an attempt may take; whatever changes meanwhile is seen then.
+            if sending:
+                await asyncio.wait(sending)
+            await self._doors.close()
+
+    def _refuse(self, error: ValueError) -> None:
+        self._meter.routes_refused()
+        log.error(
+            "the routes file cannot be used, the last good one stays in force",
+            extra={"error": str(error)},
+        )
 
     async def _serve(
         self, work: Callable[[Connection], Awaitable[None]], stop: asyncio.Event

@@ -20,7 +20,7 @@ from paging.hooks import ALL_EVENTS, HookKind, HookTerms
 from paging.matching import Label, Match, read_match
 from paging.schedule import Rotation, Shifts
 
-_MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 20
 # In keys of deliveries and of groups, so nothing that would have to be quoted there.
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$"
 # The policy of a route that is there to say that nobody is told.
@@ -328,8 +328,8 @@ def read_routes(text: str, kinds: Mapping[str, HookKind[Any]]) -> Routes:
     RoutesError
         If it is not well-formed; all faults are listed.
     """
-    if len(text) > _MAX_BYTES:
-        raise RoutesError(f"larger than {_MAX_BYTES} characters")
+    if len(text) > MAX_BYTES:
+        raise RoutesError(f"larger than {MAX_BYTES} characters")
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -109,23 +109,52 @@ class Sender:
         self._routes = routes
         self._config = config
         self._random = random
-        now = time.monotonic()
         self._lines = {
-            name: _Line(
-                notifiers[name],
-                hook.terms,
-                max(config.lease_s, hook.terms.timeout_s / _SENDING_SHARE),
-                now,
-                float(hook.terms.concurrency),
-            )
-            for name, hook in routes.hooks.items()
+            name: self._line(hook.terms, notifiers[name]) for name, hook in routes.hooks.items()
         }
+        # Of hooks that are gone, until what was under way is written down.
+        self._leaving: list[_Line] = []
         self._orphans_at = -_ORPHANS_S
 
     @property
     def untold(self) -> int:
         """How many outcomes are not written down yet."""
-        return sum(len(line.outcomes) for line in self._lines.values())
+        return sum(len(line.outcomes) for line in self._every())
+
+    def renew(
+        self, routes: Routes, notifiers: Mapping[str, Notifier]
+    ) -> set[asyncio.Task[Outcome]]:
+        """Deliver by other routes; return what is under way by notifiers that are not in use now.
+
+        A hook that stays keeps what it may still take, whatever else of it has changed.
+        """
+        self._routes = routes
+        left: set[asyncio.Task[Outcome]] = set()
+        lines = {}
+        for name, hook in routes.hooks.items():
+            line = self._lines.pop(name, None)
+            if line is None:
+                line = self._line(hook.terms, notifiers[name])
+            if line.notifier is not notifiers[name]:
+                left |= line.sending
+            line.notifier, line.terms = notifiers[name], hook.terms
+            line.lease_s = self._lease_s(hook.terms)
+            lines[name] = line
+        for line in self._lines.values():
+            left |= line.sending
+            self._leaving.append(line)
+        self._lines = lines
+        return left
+
+    def _line(self, terms: HookTerms, notifier: Notifier) -> _Line:
+        now = time.monotonic()
+        return _Line(notifier, terms, self._lease_s(terms), now, float(terms.concurrency))
+
+    def _lease_s(self, terms: HookTerms) -> float:
+        return max(self._config.lease_s, terms.timeout_s / _SENDING_SHARE)
+
+    def _every(self) -> list[_Line]:
+        return [*self._lines.values(), *self._leaving]
 
     async def serve(
         self,
@@ -146,7 +175,7 @@ class Sender:
             await self._write_down(connection)
             if not await self._take(connection, group, bell):
                 await within(self._pause_s(), bell)
-        sending = [task for line in self._lines.values() for task in line.sending]
+        sending = [task for line in self._every() for task in line.sending]
         if sending:
             await asyncio.wait(sending)
         await self._write_down(connection)
@@ -160,11 +189,14 @@ class Sender:
     ) -> bool:
         """Claim what can be sent at once; say whether there may be more to do."""
         found = False
-        for name, line in self._lines.items():
+        for name, line in tuple(self._lines.items()):
             room = min(line.room(time.monotonic()), self._config.batch)
             if room <= 0:
                 continue
             claims = await deliveries.claim(connection, name, limit=room, lease_s=line.lease_s)
+            if self._lines.get(name) is not line:
+                # Its hook has gone meanwhile; this goes the way of what else is left for it.
+                continue
             line.tokens -= len(claims)
             found = found or bool(claims)
             for claim in claims:
@@ -239,7 +271,7 @@ class Sender:
         return Failed(claim, reason, delay_s)
 
     async def _write_down(self, connection: Connection) -> None:
-        for line in self._lines.values():
+        for line in self._every():
             outcomes = tuple(line.outcomes)
             if outcomes:
                 await deliveries.record(connection, outcomes)
@@ -247,6 +279,7 @@ class Sender:
                 del line.outcomes[: len(outcomes)]
             for outcome in outcomes:
                 _log(outcome)
+        self._leaving = [line for line in self._leaving if line.sending or line.outcomes]
 
 
 def _log(outcome: Outcome) -> None:

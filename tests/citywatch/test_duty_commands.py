@@ -246,6 +246,55 @@ def tried(tmp_path: Path, routes: Path, **changes: object) -> Result:
     return cli("pager", "try", "--alert", str(file), str(routes))
 
 
+def test_a_pager_that_runs_takes_up_its_file_and_says_so_by_http(
+    routes_file: Path, tmp_path: Path
+) -> None:
+    """The database is away: what concerns the file alone does not wait for it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {
+        "CITYWATCH_DATABASE__DSN": "postgresql://127.0.0.1:1/none",
+        "CITYWATCH_PAGER__ROUTES_FILE": str(routes_file),
+        "CITYWATCH_PAGER__POLL_INTERVAL_S": "0.1",
+        "CITYWATCH_PAGER__METRICS_PORT": str(port),
+        "NOBODY": "http://127.0.0.1:1/",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        pager = subprocess.Popen(
+            [sys.executable, "-m", "citywatch", "pager"],
+            env=os.environ | settings,
+            stdout=log,
+            stderr=log,
+        )
+
+    def says(line: str) -> None:
+        url = f"http://127.0.0.1:{port}/metrics"
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                text = requests.get(url, timeout=5).text
+            except requests.ConnectionError:
+                text = ""
+            if line in text.splitlines():
+                return
+            assert pager.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+
+    try:
+        says("citywatch_pager_routes_outdated 0.0")
+        routes_file.write_text(FAULTY, encoding="utf-8")
+        says("citywatch_pager_routes_outdated 1.0")
+        routes_file.write_text(ROUTES + "# as it was\n", encoding="utf-8")
+        says('citywatch_pager_routes_files_total{outcome="taken"} 1.0')
+        says("citywatch_pager_routes_outdated 0.0")
+        assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).text == "ok\n"
+    finally:
+        pager.terminate()
+        assert pager.wait(20) == 0
+    assert (tmp_path / "log").read_text().count("the last good one stays in force") == 1
+
+
 def test_where_an_alert_would_go(tmp_path: Path, routes_file: Path) -> None:
     told = tried(tmp_path, routes_file)
     assert told.exit_code == 0, told.output

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from citywatch import endpoint as module
 from citywatch.endpoint import Endpoint
+from paging.meter import Meter as PagerMeter
 from storage.flush import Buried, Flush, Gap, SavedState, Step
 from storage.rows import Rows
 from storage.sink import Outcome
@@ -184,3 +185,15 @@ def test_it_listens_on_ipv6_where_told() -> None:
     endpoint.start()
     endpoint.stop()
     assert endpoint.port
+
+
+def test_a_pager_that_does_not_look_at_the_outbox_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("paging.meter.time.monotonic", lambda: now_s)
+    meter = PagerMeter()
+    now_s = 131.0
+    assert meter.unready() == "no look at the outbox for 31 s"
+    meter.looked()
+    assert meter.unready() is None

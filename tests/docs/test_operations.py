@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from citywatch.watchdog import STALLED
+from paging.meter import Meter as PagerMeter
 from streams.meter import Meter
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +24,9 @@ def metrics() -> dict[str, tuple[str, set[str]]]:
     meter.progress.log_end(("live.readings", 0), 0, 1, 0.0)
     meter._state_bytes[0] = 1
     meter.watermark(0, 1)
+    pager = PagerMeter()
     found = {}
-    for family in meter.registry.collect():
+    for family in (*meter.registry.collect(), *pager.registry.collect()):
         if family.name.startswith("citywatch_"):
             labels = {name for each in family.samples for name in each.labels} - {"le"}
             found[family.name + SUFFIXES.get(family.type, "")] = (family.type, labels)
@@ -50,7 +52,7 @@ def test_the_metrics_are_named_by_the_conventions() -> None:
 def test_every_metric_that_a_rule_or_a_sentence_names_exists() -> None:
     known = set(metrics()) | {"citywatch_worker"}
     for text in (GUIDE, RULES):
-        named = set(re.findall(r"\bcitywatch_worker_\w+", text))
+        named = set(re.findall(r"\bcitywatch_(?:worker|pager)_\w+", text))
         assert named
         assert named <= known
 

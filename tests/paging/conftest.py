@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from paging.hooks import Notifier
+from paging.meter import Meter
 from paging.pager import Pager, PagerConfig
+from paging.renewal import RoutesFile
 from paging.routes import Routes, webhook_routes
 from paging.sender import SenderConfig
 from tests.paging.scaffold import Table
@@ -46,12 +48,22 @@ def pager_of(table: Table) -> Callable[..., Pager]:
         notifier: Notifier | None = None,
         routes: Routes | None = None,
         terms: Mapping[str, Any] | None = None,
+        routes_file: RoutesFile | None = None,
+        meter: Meter | None = None,
         **changes: Any,
     ) -> Pager:
         config = PagerConfig(
             routes=routes or routes_to(url, **(terms or {})), sender=SenderConfig(**QUICK | changes)
         )
         notifiers = {} if notifier is None else {"webhook": notifier}
-        return Pager(dsn or table.dsn, table.schema, "live", config, notifiers=notifiers)
+        return Pager(
+            dsn or table.dsn,
+            table.schema,
+            "live",
+            config,
+            notifiers=notifiers,
+            routes_file=routes_file,
+            meter=meter,
+        )
 
     return make

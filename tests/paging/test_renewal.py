@@ -1,0 +1,257 @@
+"""A routes file that changes while a pager runs."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from paging.hooks.kinds import KINDS
+from paging.meter import Meter
+from paging.pager import Pager
+from paging.receiver import serve
+from paging.renewal import RoutesFile
+from paging.routes import MAX_BYTES, Routes, RoutesError, read_routes
+from tests.paging.scaffold import Hook, Table, eventually, hooked, page_of, running
+
+PagerOf = Callable[..., Pager]
+HOOK = """
+[hook.{name}]
+type = "webhook"
+url = "{url}"
+"""
+REST = """
+[policy.all]
+steps = [{{ to = [{to}] }}]
+[[route]]
+name = "all"
+policy = "all"
+group_by = ["sensor"]
+group_wait = "0s"
+"""
+
+
+def routes_text(**urls: str) -> str:
+    """Return routes by which every page goes to every hook."""
+    hooks = "".join(HOOK.format(name=name, url=url) for name, url in urls.items())
+    return hooks + REST.format(to=", ".join(f'"hook:{name}"' for name in urls))
+
+
+class Watched:
+    """A routes file, and how often it was taken apart."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.parsed = 0
+        self._age = 0
+        self.write(text)
+        self.file = RoutesFile(path, self._parse)
+        self.routes = self.file.read()
+
+    def _parse(self, text: str) -> Routes:
+        self.parsed += 1
+        return read_routes(text, KINDS)
+
+    def write(self, text: str) -> None:
+        """Write the file anew, at a time that no write before had."""
+        self.path.write_text(text, encoding="utf-8")
+        self.touch()
+
+    def touch(self) -> None:
+        self._age += 1
+        os.utime(self.path, (self._age, self._age))
+
+    def look(self) -> Routes | None:
+        """Look until a file that stands still is read."""
+        return self.file.changed() or self.file.changed()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path / "routes.toml", routes_text(one="http://127.0.0.1:1/"))
+
+
+def test_what_has_not_changed_is_not_even_read(watched: Watched) -> None:
+    assert [watched.look() for _ in range(20)] == [None] * 20
+    watched.touch()
+    assert watched.look() is None
+    assert watched.parsed == 1
+
+
+def test_what_has_changed_is_taken_up_once_it_stands_still(watched: Watched) -> None:
+    watched.look()
+    watched.write(routes_text(two="http://127.0.0.1:1/"))
+    assert watched.file.changed() is None
+    watched.write(routes_text(three="http://127.0.0.1:1/"))
+    assert watched.file.changed() is None, "somebody is still writing it"
+    found = watched.file.changed()
+    assert found is not None
+    assert set(found.hooks) == {"three"}
+    assert watched.look() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[route", "Expected ']]'"),
+        ("[policy]\nx = 3", "policy.x: a table is expected"),
+        ("", "nobody is told of anything"),
+        (routes_text(one="http://x/").replace('policy = "all"', 'policy = "y"'), "no policy y"),
+        ("#" * (MAX_BYTES + 1), "larger than"),
+    ],
+)
+def test_what_is_broken_is_said_once(watched: Watched, text: str, said: str) -> None:
+    watched.write(text)
+    with pytest.raises(RoutesError, match=r"routes\.toml: ") as caught:
+        watched.look()
+    assert said in str(caught.value)
+    watched.touch()
+    assert watched.look() is None
+    watched.write(routes_text(one="http://127.0.0.1:1/"))
+    assert watched.look() == watched.routes, "it is in order again, and whoever refused it hears so"
+
+
+def test_a_file_that_is_gone_is_missed_once_and_taken_up_again(watched: Watched) -> None:
+    text = watched.path.read_text(encoding="utf-8")
+    watched.path.unlink()
+    with pytest.raises(RoutesError, match="No such file"):
+        watched.look()
+    assert watched.look() is None
+    watched.write(text)
+    assert watched.look() == watched.routes
+
+
+def test_one_that_takes_its_place_is_seen(watched: Watched, tmp_path: Path) -> None:
+    """As `mv` and mounted volumes do it: same time, same size, another file."""
+    watched.look()
+    other = tmp_path / "other"
+    other.write_text(watched.path.read_text(encoding="utf-8").replace("one", "eno"))
+    stamp = watched.path.stat().st_mtime
+    os.utime(other, (stamp, stamp))
+    other.rename(watched.path)
+    found = watched.look()
+    assert found is not None
+    assert set(found.hooks) == {"eno"}
+
+
+class Held(Hook):
+    """A hook that answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        answer = await super().handle(request)
+        await self.free.wait()
+        return answer
+
+
+def came(hook: Hook) -> set[str]:
+    return {arrival.notice.alerts[0].sensor for arrival in hook.arrivals}
+
+
+def within(work: Coroutine[Any, Any, None]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(40):
+            await work
+
+    asyncio.run(main())
+
+
+def value(meter: Meter, name: str, **labels: str) -> float | None:
+    return meter.registry.get_sample_value(name, labels)
+
+
+FILES = "citywatch_pager_routes_files_total"
+
+
+@pytest.mark.integration
+def test_a_pager_takes_up_what_is_good_and_nothing_else(
+    table: Table,
+    pager_of: PagerOf,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "paging.pager")
+    meter = Meter()
+
+    async def work() -> None:
+        async with hooked() as (one, one_url), hooked() as (two, two_url):
+            watched = Watched(tmp_path / "routes.toml", routes_text(one=one_url))
+            pager = pager_of(routes=watched.routes, routes_file=watched.file, meter=meter)
+            async with running(pager):
+                table.put(page_of(sensor="before"))
+                await eventually(lambda: came(one) == {"before"})
+
+                watched.write(routes_text(two=two_url))
+                await eventually(lambda: value(meter, FILES, outcome="taken") == 1)
+                table.put(page_of(sensor="after"))
+                await eventually(lambda: came(two) == {"after"})
+
+                # Its hook is new, and its secret is not to be had.
+                secret = HOOK.format(name="three", url="").replace('""', '{ env = "NOBODY" }')
+                for count, broken in enumerate(("[[route", "", secret + routes_text(two=one_url))):
+                    watched.write(broken)
+                    await eventually(
+                        lambda count=count: value(meter, FILES, outcome="refused") == count + 1
+                    )
+                    assert value(meter, "citywatch_pager_routes_outdated") == 1
+                    sensor = f"broken-{count}"
+                    table.put(page_of(sensor=sensor))
+                    await eventually(lambda sensor=sensor: sensor in came(two))
+                looks = watched.parsed
+                watched.touch()
+                table.put(page_of(sensor="still"))
+                await eventually(lambda: "still" in came(two))
+                assert watched.parsed == looks
+
+                watched.write(routes_text(one=one_url, two=two_url))
+                await eventually(lambda: value(meter, FILES, outcome="taken") == 2)
+                assert value(meter, "citywatch_pager_routes_outdated") == 0
+                table.put(page_of(sensor="mended"))
+                await eventually(lambda: "mended" in came(one) & came(two))
+            assert came(one) == {"before", "mended"}
+            assert one.repeats == two.repeats == 0
+
+    within(work())
+    said = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
+    assert said == ["the routes file cannot be used, the last good one stays in force"] * 3
+    assert value(meter, FILES, outcome="refused") == 3
+
+
+@pytest.mark.integration
+def test_what_is_under_way_comes_to_its_end(
+    table: Table, pager_of: PagerOf, tmp_path: Path
+) -> None:
+    """By a hook that is gone, and by one that leads elsewhere now; nothing is told twice."""
+    meter = Meter()
+
+    async def work() -> None:
+        gone, old = Held(), Held()
+        async with (
+            serve(gone) as gone_url,
+            serve(old) as old_url,
+            hooked() as (new, new_url),
+        ):
+            text = routes_text(gone=gone_url, moved=old_url)
+            watched = Watched(tmp_path / "routes.toml", text)
+            pager = pager_of(routes=watched.routes, routes_file=watched.file, meter=meter)
+            async with running(pager):
+                table.put(page_of(sensor="first"))
+                await eventually(lambda: came(gone) == came(old) == {"first"})
+                watched.write(routes_text(moved=new_url))
+                await eventually(lambda: value(meter, FILES, outcome="taken") == 1)
+                table.put(page_of(sensor="second"))
+                await eventually(lambda: came(new) == {"second"})
+                gone.free.set()
+                old.free.set()
+                await eventually(lambda: table.count("delivered_at IS NULL") == 0)
+            assert table.count("attempts = 1") == 3
+            assert [hook.posts for hook in (gone, old, new)] == [1, 1, 1]
+
+    within(work())
