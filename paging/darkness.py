@@ -39,6 +39,25 @@ class Going:
     members: dict[AreaKey, list[Track]] = field(default_factory=lambda: defaultdict(list))
 
 
+@dataclass(frozen=True, slots=True)
+class Dark:
+    """How dark an area is.
+
+    Parameters
+    ----------
+    sensors : int
+        That are silent, whenever they fell so and whoever speaks for them.
+    told_before : int
+        Of them, those that some other page spoke of first.
+    size : int or None
+        How many there are in it, where that is known.
+    """
+
+    sensors: int
+    told_before: int
+    size: int | None
+
+
 def area_of(group: Group) -> AreaKey | None:
     """Return the area that a group speaks of, where it speaks of one."""
     if group.cause in ("gateway", "zone", "power-area"):
@@ -57,6 +76,18 @@ def going_silent(silent: Silent, topology: Topology, since: datetime) -> Going:
             if is_new:
                 going.members[area].append(track)
     return going
+
+
+def dark_of(area: AreaKey, group: str, silent: Silent, topology: Topology, told: set[str]) -> Dark:
+    """Return how dark the area of a group is; `told` are the keys of groups that were told."""
+    own: dict[str, bool] = {}
+    others: dict[str, bool] = {}
+    for track, page in silent:
+        if area in topology.around(page.sensor, page.zone):
+            side = own if group in track.groups else others
+            side[page.sensor] = side.get(page.sensor, False) or not told.isdisjoint(track.groups)
+    before = sum(was_told for sensor, was_told in others.items() if sensor not in own)
+    return Dark(len({*own, *others}), before, topology.sizes.get(area))
 
 
 def still_dark(

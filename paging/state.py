@@ -95,6 +95,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         When the next one is due, and when it begins anew, as long as nobody has acknowledged.
     told_to : tuple of str
         Targets of deliveries so far.
+    dark : int
+        Of an area, the most sensors that a notice said were silent.
     acknowledged_at, acknowledged_by : datetime, str or None
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
@@ -121,6 +123,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     next_step_at: datetime | None = None
     repeats_at: datetime | None = None
     told_to: tuple[str, ...] = ()
+    dark: int = 0
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
     summary: str | None = None

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from paging.darkness import area_of, going_silent, newly_dark, still_dark
+from paging.darkness import Dark, area_of, dark_of, going_silent, newly_dark, still_dark
 from paging.notices import Event
 from paging.routes import NOBODY, Route, Routes, Step
 from paging.schedule import on_call
@@ -621,6 +621,7 @@ class _Decider:
         deliveries: Sequence[Delivery] | None = None,
     ) -> Group:
         """Write a notice down, and return the group that has told it."""
+        dark = self._dark(group)
         notice = notice_of(
             gathering or self._gathering(group, members),
             [(track, self._pages[track.alert_id]) for track in members],
@@ -628,7 +629,7 @@ class _Decider:
             reason=reason,
             now=self._now,
             link=self._routes.link,
-            size=self._size_of(group),
+            dark=dark,
             speaks_for=(one for one in self._groups.values() if one.summary == group.key),
         )
         if deliveries is None:
@@ -647,6 +648,7 @@ class _Decider:
             first_told=group.first_told or self._now,
             last_told=self._now,
             told_to=tuple(targets),
+            dark=group.dark if dark is None else max(group.dark, dark.sensors),
         )
         self._groups[group.key] = told
         return told
@@ -759,9 +761,18 @@ class _Decider:
         found = policies.get(group.policy) or policies.get(self._routes.routes[-1].policy)
         return found or (Step(timedelta(), ()),)
 
-    def _size_of(self, group: Group) -> int | None:
+    def _dark(self, group: Group) -> Dark | None:
+        """Return how dark the area is that a group speaks of, also by sensors it does not list."""
         area = area_of(group)
-        return None if area is None else self._topology.sizes.get(area)
+        if area is None:
+            return None
+        silent = [
+            (track, self._pages[alert_id])
+            for alert_id, track in self._tracks.items()
+            if track.state != "resolved" and self._pages[alert_id].kind == DARK_KIND
+        ]
+        told = {key for key, one in self._groups.items() if one.first_told is not None}
+        return dark_of(area, group.key, silent, self._topology, told)
 
     def _put(self, track: Track) -> None:
         self._tracks[track.alert_id] = track

@@ -7,6 +7,7 @@ from heapq import nsmallest
 from typing import Final
 from uuid import UUID
 
+from paging.darkness import Dark
 from paging.notices import MAX_LISTED, MAX_TITLE_CHARS, Counts, Event, Listed, Notice
 from paging.stages import Gathering
 from paging.state import RANK, Group, Tested, Track
@@ -26,7 +27,7 @@ def notice_of(
     reason: str,
     now: datetime,
     link: str | None,
-    size: int | None = None,
+    dark: Dark | None = None,
     speaks_for: Iterable[Group] = (),
 ) -> Notice:
     """Return what is told of a group.
@@ -42,8 +43,8 @@ def notice_of(
     now : datetime
     link : str or None
         What links begin with.
-    size : int or None
-        Of an area, how many sensors there are in it.
+    dark : Dark or None
+        Of an area, how dark it is.
     speaks_for : iterable of Group
         Of a summary, the groups that it stands for.
     """
@@ -53,7 +54,7 @@ def notice_of(
     counts = Counter(track.state for track, _ in members)
     # That it is told for the first time says the title; later people want to know why again.
     is_first = group.first_told is None and event == "trigger"
-    title = _title(gathering, members, size, ended=ended)
+    title = _title(gathering, members, dark, ended=ended)
     is_one = len(members) == 1 and group.cause == "sensors"
     path = f"/alerts/{listed[0][0].alert_id}" if is_one else f"/groups/{group.key}"
     return Notice(
@@ -105,16 +106,18 @@ def _by_weight(member: Member) -> tuple[bool, int, datetime, str]:
 
 
 def _title(
-    gathering: Gathering, members: Sequence[Member], size: int | None, *, ended: bool
+    gathering: Gathering, members: Sequence[Member], dark: Dark | None, *, ended: bool
 ) -> str:
     group = gathering.group
     over = "Over: " if ended else ""
-    if group.cause in ("gateway", "zone", "power-area"):
-        sensors = len({page.sensor for _, page in members})
-        of = f" of {size}" if size else ""
-        silent = "were" if ended else "fell"
-        what = f"{group.cause.replace('-', ' ')} {group.cause_name}"
-        return f"{over}{what} is dark: {sensors}{of} sensors {silent} silent"
+    if dark is not None:
+        of = f" of {dark.size}" if dark.size else ""
+        what = f"{over}{group.cause.replace('-', ' ')} {group.cause_name} is dark:"
+        if ended:
+            sensors = max(group.dark, len({page.sensor for _, page in members}))
+            return f"{what} {sensors}{of} sensors were silent"
+        before = f", {dark.told_before} told of before" if dark.told_before else ""
+        return f"{what} {dark.sensors}{of} sensors fell silent{before}"
     if group.cause == "budget":
         return f"{over}page budget spent: {len(members)} more alerts, worst {gathering.worst}"
     first = min(members, key=_by_weight)[1]

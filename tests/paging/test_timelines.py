@@ -367,6 +367,40 @@ def test_a_gateway_that_goes_dark_again_before_all_of_it_was_back_is_a_page_of_i
     )
 
 
+def test_a_page_of_an_area_counts_all_that_is_dark_and_says_what_was_told_before() -> None:
+    """One sensor spoke for itself, then a gateway for five more, and now the zone is dark."""
+    play(
+        at(0, dark("s13")),
+        want(between(11, 11.1), page("s13", cause="sensors")),
+        at(200, dark(*some("s", 0, 5))),
+        want(
+            between(204, 204.1),
+            page(
+                *some("s", 0, 5),
+                cause="gateway",
+                total=5,
+                title="gateway north is dark: 6 of 20 sensors fell silent, 1 told of before",
+            ),
+        ),
+        at(230, over("s00"), dark(*some("s", 20, 40))),
+        want(
+            between(231, 231.1),
+            page(
+                cause="zone",
+                total=20,
+                title="zone harbour is dark: 25 of 40 sensors fell silent, 5 told of before",
+            ),
+        ),
+        at(300, over(*some("s", 20, 40))),
+        want(
+            between(300, 300.1),
+            resolve(title="Over: zone harbour is dark: 25 of 40 sensors were silent"),
+        ),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
 def test_what_falls_silent_while_hardly_anything_is_dark_speaks_for_itself() -> None:
     play(
         at(0, dark(*some("s", 0, 20))),
