@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from detectors.air_quality_tables import POLLUTANTS, Bands, Scale
 from detectors.averages import COVERAGE, Means, State, Terms, learn, means, new_state
-from detectors.finding import Finding, known, nothing
+from detectors.finding import Finding, edges_of, known, nothing
 
 __all__ = [
     "EU_MOLAR_VOLUME",
@@ -76,7 +76,7 @@ def european_step(
     terms: Terms,
     pollutant: NDArray[np.intp],
     bands: Bands,
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
 ) -> Finding:
     """Judge one reading of each series, in ug/m3, by the European index; see `european`."""
     added = learn(state, time_ns, value, usable, terms)
@@ -88,7 +88,7 @@ def european(
     added: NDArray[np.bool_],
     pollutant: NDArray[np.intp],
     bands: Bands,
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
 ) -> Finding:
     """Return the band of each series.
 
@@ -102,7 +102,7 @@ def european(
         Index into `POLLUTANTS`. One that has no bands is not judged.
     bands : Bands
         The version of the index.
-    speak_from : int
+    speak_from : int or (n,) intp
         Band from which on it speaks, 2 to 6.
 
     Returns
@@ -128,7 +128,7 @@ def european(
         measure=known(mean, judged),
         expected=nothing(len(row)),
         lower=nothing(len(row)),
-        upper=known(edges[speak_from - 2], judged),
+        upper=known(edges_of(edges, speak_from - 2), judged),
         score=nothing(len(judged)),
     )
 
@@ -141,7 +141,7 @@ def united_states_step(
     terms: Terms,
     pollutant: NDArray[np.intp],
     scales: tuple[Scale, ...],
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
     molar_volume: float = US_MOLAR_VOLUME,
 ) -> Finding:
     """Judge one reading of each series by the U.S. index; see `united_states`."""
@@ -157,7 +157,7 @@ def united_states(
     added: NDArray[np.bool_],
     pollutant: NDArray[np.intp],
     scales: tuple[Scale, ...],
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
     molar_volume: float = US_MOLAR_VOLUME,
 ) -> Finding:
     """Return the index of each series.
@@ -174,7 +174,7 @@ def united_states(
         Index into `POLLUTANTS`.
     scales : tuple of Scale
         The version of the index.
-    speak_from : int
+    speak_from : int or (n,) intp
         Category from which on it speaks, 2 (moderate) to 6 (hazardous).
     molar_volume : float
         Litres a mole at which the concentrations are given.
@@ -217,7 +217,7 @@ def united_states(
         measure=index,
         expected=nothing(count),
         lower=nothing(count),
-        upper=known(float(_CATEGORY_ENDS[speak_from - 2]), judged),
+        upper=known(edges_of(_CATEGORY_ENDS, speak_from - 2), judged),
         score=nothing(len(judged)),
     )
 

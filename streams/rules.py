@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from detectors import KIND_NAMES
 from ingest.quantities import QUANTITIES
@@ -23,6 +23,7 @@ from ingest.topics import is_level, readings_topic
 from storage.pages import Severity
 from streams.facts import CityFacts
 from streams.kernels import kernels
+from streams.thresholds import OF_QUANTITY, OF_SENSOR, SECTION, MinuteRules
 
 RULES_VERSION: Final = 1
 # What a message of rules is called in its header.
@@ -141,8 +142,7 @@ _Shadow = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,39}$")]
 
 
 class _Section(BaseModel):
-    # Strict: "3" is no number, and true is not 1.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = SECTION
 
 
 class _Thresholds(_Section):
@@ -187,6 +187,7 @@ class Scope(_Thresholds):
     detectors: _Detectors = {}
     severity: _Severities = {}
     score: _Scores = {}
+    minutes: MinuteRules = MinuteRules()
 
 
 class QuantityRules(Scope):
@@ -209,16 +210,18 @@ class Layer(_Section):
     suite: SuiteRules = SuiteRules()
     detectors: _Detectors = {}
     score: _Scores = {}
+    minutes: MinuteRules = MinuteRules()
     quantity: dict[_Quantity, QuantityRules] = {}
     sensor: dict[_Sensor, SensorRules] = {}
 
     @property
     def is_about_minutes(self) -> bool:
-        """Whether anything of the minute stage is switched here, or speaks from another score."""
-        scopes = [scope for _, scope in self.scopes()]
-        named = set(self.detectors).union(*(scope.detectors for scope in scopes))
-        scored = [self.score, *(scope.score for scope in scopes)]
-        return any(scored) or not named.isdisjoint(BY_MINUTES)
+        """Whether anything of the minute stage is switched here, or speaks from elsewhere on."""
+        sections: list[Layer | Scope] = [self, *(scope for _, scope in self.scopes())]
+        return any(
+            one.score or said(one.minutes) or not set(BY_MINUTES).isdisjoint(one.detectors)
+            for one in sections
+        )
 
     def scopes(self) -> Iterator[tuple[str, Scope]]:
         """Yield the sections that speak of some series, with their places."""
@@ -268,7 +271,7 @@ class Rules(Layer):
         """Return the rules that a shadow is judged by: its own, laid over these."""
         own = said(self)
         own.pop("shadow", None)
-        return Rules.model_validate(_laid(own, said(self.shadow[name])))
+        return Rules.model_validate(laid(own, said(self.shadow[name])))
 
 
 def without_effect(rules: Rules) -> list[str]:
@@ -285,6 +288,7 @@ def without_effect(rules: Rules) -> list[str]:
         ]
     layers = [("", rules), *((f"shadow.{name}.", layer) for name, layer in rules.shadow.items())]
     for prefix, layer in layers:
+        faults += _unruled(f"{prefix}".rstrip("."), None, layer.minutes)
         for place, scope in layer.scopes():
             quantity = place.rpartition("quantity.")[2] if "quantity." in place else None
             faults += [
@@ -293,6 +297,7 @@ def without_effect(rules: Rules) -> list[str]:
                 for kind in getattr(scope, section)
                 if quantity is not None and quantity not in _JUDGED.get(kind, QUANTITIES)
             ]
+            faults += _unruled(f"{prefix}{place}", quantity, scope.minutes)
             if quantity in QUANTITIES and QUANTITIES[quantity].is_state:
                 faults += [
                     f"{prefix}{place}.{name}: {quantity} is a state, judged by its range alone"
@@ -307,9 +312,25 @@ def without_effect(rules: Rules) -> list[str]:
     return faults
 
 
+def _unruled(place: str, quantity: str | None, minutes: MinuteRules) -> Iterator[str]:
+    """Yield the thresholds of the minute stage that mean nothing in a section."""
+    for kind, name in minutes.said():
+        whole = ".".join(filter(None, (place, "minutes", kind, name)))
+        if quantity is None and (kind, name) in OF_QUANTITY:
+            yield f"{whole}: is that of a quantity: [{_beside(place)}quantity.<name>]"
+        elif quantity is not None and kind in OF_SENSOR:
+            yield f"{whole}: {kind} judges a sensor: [sensor.<id>]"
+        elif quantity is not None and quantity not in _JUDGED[kind]:
+            yield f"{whole}: {kind} does not judge {quantity}"
+
+
+def _beside(place: str) -> str:
+    return f"{place}." if place else ""
+
+
 def said(section: BaseModel) -> dict[str, Any]:
     """Return what a section says, without what it leaves as it is."""
-    return section.model_dump(exclude_defaults=True)
+    return section.model_dump(exclude_defaults=True, by_alias=True)
 
 
 def encode_rules(rules: Rules) -> bytes:
@@ -356,13 +377,13 @@ def decode_rules(data: bytes) -> Rules:
     return rules
 
 
-def _laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Lay one mapping over another, section by section."""
     whole = dict(below)
     for name, value in above.items():
         under = whole.get(name)
         is_section = isinstance(under, dict) and isinstance(value, dict)
-        whole[name] = _laid(under or {}, value) if is_section else value
+        whole[name] = laid(under or {}, value) if is_section else value
     return whole
 
 
