@@ -14,7 +14,14 @@ from hashlib import sha256
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from detectors import KIND_NAMES
 from ingest.quantities import QUANTITIES
@@ -30,6 +37,9 @@ RULES_VERSION: Final = 1
 CONTROL: Final = "rules"
 # Below what Kafka takes in one message; a sensor with a section of its own needs about 60 bytes.
 MAX_RULES_BYTES: Final = 256 << 10
+# Of what the city says of itself: some 30,000 sensors in groups. With the rules it goes through in
+# one message, of a MiB at most.
+MAX_CITY_BYTES: Final = 512 << 10
 # Each costs as much as the live suite, and as the minute stage where it switches one of its kinds.
 MAX_SHADOWS: Final = 4
 # In the place of a bridge.
@@ -145,6 +155,10 @@ class _Section(BaseModel):
     model_config = SECTION
 
 
+def _city(values: Any) -> CityFacts:
+    return values if isinstance(values, CityFacts) else CityFacts.read(values)
+
+
 class _Thresholds(_Section):
     """Those that each series may have its own of: the fields of `detectors.Terms`."""
 
@@ -238,6 +252,10 @@ class Rules(Layer):
 
     severity: _Severities = {}
     shadow: Annotated[dict[_Shadow, Layer], Field(max_length=MAX_SHADOWS)] = {}
+    # What came with them of the city; no file of rules says it. None: as each worker's settings.
+    city: Annotated[CityFacts, BeforeValidator(_city), PlainSerializer(CityFacts.said)] | None = (
+        None
+    )
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Rules":
@@ -252,10 +270,23 @@ class Rules(Layer):
             rules = cls.model_validate(dict(values))
         except ValidationError as error:
             raise RulesError(list(_told(error))[:_MAX_FAULTS]) from error
-        size = len(rules.canonical)
+        city = len(msgspec.json.encode(rules.city.said())) if rules.city is not None else 0
+        size = len(rules.canonical) - city
         if size > MAX_RULES_BYTES:
             raise RulesError([f"{size} bytes; at most {MAX_RULES_BYTES} go through the log"])
+        if city > MAX_CITY_BYTES:
+            raise RulesError([f"city: {city} bytes; at most {MAX_CITY_BYTES} go through the log"])
         return rules
+
+    def of(self, city: CityFacts) -> "Rules":
+        """Return the rules with what a city says of itself.
+
+        Raises
+        ------
+        RulesError
+            If that is too much to go through the log.
+        """
+        return Rules.read(said(self) | {"city": city.said()})
 
     @property
     def canonical(self) -> bytes:
@@ -359,8 +390,9 @@ def decode_rules(data: bytes) -> Rules:
         If they are damaged, of another version, or say what this version does not know.
     """
     # The envelope takes about 100 bytes.
-    if len(data) > MAX_RULES_BYTES + 1_000:
-        raise RulesError([f"{len(data)} bytes, at most {MAX_RULES_BYTES} are read"])
+    most = MAX_RULES_BYTES + MAX_CITY_BYTES
+    if len(data) > most + 1_000:
+        raise RulesError([f"{len(data)} bytes, at most {most} are read"])
     try:
         envelope = msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
