@@ -17,7 +17,7 @@ of the last eight hours is used.
 """
 
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +31,12 @@ __all__ = [
     "US_MOLAR_VOLUME",
     "State",
     "Terms",
-    "Worst",
     "european",
     "european_step",
     "in_ppb",
     "new_state",
     "united_states",
     "united_states_step",
-    "worst_of_stations",
 ]
 
 # Litres in a mole of an ideal gas, R T / p. U.S. concentrations are corrected to 25 degrees and
@@ -51,21 +49,6 @@ _CATEGORY_ENDS: Final = np.array([50.0, 100.0, 150.0, 200.0, 300.0])
 _SO2_HELD_AT: Final = 200.0
 _SO2: Final = POLLUTANTS.index("so2")
 _CO: Final = POLLUTANTS.index("co")
-
-
-class Worst(NamedTuple):
-    """The index of stations: the worst of what they measure.
-
-    Parameters
-    ----------
-    worst : (stations,) float64
-        NaN where nothing was judged.
-    row : (stations,) int64
-        The row it comes from, the first of equal ones; -1 where nothing was judged.
-    """
-
-    worst: NDArray[np.float64]
-    row: NDArray[np.int64]
 
 
 def european_step(
@@ -227,30 +210,6 @@ def in_ppb(
 ) -> NDArray[np.float64]:
     """Return parts per billion of a gas from its mass concentration."""
     return ug_m3 * (molar_volume / gas_g_mol)
-
-
-def worst_of_stations(
-    index: NDArray[np.float64], station: NDArray[np.intp], stations: int
-) -> Worst:
-    """Return the highest index (or band) of each station.
-
-    Parameters
-    ----------
-    index : (n,) float64
-        NaN where a pollutant was not judged: it does not count.
-    station : (n,) intp
-        Station of each row, in any order.
-    stations : int
-    """
-    # By station, then the worst first, then the first row first; NaN sorts last.
-    order = np.lexsort((np.arange(len(index)), -index, station))
-    found, first = np.unique(station[order], return_index=True)
-    top = order[first]
-    known_rows = ~np.isnan(index[top])
-    worst, row = nothing(stations), np.full(stations, -1, np.int64)
-    worst[found] = index[top]
-    row[found[known_rows]] = top[known_rows]
-    return Worst(worst, row)
 
 
 @cache

@@ -50,7 +50,8 @@ class CityFacts:
     ----------
     time_zone : str
         Name in the IANA database, for days, evenings and nights.
-    air_quality_index : {"EU", "US"}
+    air_quality_index : {"EU", "EU before 2024", "US", "US 2018"}
+        Whose index, in the version in force or in the one before.
     limits : str
         Whose limits of concentrations count, a key of `exceedance.STANDARDS`.
     noise_limits_db : tuple of three floats or None
@@ -61,7 +62,7 @@ class CityFacts:
     """
 
     time_zone: str = "UTC"
-    air_quality_index: Literal["EU", "US"] = "EU"
+    air_quality_index: Literal["EU", "EU before 2024", "US", "US 2018"] = "EU"
     limits: str = "EU 2008/50/EC"
     noise_limits_db: tuple[float | None, float | None, float | None] = (None, None, None)
     groups: Mapping[str, Group] = field(default_factory=dict)

@@ -25,7 +25,13 @@ from detectors import (
     service_level,
     spike,
 )
-from detectors.air_quality_tables import AQI_2024, EAQI_2024, POLLUTANTS
+from detectors.air_quality_tables import (
+    AQI_2018,
+    AQI_2024,
+    EAQI_2024,
+    EAQI_BEFORE_2024,
+    POLLUTANTS,
+)
 from detectors.episodes import Rule
 from detectors.finding import Finding
 from detectors.minutes import MINUTE_NS
@@ -57,6 +63,9 @@ _NOISE_SHARE: Final = 0.25
 # What a word weighs, from the level that speaks on.
 _MAJOR: Final[dict[int, Severity]] = {0: "major"}
 _MINOR: Final[dict[int, Severity]] = {0: "minor"}
+# The tables of an index, by the name that a city gives it.
+_BANDS: Final = {"EU": EAQI_2024, "EU before 2024": EAQI_BEFORE_2024}
+_SCALES: Final = {"US": AQI_2024, "US 2018": AQI_2018}
 # What rules call the windows of limits, in the order of `averages`; no law has the third.
 _WINDOWS: Final = ("hour", "eight_hours", "", "calendar_day")
 _WORST_LEVEL: Final = len(service_level.LEVEL_NAMES)
@@ -126,7 +135,9 @@ _NOISE_CHANGE: Final = Kernel(
 
 def _air(facts: CityFacts) -> Kernel:
     """Return the kernel over the means of pollutants: the index, and the limits of law."""
-    is_us = facts.air_quality_index == "US"
+    scales = _SCALES.get(facts.air_quality_index)
+    bands = _BANDS.get(facts.air_quality_index, EAQI_2024)
+    is_us = scales is not None
     # From "very poor" on, or "unhealthy": what is worse than a rush hour beside a motorway.
     speak_from = 4 if is_us else 5
     severity: dict[int, Severity] = {0: "minor", speak_from + 1: "major"}
@@ -143,22 +154,22 @@ def _air(facts: CityFacts) -> Kernel:
         added = averages.learn(state, wave.time_ns, wave.value, wave.usable, fixed)
         means = averages.means(state, wave.time_ns)
         pollutant = terms["pollutant"]
-        if is_us:
+        if scales is not None:
             index = air_quality.united_states(
-                means, state.nowcast, added, pollutant, AQI_2024, terms["speak_from"]
+                means, state.nowcast, added, pollutant, scales, terms["speak_from"]
             )
         else:
-            index = air_quality.european(means, added, pollutant, EAQI_2024, terms["speak_from"])
+            index = air_quality.european(means, added, pollutant, bands, terms["speak_from"])
         return index, exceedance.judge(means, added, terms["limit"])
 
     def watched(terms: Terms) -> Watched:
-        bands = EAQI_2024.edge_columns()[:, terms["pollutant"]]
-        has_index = np.ones(bands.shape[1], np.bool_) if is_us else is_known(bands)
+        edges = bands.edge_columns()[:, terms["pollutant"]]
+        has_index = np.ones(edges.shape[1], np.bool_) if is_us else is_known(edges)
         return has_index, is_known(terms["limit"])
 
     def thresholds(terms: Terms, own: Own) -> Terms:
-        bands = own.number("air-quality", "speak_from", speak_from)
-        return {"limit": _limits(terms, own), "speak_from": bands.astype(np.intp)}
+        levels = own.number("air-quality", "speak_from", speak_from).astype(np.intp)
+        return {"limit": _limits(terms, own), "speak_from": levels}
 
     return Kernel(
         name="averages",

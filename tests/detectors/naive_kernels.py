@@ -237,15 +237,6 @@ class Noise:
         level = 2 if certain else int(total / cover > limit)
         return True, level > 0, level, 10 * math.log10(total / cover), NAN, NAN, limit_db, NAN
 
-    def done(self, kind: int) -> float:
-        """Return the level of the last whole period of a kind."""
-        assert self.last_ns is not None
-        (day, now), _, _ = self.period(self.last_ns + self.utc_offset_ns - 1)
-        total, cover = self.periods[day if kind < now else day - 1, kind]
-        if cover < 0.75 * self.LENGTHS[kind] * 3600:
-            return NAN
-        return 10 * math.log10(total / cover)
-
 
 class Speed:
     COLUMNS = (25, 30, 35, 40, 45, 50, 55)
