@@ -522,14 +522,18 @@ RulesFile = Annotated[Path, typer.Argument(help="TOML; deploy/rules.toml is an e
 
 
 @rules.command("check")
-def rules_check(file: RulesFile) -> None:
+def rules_check(file: RulesFile, settings_file: SettingsFile = None) -> None:
     """Check a file of rules, and list every fault with its place."""
-    typer.echo(f"{file} can be applied: {_rules(file).fingerprint[:_FINGERPRINT]}")
+    wanted = _rules(file, load(settings_file))
+    typer.echo(f"{file} can be applied: {wanted.fingerprint[:_FINGERPRINT]}")
 
 
 @rules.command("apply")
 def rules_apply(file: RulesFile, settings_file: SettingsFile = None) -> None:
-    """Check a file of rules, and write it into every partition: workers obey it from there on."""
+    """Check a file of rules, and write it into every partition: workers obey it from there on.
+
+    With it goes what [city] and [groups] of the settings say.
+    """
     from aiokafka.errors import KafkaError
 
     from citywatch.rules import apply
@@ -537,7 +541,7 @@ def rules_apply(file: RulesFile, settings_file: SettingsFile = None) -> None:
 
     settings = load(settings_file)
     kafka = settings.kafka
-    wanted = _rules(file)
+    wanted = _rules(file, settings)
 
     async def work() -> dict[int, str | None]:
         await ensure_topics(
@@ -697,13 +701,14 @@ def query(settings: Settings, read: Callable[[Any], Any]) -> Any:
         raise typer.Exit(_FAILURE) from error
 
 
-def _rules(file: Path) -> Any:
-    """Read a file of rules, or end with every fault listed."""
+def _rules(file: Path, settings: Settings) -> Any:
+    """Read a file of rules, with what the settings say of the city, or list every fault."""
     from citywatch.rules import read_rules
+    from citywatch.wiring import city_facts
     from streams.rules import RulesError
 
     try:
-        return read_rules(file)
+        return read_rules(file).of(city_facts(settings))
     except RulesError as error:
         faults = "\n".join(error.faults)
         typer.echo(f"{file} cannot be applied:\n{faults}", err=True)

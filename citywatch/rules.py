@@ -55,6 +55,8 @@ def read_rules(file: Path) -> Rules:
         raise RulesError([str(error.strerror)]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RulesError([str(error)]) from error
+    if "city" in values:
+        raise RulesError(["city: stands in the settings, and goes to the log with the rules"])
     rules = Rules.read(values)
     Ruling(rules, SuiteConfig())
     if faults := without_effect(rules):

@@ -205,7 +205,8 @@ class CitySettings(_Section):
 
     # Of the IANA database, like "Europe/Madrid": for days, evenings and nights.
     time_zone: str = "UTC"
-    air_quality_index: Literal["EU", "US"] = "EU"
+    # Both agencies have changed their bands; without a year it is the version in force.
+    air_quality_index: Literal["EU", "EU before 2024", "US", "US 2018"] = "EU"
     limits: _LIMITS = "EU 2008/50/EC"
     # Local days that are as Sundays.
     holidays: Annotated[

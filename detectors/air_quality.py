@@ -17,28 +17,26 @@ of the last eight hours is used.
 """
 
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.air_quality_tables import POLLUTANTS, Bands, Scale
 from detectors.averages import COVERAGE, Means, State, Terms, learn, means, new_state
-from detectors.finding import Finding, known, nothing
+from detectors.finding import Finding, edges_of, known, nothing
 
 __all__ = [
     "EU_MOLAR_VOLUME",
     "US_MOLAR_VOLUME",
     "State",
     "Terms",
-    "Worst",
     "european",
     "european_step",
     "in_ppb",
     "new_state",
     "united_states",
     "united_states_step",
-    "worst_of_stations",
 ]
 
 # Litres in a mole of an ideal gas, R T / p. U.S. concentrations are corrected to 25 degrees and
@@ -53,21 +51,6 @@ _SO2: Final = POLLUTANTS.index("so2")
 _CO: Final = POLLUTANTS.index("co")
 
 
-class Worst(NamedTuple):
-    """The index of stations: the worst of what they measure.
-
-    Parameters
-    ----------
-    worst : (stations,) float64
-        NaN where nothing was judged.
-    row : (stations,) int64
-        The row it comes from, the first of equal ones; -1 where nothing was judged.
-    """
-
-    worst: NDArray[np.float64]
-    row: NDArray[np.int64]
-
-
 def european_step(
     state: State,
     time_ns: NDArray[np.int64],
@@ -76,7 +59,7 @@ def european_step(
     terms: Terms,
     pollutant: NDArray[np.intp],
     bands: Bands,
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
 ) -> Finding:
     """Judge one reading of each series, in ug/m3, by the European index; see `european`."""
     added = learn(state, time_ns, value, usable, terms)
@@ -88,7 +71,7 @@ def european(
     added: NDArray[np.bool_],
     pollutant: NDArray[np.intp],
     bands: Bands,
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
 ) -> Finding:
     """Return the band of each series.
 
@@ -102,7 +85,7 @@ def european(
         Index into `POLLUTANTS`. One that has no bands is not judged.
     bands : Bands
         The version of the index.
-    speak_from : int
+    speak_from : int or (n,) intp
         Band from which on it speaks, 2 to 6.
 
     Returns
@@ -128,7 +111,7 @@ def european(
         measure=known(mean, judged),
         expected=nothing(len(row)),
         lower=nothing(len(row)),
-        upper=known(edges[speak_from - 2], judged),
+        upper=known(edges_of(edges, speak_from - 2), judged),
         score=nothing(len(judged)),
     )
 
@@ -141,7 +124,7 @@ def united_states_step(
     terms: Terms,
     pollutant: NDArray[np.intp],
     scales: tuple[Scale, ...],
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
     molar_volume: float = US_MOLAR_VOLUME,
 ) -> Finding:
     """Judge one reading of each series by the U.S. index; see `united_states`."""
@@ -157,7 +140,7 @@ def united_states(
     added: NDArray[np.bool_],
     pollutant: NDArray[np.intp],
     scales: tuple[Scale, ...],
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
     molar_volume: float = US_MOLAR_VOLUME,
 ) -> Finding:
     """Return the index of each series.
@@ -174,7 +157,7 @@ def united_states(
         Index into `POLLUTANTS`.
     scales : tuple of Scale
         The version of the index.
-    speak_from : int
+    speak_from : int or (n,) intp
         Category from which on it speaks, 2 (moderate) to 6 (hazardous).
     molar_volume : float
         Litres a mole at which the concentrations are given.
@@ -217,7 +200,7 @@ def united_states(
         measure=index,
         expected=nothing(count),
         lower=nothing(count),
-        upper=known(float(_CATEGORY_ENDS[speak_from - 2]), judged),
+        upper=known(edges_of(_CATEGORY_ENDS, speak_from - 2), judged),
         score=nothing(len(judged)),
     )
 
@@ -227,30 +210,6 @@ def in_ppb(
 ) -> NDArray[np.float64]:
     """Return parts per billion of a gas from its mass concentration."""
     return ug_m3 * (molar_volume / gas_g_mol)
-
-
-def worst_of_stations(
-    index: NDArray[np.float64], station: NDArray[np.intp], stations: int
-) -> Worst:
-    """Return the highest index (or band) of each station.
-
-    Parameters
-    ----------
-    index : (n,) float64
-        NaN where a pollutant was not judged: it does not count.
-    station : (n,) intp
-        Station of each row, in any order.
-    stations : int
-    """
-    # By station, then the worst first, then the first row first; NaN sorts last.
-    order = np.lexsort((np.arange(len(index)), -index, station))
-    found, first = np.unique(station[order], return_index=True)
-    top = order[first]
-    known_rows = ~np.isnan(index[top])
-    worst, row = nothing(stations), np.full(stations, -1, np.int64)
-    worst[found] = index[top]
-    row[found[known_rows]] = top[known_rows]
-    return Worst(worst, row)
 
 
 @cache

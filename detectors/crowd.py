@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, known, nothing, sound
+from detectors.finding import Finding, Threshold, known, nothing, sound
 
 LEVEL_NAMES: Final = (
     "A", "B", "C", "D", "E", "F", "involuntary contact", "dangerous forces", "critical",
@@ -29,6 +29,8 @@ _EDGES: Final = (
     5.55,
     7.1,
 )
+# Persons a square metre.
+SPEAKS_FROM: Final = _EDGES[TOUCHING - 2]
 
 
 class State(NamedTuple):
@@ -47,7 +49,7 @@ def step(
     value: NDArray[np.float64],
     usable: NDArray[np.bool_],
     area_m2: NDArray[np.float64],
-    speak_from: int = TOUCHING,
+    speaks_from: Threshold = SPEAKS_FROM,
 ) -> Finding:
     """Judge one count of persons of each series.
 
@@ -57,8 +59,8 @@ def step(
         As of every kernel.
     area_m2 : (n,) float64
         What the camera sees of the ground; NaN where it is not known: nothing is judged then.
-    speak_from : int
-        Level from which on it speaks, 2 (B) to 9 (critical).
+    speaks_from : float or (n,) float64
+        Density from which on it speaks, in persons a square metre.
 
     Returns
     -------
@@ -75,11 +77,11 @@ def step(
     level[~judged] = 0
     return Finding(
         judged=judged,
-        speaks=level >= speak_from,
+        speaks=judged & (density >= speaks_from),
         level=level,
         measure=known(density, judged),
         expected=nothing(len(value)),
         lower=nothing(len(value)),
-        upper=known(_EDGES[speak_from - 2], judged),
+        upper=known(speaks_from, judged),
         score=nothing(len(judged)),
     )

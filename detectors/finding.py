@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from detectors.table import LARGEST_VALUE
 
+# One number for all series, or one for each.
+Threshold = float | NDArray[np.float64]
+
 
 class Finding(NamedTuple):
     """What is to be said of a wave; row i speaks of its row i.
@@ -66,6 +69,25 @@ def nothing(count: int) -> NDArray[np.float64]:
 def known(column: NDArray[np.float64] | float, where: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the column where something is known, and NaN elsewhere."""
     return np.where(where, column, np.nan)
+
+
+def edges_of(
+    edges: NDArray[np.float64], place: int | NDArray[np.intp]
+) -> NDArray[np.float64] | float:
+    """Return one of the edges of each series.
+
+    Parameters
+    ----------
+    edges : (m, n) or (m,) float64
+        Of each series, or the same of all.
+    place : int or (n,) intp
+        Which, for all series or for each.
+    """
+    if np.ndim(place) == 0 or edges.ndim == 1:
+        one: NDArray[np.float64] | float = edges[place]
+        return one
+    own: NDArray[np.float64] = edges[place, np.arange(edges.shape[1])]
+    return own
 
 
 def spans_ns(

@@ -17,7 +17,7 @@ The tree follows later descriptions and implementations of the two, not the pape
 of #7 differ in one test (the downstream occupancy itself in place of its change); the one above
 is asked here. Where the speed upstream is known it must have fallen as well, as in the successor
 APID (Masters, Lam & Wong, 1991). Thresholds belong to a road: the defaults are in common use, and
-have to be calibrated.
+have to be calibrated: rules say them for a station.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, ages, known, nothing, sound
+from detectors.finding import Finding, Threshold, ages, known, nothing, sound
 from detectors.table import NEVER
 
 # Levels.
@@ -47,17 +47,17 @@ class Thresholds:
 
     Parameters
     ----------
-    difference : float
+    difference : float or (n,) float64
         Least OCCDF, occupancy from 0 to 1.
-    relative_difference : float
-        Least OCCRDF.
-    downstream_fall : float
+    relative_difference : float or (n,) float64
+        Least OCCRDF, below 1.
+    downstream_fall : float or (n,) float64
         Least DOCCTD of an incident.
     downstream_jump : float
         DOCCTD below which a dense downstream station is a wave.
     dense : float
         Downstream occupancy from which on there may be a wave.
-    speed_fall : float
+    speed_fall : float or (n,) float64
         Least fall of the upstream speed over two readings, relative; our own choice.
     skew_ns : int
         How far apart in time readings of the two stations may be to be compared. A minute, the
@@ -66,12 +66,12 @@ class Thresholds:
         Silence after which nothing is known of before. Five minutes, the longest usual interval.
     """
 
-    difference: float = 0.08
-    relative_difference: float = 0.5
-    downstream_fall: float = 0.3
+    difference: Threshold = 0.08
+    relative_difference: Threshold = 0.5
+    downstream_fall: Threshold = 0.3
     downstream_jump: float = -0.4
     dense: float = 0.3
-    speed_fall: float = 0.2
+    speed_fall: Threshold = 0.2
     skew_ns: int = 60_000_000_000
     forget_ns: int = 300_000_000_000
 
@@ -136,7 +136,7 @@ def step(
     downstream : Downstream
         What belongs to it.
     thresholds : Thresholds
-        The same for all pairs.
+        The same for all pairs, or columns of them.
 
     Returns
     -------

@@ -5,12 +5,11 @@ time. They are cut from a day that begins at 07, so that a night is one period. 
 by its energy, weighted by the time each reading stands for (as in `averages`)::
 
     L = 10 lg( sum(10^(L_i / 10) dt_i) / sum(dt_i) )
-    L_den = 10 lg( (12 * 10^(L_day / 10) + 4 * 10^((L_evening + 5) / 10)
-                    + 8 * 10^((L_night + 10) / 10)) / 24 )
 
-The directive's indicators are averages over a year, and limits are national: they are an input.
-What is judged here is one period: its average so far, once an hour and three quarters of it are
-covered, and whether the limit will be exceeded however quiet the rest is.
+The directive's indicators (L_den, L_night) are averages over a year, of which no alert can be made,
+and limits are national: they are an input. What is judged here is one period: its average so far,
+once an hour and three quarters of it are covered, and whether the limit will be exceeded however
+quiet the rest is.
 """
 
 from decimal import Decimal
@@ -33,7 +32,6 @@ _DAY_NS: Final = 24 * HOUR_NS
 _BEGIN_NS: Final = 7 * HOUR_NS
 _STARTS_NS: Final = np.array([0, 12 * HOUR_NS, 16 * HOUR_NS])
 _LENGTHS_S: Final = np.array([12.0, 4.0, 8.0]) * 3_600.0
-_PENALTIES_DB: Final = (0.0, 5.0, 10.0)
 _PERIODS: Final = len(PERIOD_NAMES)
 _LEAST_COVER_S: Final = 3_600.0
 _NO_PERIOD: Final = (NEVER // _DAY_NS - 1) * _PERIODS
@@ -57,7 +55,6 @@ class State(NamedTuple):
     period: NDArray[np.int64]  # the present one: three for each day that begins at 07
     total: NDArray[np.float64]
     cover: NDArray[np.float64]
-    done: NDArray[np.float64]  # (3, n) mean energy of the last whole period of each kind, or NaN
 
 
 class Terms(NamedTuple):
@@ -78,20 +75,6 @@ class Terms(NamedTuple):
     limit_db: NDArray[np.float64]
 
 
-class Indicators(NamedTuple):
-    """Levels of the last whole periods in dB, NaN where one was not covered.
-
-    Parameters
-    ----------
-    day, evening, night, day_evening_night : (n,) float64
-    """
-
-    day: NDArray[np.float64]
-    evening: NDArray[np.float64]
-    night: NDArray[np.float64]
-    day_evening_night: NDArray[np.float64]
-
-
 def new_state(count: int) -> State:
     """Return the state of series that have said nothing yet."""
     return State(
@@ -99,7 +82,6 @@ def new_state(count: int) -> State:
         period=np.full(count, _NO_PERIOD),
         total=np.zeros(count),
         cover=np.zeros(count),
-        done=np.full((_PERIODS, count), np.nan),
     )
 
 
@@ -129,7 +111,8 @@ def step(
     loud = energy(value)
     over = np.flatnonzero(added & (period > state.period))
     if len(over):
-        _close(state, over, period[over], loud[over], (span - now_ns)[over] / _NS_PER_S)
+        state.period[over] = period[over]
+        state.total[over] = state.cover[over] = 0.0
     now = now_ns / _NS_PER_S
     np.copyto(state.total, state.total + loud * now, where=added)
     np.copyto(state.cover, state.cover + now, where=added)
@@ -148,30 +131,12 @@ def step(
         judged=judged,
         speaks=level > 0,
         level=level,
-        measure=known(_decibels(mean), judged),
+        measure=known(10.0 * np.log10(mean), judged),
         expected=nothing(len(kind)),
         lower=nothing(len(kind)),
         upper=known(limit_db, judged),
         score=nothing(len(judged)),
     )
-
-
-def indicators(state: State) -> Indicators:
-    """Return what the last whole periods come to."""
-    day, evening, night = (_decibels(one) for one in state.done)
-    return Indicators(day, evening, night, day_evening_night(day, evening, night))
-
-
-def day_evening_night(
-    day: NDArray[np.float64], evening: NDArray[np.float64], night: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return L_den of three levels in dB (2002/49/EC, Annex I, 1)."""
-    total = np.zeros(np.shape(day))
-    for level, length_s, penalty in zip(
-        (day, evening, night), _LENGTHS_S, _PENALTIES_DB, strict=True
-    ):
-        total = total + length_s * energy(level + penalty)
-    return _decibels(total / _LENGTHS_S.sum())
 
 
 def energy(level: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -189,34 +154,3 @@ def energy(level: NDArray[np.float64]) -> NDArray[np.float64]:
     place = np.where(np.isnan(whole), 0.0, whole - _LEAST_DB).astype(np.intp)
     result: NDArray[np.float64] = _ENERGIES[place] * factor
     return result
-
-
-def _decibels(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 10.0 * np.log10(mean)
-
-
-def _close(
-    state: State,
-    over: NDArray[np.intp],
-    period: NDArray[np.int64],
-    loud: NDArray[np.float64],
-    before: NDArray[np.float64],
-) -> None:
-    """Let the present period of some series be `period`.
-
-    What the new reading says of the time before it (`before` seconds) belongs to the period just
-    before; where nothing else was said in that one, it is far too little and forgotten.
-    """
-    old = state.period[over]
-    tail = np.where(old == period - 1, before, 0.0)
-    total = state.total[over] + loud * tail
-    cover = state.cover[over] + tail
-    for kind in range(_PERIODS):
-        # The last period of that kind before the new one.
-        last = period - 1 - (period - 1 - kind) % _PERIODS
-        whole = cover >= COVERAGE * _LENGTHS_S[kind]
-        mean = np.where(whole, total / cover, np.nan)
-        kept = np.where(last < old, state.done[kind, over], np.nan)
-        state.done[kind, over] = np.where(last == old, mean, kept)
-    state.period[over] = period
-    state.total[over] = state.cover[over] = 0.0

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, ages, known, sound
+from detectors.finding import Finding, Threshold, ages, known, sound
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -30,8 +30,8 @@ _CHANGED_WEIGHT: Final = 1.0 / 3_200.0
 # A difference counts for at most so many times the long mean square: five spreads.
 _BOUND: Final = 25.0
 # Ratios of variance that readings of an unchanged sensor do not reach.
-_LOUDER: Final = 8.0
-_QUIETER: Final = 1.0 / 16.0
+LOUDER_FROM: Final = 8.0
+QUIETER_FROM: Final = 1.0 / 16.0
 _WARM_UP: Final = 100.0
 # The logarithm of a variance of n degrees of freedom is nearly normal, of variance 2 / n (Bartlett
 # & Kendall, *The analysis of variance-heterogeneity and the logarithmic transformation*, Supplement
@@ -69,6 +69,8 @@ def step(
     value: NDArray[np.float64],
     usable: NDArray[np.bool_],
     least: NDArray[np.float64],
+    louder: Threshold = LOUDER_FROM,
+    quieter: Threshold = QUIETER_FROM,
 ) -> Finding:
     """Judge one reading of each series.
 
@@ -79,6 +81,8 @@ def step(
     least : (n,) float64
         Noise below which nothing matters, in the unit of the series and above 0: the step of its
         resolution, say. Both noises are taken to be at least that.
+    louder, quieter : float or (n,) float64
+        Ratios of the present variance to that of the past, beyond which it speaks.
 
     Returns
     -------
@@ -99,8 +103,8 @@ def step(
     judged = near & warm
     now = np.maximum(short, floor)
     level = np.zeros(len(value), np.uint8)
-    level[judged & (now > before * _LOUDER)] = LOUDER
-    level[judged & (now < before * _QUIETER)] = QUIETER
+    level[judged & (now > before * louder)] = LOUDER
+    level[judged & (now < before * quieter)] = QUIETER
     weight = np.where(level > 0, _CHANGED_WEIGHT, np.maximum(1.0 / count, _LONG_WEIGHT))
     long = state.long + (square - state.long) * weight
     np.copyto(state.short, short, where=near)
@@ -114,7 +118,7 @@ def step(
         level=level,
         measure=known(np.sqrt(now), judged),
         expected=known(np.sqrt(before), judged),
-        lower=known(np.sqrt(before * _QUIETER), judged),
-        upper=known(np.sqrt(before * _LOUDER), judged),
+        lower=known(np.sqrt(before * quieter), judged),
+        upper=known(np.sqrt(before * louder), judged),
         score=known(tail_score(np.abs(np.log(now / before)) / _SPREAD_OF_LOG), judged),
     )

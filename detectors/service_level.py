@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, known, nothing, sound
+from detectors.finding import Finding, edges_of, known, nothing, sound
 
 LEVEL_NAMES: Final = ("A", "B", "C", "D", "E", "F")
 
@@ -94,7 +94,7 @@ def step(
     value: NDArray[np.float64],
     usable: NDArray[np.bool_],
     terms: Terms,
-    speak_from: int,
+    speak_from: int | NDArray[np.intp],
 ) -> Finding:
     """Judge one reading of each series.
 
@@ -104,7 +104,7 @@ def step(
         As of every kernel.
     terms : Terms
         From `speed_terms` or `occupancy_terms`.
-    speak_from : int
+    speak_from : int or (n,) intp
         Level from which on it speaks, 2 (B) to 6 (F).
 
     Returns
@@ -121,7 +121,7 @@ def step(
         # A speed must exceed the edge to be better, a density may be on it.
         level += np.where(falling, value <= edge, value > edge)
     level[~judged] = 0
-    bound = terms.edges[speak_from - 2]
+    bound = edges_of(terms.edges, speak_from - 2)
     return Finding(
         judged=judged,
         speaks=level >= speak_from,

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, ages, known, sound
+from detectors.finding import Finding, Threshold, ages, known, sound
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -25,7 +25,7 @@ FAR: Final = 1
 SPIKE: Final = 2
 
 _WINDOW: Final = 7
-_FAR_SPREADS: Final = 10.0
+FAR_SPREADS: Final = 10.0
 # Weight of a reading in the average deviation, and how many make one. Then none of four million
 # readings of Gaussian noise is called a spike, and one in 20,000 of Laplacian noise; without the
 # average, at twelve spreads, it is one in 400 and one in 140.
@@ -72,6 +72,7 @@ def step(
     value: NDArray[np.float64],
     usable: NDArray[np.bool_],
     least_jump: NDArray[np.float64],
+    far_spreads: Threshold = FAR_SPREADS,
 ) -> Finding:
     """Judge one reading of each series.
 
@@ -82,6 +83,8 @@ def step(
     least_jump : (n,) float64
         In the unit of the series: what lies nearer to the median is never far off. It keeps a
         series that stands still, or moves in coarse steps, from calling every step a spike.
+    far_spreads : float or (n,) float64
+        Distance from the median, in robust spreads, from which on a reading is far off.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def step(
     middle = _median(list(state.window))
     deviation = _median([np.abs(one - middle) for one in state.window])
     spread = np.maximum(deviation, state.deviation) * _SPREAD_OF_MAD
-    reach = np.maximum(spread * _FAR_SPREADS, least_jump)
+    reach = np.maximum(spread * far_spreads, least_jump)
     full = heard & (state.filled >= _WINDOW)
     judged = full & (state.learned >= _WARM_UP)
     off = value - middle
@@ -110,7 +113,7 @@ def step(
     measure = np.where(spiked, state.suspect, value)
     # Each reading is scored once: one far off when it is known what it was.
     away = np.where(far & ~spiked, 0.0, np.abs(measure - middle))
-    score = tail_score(away / np.maximum(reach, _TINY) * _FAR_SPREADS)
+    score = tail_score(away / np.maximum(reach, _TINY) * far_spreads)
 
     count = state.learned + 1.0
     weight = np.maximum(1.0 / count, _SLOW_WEIGHT)

@@ -16,19 +16,20 @@ Next to nobody is a fiftieth of the usual. For such a count x the evidence is ha
 m - x - x ln(m / x), which is 0.9 m at least, and taken to be that.
 """
 
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, ages, known, nothing, sound
+from detectors.finding import Finding, Threshold, ages, known, nothing, sound
 from detectors.table import NEVER
 
 # Variance over mean of counts: parties of two or three, and readings a minute apart that see many
 # of the same people. A guess on the safe side.
 _DISPERSION: Final = 4.0
 # ln(1e9): as unlikely as a flatline.
-_EVIDENCE_NATS: Final = 20.7
+EVIDENCE_NATS: Final = 20.7
 # Of the usual: what is more is people.
 _NEXT_TO_NOBODY: Final = 0.02
 # Evidence of such a count relative to that of a zero, where it is smallest.
@@ -36,7 +37,23 @@ _FLICKER: Final = 0.9
 _DECADES_OF_NATS: Final = 0.4342944819032518  # log10(e)
 # However crowded the place usually is: a lorry in front of the lens drives away.
 _LEAST_ZEROS: Final = 5.0
-_LEAST_NS: Final = np.uint64(600_000_000_000)
+LEAST_NS: Final = 600_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When empty counts are no chance.
+
+    Parameters
+    ----------
+    evidence_nats : float or (n,) float64
+        -ln of the chance of the run.
+    least_ns : int or (n,) int64
+        Shortest run, in nanoseconds.
+    """
+
+    evidence_nats: Threshold = EVIDENCE_NATS
+    least_ns: int | NDArray[np.int64] = LEAST_NS
 
 
 class State(NamedTuple):
@@ -58,6 +75,7 @@ def step(
     value: NDArray[np.float64],
     usable: NDArray[np.bool_],
     usual: NDArray[np.float64],
+    thresholds: Thresholds = Thresholds(),
 ) -> Finding:
     """Judge one count of each series.
 
@@ -68,6 +86,7 @@ def step(
     usual : (n,) float64
         Mean count at this hour; NaN where the profile does not know yet: such a reading is neither
         judged nor evidence, but a count above zero ends a run then.
+    thresholds : Thresholds
 
     Returns
     -------
@@ -88,8 +107,8 @@ def step(
     np.copyto(state.evidence, state.evidence + lesson, where=counts)
     np.copyto(state.zeros, state.zeros + 1.0, where=counts)
     judged = heard & is_known
-    speaks = counts & (state.evidence >= _EVIDENCE_NATS) & (state.zeros >= _LEAST_ZEROS)
-    speaks &= ages(state.begun_ns, time_ns) >= _LEAST_NS
+    speaks = counts & (state.evidence >= thresholds.evidence_nats) & (state.zeros >= _LEAST_ZEROS)
+    speaks &= ages(state.begun_ns, time_ns) >= np.asarray(thresholds.least_ns).astype(np.uint64)
     return Finding(
         judged=judged,
         speaks=speaks,

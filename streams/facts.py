@@ -1,10 +1,18 @@
-"""What a city has said of itself, and its sensors do not say."""
+"""What a city has said of itself, and its sensors do not say.
+
+Workers have it from their settings, or from the log, where it came with rules: then it holds from
+its offset on, for whoever reads the log again.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, tzinfo
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
+
+import msgspec
+
+from detectors.exceedance import STANDARDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,8 @@ class CityFacts:
     ----------
     time_zone : str
         Name in the IANA database, for days, evenings and nights.
-    air_quality_index : {"EU", "US"}
+    air_quality_index : {"EU", "EU before 2024", "US", "US 2018"}
+        Whose index, in the version in force or in the one before.
     limits : str
         Whose limits of concentrations count, a key of `exceedance.STANDARDS`.
     noise_limits_db : tuple of three floats or None
@@ -53,11 +62,40 @@ class CityFacts:
     """
 
     time_zone: str = "UTC"
-    air_quality_index: Literal["EU", "US"] = "EU"
+    air_quality_index: Literal["EU", "EU before 2024", "US", "US 2018"] = "EU"
     limits: str = "EU 2008/50/EC"
     noise_limits_db: tuple[float | None, float | None, float | None] = (None, None, None)
     groups: Mapping[str, Group] = field(default_factory=dict)
     holidays: tuple[date, ...] = ()
+
+    @classmethod
+    def read(cls, values: Any) -> "CityFacts":
+        """Return the facts that `said` says.
+
+        Raises
+        ------
+        ValueError
+            If it says what is not known here: a fact, a law, a time zone.
+        """
+        facts = msgspec.convert(values, cls)
+        if facts.said() != values:
+            raise ValueError("facts that this version does not know")
+        if facts.limits not in STANDARDS:
+            raise ValueError(f"no limits are known as {facts.limits!r}")
+        try:
+            facts.zone()
+        # OSError: the name of a folder.
+        except (KeyError, OSError) as error:
+            raise ValueError(f"no time zone of this host: {facts.time_zone!r}") from error
+        return facts
+
+    def said(self) -> dict[str, Any]:
+        """Return what differs from what is so by itself, as JSON knows it.
+
+        What later versions add leaves the rest as it is.
+        """
+        groups = {name: _said(group) for name, group in self.groups.items()}
+        return _said(self) | ({"groups": groups} if groups else {})
 
     def zone(self) -> tzinfo:
         """Return the time zone; UTC needs no database of zones.
@@ -77,3 +115,13 @@ class CityFacts:
             if (fact := getattr(group, name)) is not None
             for sensor in group.sensors
         }
+
+
+def _said(facts: CityFacts | Group) -> dict[str, Any]:
+    defaults = {one.name: one.default for one in fields(facts)}
+    found: dict[str, Any] = msgspec.to_builtins(facts)
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in found.items()
+        if getattr(facts, name) != defaults[name] and name != "groups"
+    }

@@ -93,6 +93,48 @@ class Kind(NamedTuple):
         return self.severity[max(least for least in self.severity if least <= level)]
 
 
+class Own:
+    """What rules say of thresholds of some series.
+
+    Parameters
+    ----------
+    said : sequence of mappings, length n
+        Of each series, kind to name to value; empty where no rules are.
+    """
+
+    def __init__(self, said: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
+        self._said = said if any(said) else ()
+
+    def values(self, kind: str, name: str) -> list[Any]:
+        """Return a threshold of each series, None where nothing is said; empty if of none."""
+        found = [one.get(kind, {}).get(name) for one in self._said]
+        return found if any(one is not None for one in found) else []
+
+    def number(self, kind: str, name: str, default: float) -> Floats:
+        """Return a threshold as (n,), or as () where it is the same for all."""
+        found = {default if one is None else float(one) for one in self.values(kind, name)}
+        if len(found) <= 1:
+            return np.array(found.pop() if found else default, np.float64)
+        own = self.values(kind, name)
+        return np.array([default if one is None else one for one in own], np.float64)
+
+    def rows(self, kind: str, names: Sequence[str], default: Floats) -> Floats:
+        """Return thresholds as rows, each over its row of `default`, (names, n)."""
+        rows = default
+        for row, name in enumerate(names):
+            if own := self.values(kind, name):
+                rows = rows.copy() if rows is default else rows
+                told = np.array([np.nan if one is None else one for one in own], np.float64)
+                rows[row] = np.where(np.isnan(told), rows[row], told)
+        return rows
+
+
+def no_thresholds(terms: Terms, own: Own) -> Terms:
+    """Return that a kernel has none that rules may set."""
+    del terms, own
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """A kernel, and how it is to be asked.
@@ -114,6 +156,9 @@ class Kernel:
     watched : callable of terms
         Returns for each kind of which series it can be judged at all; an open alert of another is
         closed.
+    thresholds : callable of (terms, own)
+        Returns what `step` and `watched` find among the terms beside what is fixed, or in its
+        place: columns, or one number for all. Asked for anew when rules change.
     of_clocks : bool
         Whether it judges clocks: it has a place for the first series of every sensor then.
     of_neighbours : bool
@@ -127,6 +172,7 @@ class Kernel:
     terms: Callable[[Sequence[SeriesKey], CityFacts, SlotOf], Terms]
     step: Callable[[Any, Wave, Terms], tuple[Finding, ...]]
     watched: Callable[[Terms], Watched]
+    thresholds: Callable[[Terms, Own], Terms] = no_thresholds
     of_clocks: bool = False
     of_neighbours: bool = False
 

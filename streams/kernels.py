@@ -25,7 +25,13 @@ from detectors import (
     service_level,
     spike,
 )
-from detectors.air_quality_tables import AQI_2024, EAQI_2024, POLLUTANTS
+from detectors.air_quality_tables import (
+    AQI_2018,
+    AQI_2024,
+    EAQI_2024,
+    EAQI_BEFORE_2024,
+    POLLUTANTS,
+)
 from detectors.episodes import Rule
 from detectors.finding import Finding
 from detectors.minutes import MINUTE_NS
@@ -38,6 +44,7 @@ from streams.judging import (
     Floats,
     Kernel,
     Kind,
+    Own,
     SlotOf,
     Terms,
     Watched,
@@ -56,6 +63,13 @@ _NOISE_SHARE: Final = 0.25
 # What a word weighs, from the level that speaks on.
 _MAJOR: Final[dict[int, Severity]] = {0: "major"}
 _MINOR: Final[dict[int, Severity]] = {0: "minor"}
+# The tables of an index, by the name that a city gives it.
+_BANDS: Final = {"EU": EAQI_2024, "EU before 2024": EAQI_BEFORE_2024}
+_SCALES: Final = {"US": AQI_2024, "US 2018": AQI_2018}
+# What rules call the windows of limits, in the order of `averages`; no law has the third.
+_WINDOWS: Final = ("hour", "eight_hours", "", "calendar_day")
+_WORST_LEVEL: Final = len(service_level.LEVEL_NAMES)
+_OF_INCIDENTS: Final = ("difference", "relative_difference", "downstream_fall", "speed_fall")
 
 
 def kernels(facts: CityFacts) -> tuple[Kernel, ...]:
@@ -75,10 +89,25 @@ _SPIKE: Final = Kernel(
     new_state=spike.new_state,
     terms=least(1.0),
     step=lambda state, wave, terms: (
-        spike.step(state, wave.time_ns, wave.value, wave.usable, terms["least"]),
+        spike.step(
+            state, wave.time_ns, wave.value, wave.usable, terms["least"], terms["far_spreads"]
+        ),
     ),
     watched=everywhere,
+    thresholds=lambda _terms, own: {
+        "far_spreads": own.number("spike", "spreads", spike.FAR_SPREADS)
+    },
 )
+
+
+def _noise_change_thresholds(terms: Terms, own: Own) -> Terms:
+    del terms
+    return {
+        "louder": own.number("noise-change", "louder", noise_change.LOUDER_FROM),
+        # People say how many times quieter.
+        "quieter": 1.0 / own.number("noise-change", "quieter", 1.0 / noise_change.QUIETER_FROM),
+    }
+
 
 # Only where noise is the instrument's: that of counts, concentrations and traffic goes with their
 # level, so that every morning would be a change.
@@ -89,15 +118,26 @@ _NOISE_CHANGE: Final = Kernel(
     new_state=noise_change.new_state,
     terms=least(_NOISE_SHARE),
     step=lambda state, wave, terms: (
-        noise_change.step(state, wave.time_ns, wave.value, wave.usable, terms["least"]),
+        noise_change.step(
+            state,
+            wave.time_ns,
+            wave.value,
+            wave.usable,
+            terms["least"],
+            terms["louder"],
+            terms["quieter"],
+        ),
     ),
     watched=everywhere,
+    thresholds=_noise_change_thresholds,
 )
 
 
 def _air(facts: CityFacts) -> Kernel:
     """Return the kernel over the means of pollutants: the index, and the limits of law."""
-    is_us = facts.air_quality_index == "US"
+    scales = _SCALES.get(facts.air_quality_index)
+    bands = _BANDS.get(facts.air_quality_index, EAQI_2024)
+    is_us = scales is not None
     # From "very poor" on, or "unhealthy": what is worse than a rush hour beside a motorway.
     speak_from = 4 if is_us else 5
     severity: dict[int, Severity] = {0: "minor", speak_from + 1: "major"}
@@ -114,18 +154,22 @@ def _air(facts: CityFacts) -> Kernel:
         added = averages.learn(state, wave.time_ns, wave.value, wave.usable, fixed)
         means = averages.means(state, wave.time_ns)
         pollutant = terms["pollutant"]
-        if is_us:
+        if scales is not None:
             index = air_quality.united_states(
-                means, state.nowcast, added, pollutant, AQI_2024, speak_from
+                means, state.nowcast, added, pollutant, scales, terms["speak_from"]
             )
         else:
-            index = air_quality.european(means, added, pollutant, EAQI_2024, speak_from)
+            index = air_quality.european(means, added, pollutant, bands, terms["speak_from"])
         return index, exceedance.judge(means, added, terms["limit"])
 
     def watched(terms: Terms) -> Watched:
-        bands = EAQI_2024.edge_columns()[:, terms["pollutant"]]
-        has_index = np.ones(bands.shape[1], np.bool_) if is_us else is_known(bands)
+        edges = bands.edge_columns()[:, terms["pollutant"]]
+        has_index = np.ones(edges.shape[1], np.bool_) if is_us else is_known(edges)
         return has_index, is_known(terms["limit"])
+
+    def thresholds(terms: Terms, own: Own) -> Terms:
+        levels = own.number("air-quality", "speak_from", speak_from).astype(np.intp)
+        return {"limit": _limits(terms, own), "speak_from": levels}
 
     return Kernel(
         name="averages",
@@ -141,7 +185,19 @@ def _air(facts: CityFacts) -> Kernel:
         terms=terms,
         step=step,
         watched=watched,
+        thresholds=thresholds,
     )
+
+
+def _limits(terms: Terms, own: Own) -> Floats:
+    """Return the limits of concentrations: those of the city, of a law, or somebody's own."""
+    names = [POLLUTANTS[one] for one in terms["pollutant"].tolist()]
+    limits: Floats = terms["limit"]
+    laws = own.values("exceedance", "limits")
+    for law in dict.fromkeys(filter(None, laws)):
+        theirs = np.array([one == law for one in laws], np.bool_)
+        limits = np.where(theirs, exceedance.limit_columns(law, names), limits)
+    return own.rows("exceedance", _WINDOWS, limits)
 
 
 def _noise_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Terms:
@@ -163,6 +219,9 @@ _NOISE: Final = Kernel(
     terms=_noise_terms,
     step=_noise_step,
     watched=lambda terms: (is_known(terms["limit_db"]),),
+    thresholds=lambda terms, own: {
+        "limit_db": own.rows("noise", ("day_db", "evening_db", "night_db"), terms["limit_db"])
+    },
 )
 
 
@@ -195,6 +254,15 @@ def _service_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Te
     return {"edges": np.where(falling == 1.0, speed.edges, occupancy.edges), "falling": falling}
 
 
+def _service_thresholds(terms: Terms, own: Own) -> Terms:
+    del terms
+    named = own.values("service-level", "speak_from")
+    levels = [
+        _WORST_LEVEL if one is None else service_level.LEVEL_NAMES.index(one) + 1 for one in named
+    ]
+    return {"speak_from": np.array(levels or _WORST_LEVEL, np.intp)}
+
+
 # The manual means a quarter of an hour.
 _SERVICE_LEVEL: Final = Kernel(
     name="service-level",
@@ -209,10 +277,11 @@ _SERVICE_LEVEL: Final = Kernel(
             wave.value,
             wave.usable,
             service_level.Terms(terms["edges"], terms["falling"]),
-            len(service_level.LEVEL_NAMES),
+            terms["speak_from"],
         ),
     ),
     watched=lambda terms: (is_known(terms["edges"]),),
+    thresholds=_service_thresholds,
 )
 
 
@@ -236,9 +305,14 @@ _CROWD: Final = Kernel(
     new_state=crowd.new_state,
     terms=_crowd_terms,
     step=lambda state, wave, terms: (
-        crowd.step(state, wave.time_ns, wave.value, wave.usable, terms["area_m2"]),
+        crowd.step(
+            state, wave.time_ns, wave.value, wave.usable, terms["area_m2"], terms["speaks_from"]
+        ),
     ),
     watched=lambda terms: (is_known(terms["area_m2"]),),
+    thresholds=lambda _terms, own: {
+        "speaks_from": own.number("crowd", "persons_per_m2", crowd.SPEAKS_FROM)
+    },
 )
 
 
@@ -268,7 +342,19 @@ def _incident_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
     ahead = incident.Downstream(
         np.where(np.isnan(occupancy), NEVER, wave.time_ns), occupancy, of(terms["speed"])
     )
-    return (incident.step(state, wave.time_ns, wave.value, wave.usable, ahead),)
+    thresholds = incident.Thresholds(
+        difference=terms["difference"],
+        relative_difference=terms["relative_difference"],
+        downstream_fall=terms["downstream_fall"],
+        speed_fall=terms["speed_fall"],
+    )
+    return (incident.step(state, wave.time_ns, wave.value, wave.usable, ahead, thresholds),)
+
+
+def _incident_thresholds(terms: Terms, own: Own) -> Terms:
+    del terms
+    defaults = incident.Thresholds()
+    return {name: own.number("incident", name, getattr(defaults, name)) for name in _OF_INCIDENTS}
 
 
 # The tree has its own persistence: it speaks of what two minutes have confirmed.
@@ -280,5 +366,6 @@ _INCIDENT: Final = Kernel(
     terms=_incident_terms,
     step=_incident_step,
     watched=lambda terms: (terms["ahead"] >= 0,),
+    thresholds=_incident_thresholds,
     of_neighbours=True,
 )

@@ -76,6 +76,9 @@ class Meter:
         self._conflicts = rows.labels("late_conflict")
         self._late = counter("late_rows_total", "Readings too late to be judged.")
         self._letters = counter("dead_letters_total", "Dead letters stored.")
+        self._otherwise = counter(
+            "states_of_another_city_total", "States that were judged by other facts of the city."
+        )
         self._retries = counter("database_retries_total", "Database calls that were tried again.")
         self._flush_s = seconds("flush_duration", "From the first look to the commit of a flush.")
         self._save_s = seconds("state_save_duration", "From making a detector state to its commit.")
@@ -100,6 +103,19 @@ class Meter:
         )
         pending.set_function(lambda: read()[0])
         held.set_function(lambda: read()[1])
+
+    def city(self, read: Callable[[], int]) -> None:
+        """Ask `read` at every scrape how many partitions the log judges otherwise."""
+        differs = Gauge(
+            "citywatch_worker_partitions_of_another_city",
+            "Partitions whose log says other things of the city than the worker's settings.",
+            registry=self.registry,
+        )
+        differs.set_function(read)
+
+    def judged_otherwise(self) -> None:
+        """Count a saved state that other facts of the city had judged."""
+        self._otherwise.inc()
 
     def doing(self, activity: Activity) -> None:
         """Note what the flush loop begins."""

@@ -24,7 +24,7 @@ from detectors.noise import energy
 from detectors.saved import from_bytes, to_bytes
 from ingest.topics import SeriesKey
 from streams.facts import CityFacts
-from streams.judging import Kernel, Kind, Terms, Wave
+from streams.judging import Kernel, Kind, Own, Terms, Wave
 from streams.kernels import kernels
 from streams.ruling import Ruling
 
@@ -113,6 +113,8 @@ class _Running:
     # Of each kind, from which calibrated score on it speaks.
     speaks_from: tuple[NDArray[np.float64], ...] = ()
     terms: Terms = field(default_factory=dict)
+    # What rules say, laid over that: columns, and one number where it is the same for all.
+    ruled: Terms = field(default_factory=dict)
     watched: tuple[NDArray[np.bool_], ...] = ()
     # Of each kind, for which series it is switched on; None where none is off.
     on: tuple[NDArray[np.bool_], ...] | None = None
@@ -372,12 +374,14 @@ class MinuteStage:
 
     def _watch(self, running: _Running) -> None:
         """Find out which series are watched, what is off is not, and from which score on."""
-        running.watched, running.on = running.kernel.watched(running.terms), None
         kinds, ruling = running.kernel.kinds, self._ruling
+        keys = [self._keys[slot] for slot in running.slots.tolist()] if ruling is not None else []
+        own = Own([ruling.thresholds(key) for key in keys] if ruling is not None else [])
+        running.ruled = running.terms | running.kernel.thresholds(running.terms, own)
+        running.watched, running.on = running.kernel.watched(running.ruled), None
         default = np.full(len(running.slots), calibration.SPEAKS_FROM)
         running.speaks_from = (default,) * len(kinds)
         if ruling is not None:
-            keys = [self._keys[slot] for slot in running.slots.tolist()]
             running.on = tuple(
                 np.array([ruling.is_on(kind.name, key) for key in keys], np.bool_) for kind in kinds
             )
@@ -463,9 +467,12 @@ class MinuteStage:
         # Places are in order: where all are there the columns themselves can be worked on.
         is_whole = len(place) == len(running.slots)
         state = running.state if is_whole else _part(running.state, place)
-        terms = running.terms
+        terms = running.ruled
         if not is_whole:
-            terms = {name: column[..., place] for name, column in terms.items()}
+            terms = {
+                name: column[..., place] if column.ndim else column
+                for name, column in terms.items()
+            }
         findings = kernel.step(state, wave, terms)
         if not is_whole:
             _put(running.state, place, state)

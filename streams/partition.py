@@ -44,6 +44,8 @@ class _Saved(msgspec.Struct, array_like=True):
     cards: list[SensorCard] = []
     minutes: bytes = b""
     rules: _SavedRules | None = None
+    # What the city had said of itself, canonical; empty in states from before it was noted.
+    city: bytes = b""
 
 
 class Partition:
@@ -56,7 +58,7 @@ class Partition:
     config : SuiteConfig
         Thresholds of the detectors, where no rules say otherwise.
     facts : CityFacts
-        What the kernels of the minute stage must know of the city.
+        What the kernels of the minute stage must know of the city, where the log does not say.
 
     Attributes
     ----------
@@ -79,6 +81,10 @@ class Partition:
     watermark : Watermark
         Up to which event time readings have come; belongs to the offset `seen`.
     minutes : MinuteStage
+    facts : CityFacts
+        By which it judges at `seen`.
+    was_of_others : bool
+        Whether the saved state was judged by other facts, and not because the log said so.
     ruling : Ruling
         The rules that hold at `seen`.
     shadows : dict of str to Suite
@@ -114,7 +120,9 @@ class Partition:
         self._numbers: dict[str, int] = {}
         self._domains: dict[str, int] = {}
         self._by_identity: dict[tuple[str, str], int] = {}
-        self._facts = facts
+        self._settings = facts
+        self.facts = facts
+        self.was_of_others = False
         self.minutes = MinuteStage(facts)
         self._config = config
         self.ruling = Ruling(Rules(), config)
@@ -231,6 +239,7 @@ class Partition:
         """
         self.ruling = ruling
         ruling.rule(self.suite, self.keys, limits=True)
+        self._settle(ruling.rules.city or self._settings)
         self.minutes.judge_by(ruling)
         before, self.shadows = self.shadows, {}
         for name, shadow in ruling.shadows.items():
@@ -241,6 +250,11 @@ class Partition:
             shadow.rule(suite, self.keys, limits=True)
             self.shadows[name] = suite
         self._shadow_minutes(self.shadow_minutes)
+
+    @property
+    def is_of_settings(self) -> bool:
+        """Whether it judges by what the worker's own settings say of the city."""
+        return self.facts == self._settings
 
     def unregistered(self) -> NDArray[np.int64]:
         """Return the slots that have no database id yet."""
@@ -257,7 +271,7 @@ class Partition:
             stages = {name: stage.save() for name, stage in self.shadow_minutes.items()}
             rules = _SavedRules(encode_rules(self.ruling.rules), shadows, stages)
         return msgspec.msgpack.encode(
-            _Saved(keys, suite, self.watermark.state, cards, minutes, rules)
+            _Saved(keys, suite, self.watermark.state, cards, minutes, rules, _canonical(self.facts))
         )
 
     def _add(self, keys: Sequence[SeriesKey]) -> None:
@@ -271,6 +285,23 @@ class Partition:
             for stage in self.shadow_minutes.values():
                 stage.add(added)
 
+    def _settle(self, facts: CityFacts) -> None:
+        """Judge minutes by other facts from now on, with all that was learned."""
+        if facts == self.facts:
+            return
+        self.facts = facts
+        self.minutes = self._stage(self.minutes.save())
+        self.shadow_minutes = {
+            name: self._stage(stage.save()) for name, stage in self.shadow_minutes.items()
+        }
+
+    def _stage(self, saved: bytes) -> MinuteStage:
+        """Return a minute stage of all series that goes on from a saved one."""
+        stage = MinuteStage(self.facts)
+        stage.add(self.keys)
+        stage.load(saved)
+        return stage
+
     def _shadow_minutes(self, before: dict[str, MinuteStage]) -> None:
         """Give every shadow that switches something of the minutes a stage: its own, or a new one.
 
@@ -281,9 +312,7 @@ class Partition:
         for name in sorted(self.ruling.with_minutes):
             stage = before.get(name)
             if stage is None:
-                stage = MinuteStage(self._facts)
-                stage.add(self.keys)
-                stage.load(self.minutes.save())
+                stage = self._stage(self.minutes.save())
                 stage.forget_alerts()
             stage.judge_by(self.ruling.shadows[name])
             self.shadow_minutes[name] = stage
@@ -336,18 +365,29 @@ class Partition:
             raise StateError(f"saved state holds {len(self.suite)} series, {len(self.keys)} keys")
         self.watermark = Watermark(saved.watermark)
         self.cards = {card.sensor: card for card in saved.cards}
+        told = self._told(saved.rules)
+        self.facts = told.city or self._settings
+        self.was_of_others = bool(saved.city) and saved.city != _canonical(self.facts)
+        self.minutes = MinuteStage(self.facts)
         self.minutes.add(keys)
         if saved.minutes:
             self.minutes.load(saved.minutes)
         if saved.rules is not None:
-            self._load_rules(saved.rules)
+            self._load_rules(saved.rules, told)
         period_s = np.array([_period_s(key.quantity) for key in self.keys])
         for suite in (self.suite, *self.shadows.values()):
             suite.expect(period_s)
 
-    def _load_rules(self, saved: _SavedRules) -> None:
+    @staticmethod
+    def _told(saved: _SavedRules | None) -> Rules:
         try:
-            self.ruling = self.ruled(decode_rules(saved.rules))
+            return Rules() if saved is None else decode_rules(saved.rules)
+        except RulesError as error:
+            raise StateError(f"saved rules cannot be used: {error}") from error
+
+    def _load_rules(self, saved: _SavedRules, told: Rules) -> None:
+        try:
+            self.ruling = self.ruled(told)
         except RulesError as error:
             raise StateError(f"saved rules cannot be used: {error}") from error
         if saved.shadows.keys() != self.ruling.shadows.keys():
@@ -363,12 +403,11 @@ class Partition:
             self.shadows[name] = suite
         if not saved.minutes.keys() <= self.ruling.with_minutes:
             raise StateError("saved minutes of shadows are not those of the saved rules")
-        stages = {}
-        for name, data in saved.minutes.items():
-            stages[name] = MinuteStage(self._facts)
-            stages[name].add(self.keys)
-            stages[name].load(data)
-        self._shadow_minutes(stages)
+        self._shadow_minutes({name: self._stage(data) for name, data in saved.minutes.items()})
+
+
+def _canonical(facts: CityFacts) -> bytes:
+    return msgspec.json.encode(facts.said(), order="sorted")
 
 
 def _period_s(quantity: str) -> float:

@@ -14,7 +14,14 @@ from hashlib import sha256
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from detectors import KIND_NAMES
 from ingest.quantities import QUANTITIES
@@ -23,12 +30,16 @@ from ingest.topics import is_level, readings_topic
 from storage.pages import Severity
 from streams.facts import CityFacts
 from streams.kernels import kernels
+from streams.thresholds import OF_QUANTITY, OF_SENSOR, SECTION, MinuteRules
 
 RULES_VERSION: Final = 1
 # What a message of rules is called in its header.
 CONTROL: Final = "rules"
 # Below what Kafka takes in one message; a sensor with a section of its own needs about 60 bytes.
 MAX_RULES_BYTES: Final = 256 << 10
+# Of what the city says of itself: some 30,000 sensors in groups. With the rules it goes through in
+# one message, of a MiB at most.
+MAX_CITY_BYTES: Final = 512 << 10
 # Each costs as much as the live suite, and as the minute stage where it switches one of its kinds.
 MAX_SHADOWS: Final = 4
 # In the place of a bridge.
@@ -141,8 +152,11 @@ _Shadow = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,39}$")]
 
 
 class _Section(BaseModel):
-    # Strict: "3" is no number, and true is not 1.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = SECTION
+
+
+def _city(values: Any) -> CityFacts:
+    return values if isinstance(values, CityFacts) else CityFacts.read(values)
 
 
 class _Thresholds(_Section):
@@ -187,6 +201,7 @@ class Scope(_Thresholds):
     detectors: _Detectors = {}
     severity: _Severities = {}
     score: _Scores = {}
+    minutes: MinuteRules = MinuteRules()
 
 
 class QuantityRules(Scope):
@@ -209,16 +224,18 @@ class Layer(_Section):
     suite: SuiteRules = SuiteRules()
     detectors: _Detectors = {}
     score: _Scores = {}
+    minutes: MinuteRules = MinuteRules()
     quantity: dict[_Quantity, QuantityRules] = {}
     sensor: dict[_Sensor, SensorRules] = {}
 
     @property
     def is_about_minutes(self) -> bool:
-        """Whether anything of the minute stage is switched here, or speaks from another score."""
-        scopes = [scope for _, scope in self.scopes()]
-        named = set(self.detectors).union(*(scope.detectors for scope in scopes))
-        scored = [self.score, *(scope.score for scope in scopes)]
-        return any(scored) or not named.isdisjoint(BY_MINUTES)
+        """Whether anything of the minute stage is switched here, or speaks from elsewhere on."""
+        sections: list[Layer | Scope] = [self, *(scope for _, scope in self.scopes())]
+        return any(
+            one.score or said(one.minutes) or not set(BY_MINUTES).isdisjoint(one.detectors)
+            for one in sections
+        )
 
     def scopes(self) -> Iterator[tuple[str, Scope]]:
         """Yield the sections that speak of some series, with their places."""
@@ -235,6 +252,10 @@ class Rules(Layer):
 
     severity: _Severities = {}
     shadow: Annotated[dict[_Shadow, Layer], Field(max_length=MAX_SHADOWS)] = {}
+    # What came with them of the city; no file of rules says it. None: as each worker's settings.
+    city: Annotated[CityFacts, BeforeValidator(_city), PlainSerializer(CityFacts.said)] | None = (
+        None
+    )
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Rules":
@@ -249,10 +270,23 @@ class Rules(Layer):
             rules = cls.model_validate(dict(values))
         except ValidationError as error:
             raise RulesError(list(_told(error))[:_MAX_FAULTS]) from error
-        size = len(rules.canonical)
+        city = len(msgspec.json.encode(rules.city.said())) if rules.city is not None else 0
+        size = len(rules.canonical) - city
         if size > MAX_RULES_BYTES:
             raise RulesError([f"{size} bytes; at most {MAX_RULES_BYTES} go through the log"])
+        if city > MAX_CITY_BYTES:
+            raise RulesError([f"city: {city} bytes; at most {MAX_CITY_BYTES} go through the log"])
         return rules
+
+    def of(self, city: CityFacts) -> "Rules":
+        """Return the rules with what a city says of itself.
+
+        Raises
+        ------
+        RulesError
+            If that is too much to go through the log.
+        """
+        return Rules.read(said(self) | {"city": city.said()})
 
     @property
     def canonical(self) -> bytes:
@@ -268,7 +302,7 @@ class Rules(Layer):
         """Return the rules that a shadow is judged by: its own, laid over these."""
         own = said(self)
         own.pop("shadow", None)
-        return Rules.model_validate(_laid(own, said(self.shadow[name])))
+        return Rules.model_validate(laid(own, said(self.shadow[name])))
 
 
 def without_effect(rules: Rules) -> list[str]:
@@ -285,6 +319,7 @@ def without_effect(rules: Rules) -> list[str]:
         ]
     layers = [("", rules), *((f"shadow.{name}.", layer) for name, layer in rules.shadow.items())]
     for prefix, layer in layers:
+        faults += _unruled(f"{prefix}".rstrip("."), None, layer.minutes)
         for place, scope in layer.scopes():
             quantity = place.rpartition("quantity.")[2] if "quantity." in place else None
             faults += [
@@ -293,6 +328,7 @@ def without_effect(rules: Rules) -> list[str]:
                 for kind in getattr(scope, section)
                 if quantity is not None and quantity not in _JUDGED.get(kind, QUANTITIES)
             ]
+            faults += _unruled(f"{prefix}{place}", quantity, scope.minutes)
             if quantity in QUANTITIES and QUANTITIES[quantity].is_state:
                 faults += [
                     f"{prefix}{place}.{name}: {quantity} is a state, judged by its range alone"
@@ -307,9 +343,25 @@ def without_effect(rules: Rules) -> list[str]:
     return faults
 
 
+def _unruled(place: str, quantity: str | None, minutes: MinuteRules) -> Iterator[str]:
+    """Yield the thresholds of the minute stage that mean nothing in a section."""
+    for kind, name in minutes.said():
+        whole = ".".join(filter(None, (place, "minutes", kind, name)))
+        if quantity is None and (kind, name) in OF_QUANTITY:
+            yield f"{whole}: is that of a quantity: [{_beside(place)}quantity.<name>]"
+        elif quantity is not None and kind in OF_SENSOR:
+            yield f"{whole}: {kind} judges a sensor: [sensor.<id>]"
+        elif quantity is not None and quantity not in _JUDGED[kind]:
+            yield f"{whole}: {kind} does not judge {quantity}"
+
+
+def _beside(place: str) -> str:
+    return f"{place}." if place else ""
+
+
 def said(section: BaseModel) -> dict[str, Any]:
     """Return what a section says, without what it leaves as it is."""
-    return section.model_dump(exclude_defaults=True)
+    return section.model_dump(exclude_defaults=True, by_alias=True)
 
 
 def encode_rules(rules: Rules) -> bytes:
@@ -338,8 +390,9 @@ def decode_rules(data: bytes) -> Rules:
         If they are damaged, of another version, or say what this version does not know.
     """
     # The envelope takes about 100 bytes.
-    if len(data) > MAX_RULES_BYTES + 1_000:
-        raise RulesError([f"{len(data)} bytes, at most {MAX_RULES_BYTES} are read"])
+    most = MAX_RULES_BYTES + MAX_CITY_BYTES
+    if len(data) > most + 1_000:
+        raise RulesError([f"{len(data)} bytes, at most {most} are read"])
     try:
         envelope = msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -356,13 +409,13 @@ def decode_rules(data: bytes) -> Rules:
     return rules
 
 
-def _laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Lay one mapping over another, section by section."""
     whole = dict(below)
     for name, value in above.items():
         under = whole.get(name)
         is_section = isinstance(under, dict) and isinstance(value, dict)
-        whole[name] = _laid(under or {}, value) if is_section else value
+        whole[name] = laid(under or {}, value) if is_section else value
     return whole
 
 

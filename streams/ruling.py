@@ -3,7 +3,7 @@
 Everything here is worked out when rules change or series are new; a flush only reads columns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any, Final
@@ -15,7 +15,7 @@ from detectors import Limits, Suite, SuiteConfig, Terms, calibration
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
-from streams.rules import Rules, RulesError, Scope, said
+from streams.rules import Rules, RulesError, Scope, laid, said
 
 # What switches a detector off: counts that are never reached, a chance that nothing falls below,
 # a range that everything lies in.
@@ -61,6 +61,7 @@ class Ruling:
             # What follows from it would only hide it.
             raise RulesError([f"suite: {error}"]) from error
         self._memo: dict[tuple[str, str | None], dict[str, float]] = {}
+        self._minutes: dict[tuple[str, str | None], dict[str, Any]] = {}
         shared = self._worked_out([], "")
         self.terms = Terms._make(shared[name] for name in Terms._fields)
         faults += self._contradictions()
@@ -138,6 +139,17 @@ class Ruling:
         found = self.rules.score.get(kind, calibration.SPEAKS_FROM)
         for scope in self._scopes(key.quantity, key.sensor):
             found = scope.score.get(kind, found)
+        return found
+
+    def thresholds(self, key: SeriesKey) -> Mapping[str, Mapping[str, Any]]:
+        """Return what is said of the minute stage's thresholds there: kind to name to value."""
+        place = (key.quantity, key.sensor if key.sensor in self.rules.sensor else None)
+        found = self._minutes.get(place)
+        if found is None:
+            found = said(self.rules.minutes)
+            for scope in self._scopes(*place):
+                found = laid(found, said(scope.minutes))
+            self._minutes[place] = found
         return found
 
     def rule(self, suite: Suite, keys: Sequence[SeriesKey], *, limits: bool) -> None:

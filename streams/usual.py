@@ -33,6 +33,7 @@ from streams.judging import (
     HOUR_NS,
     Kernel,
     Kind,
+    Own,
     SlotOf,
     Terms,
     Watched,
@@ -113,13 +114,24 @@ def _profile(
         arguments = (wave.time_ns, wave.value, wave.usable)
         found = season.step(parts[0], *arguments, fixed, holidays)
         findings = [found, shift.step(parts[1], *arguments, season.usual(found))]
-        findings += [tampering.step(part, *arguments, found.expected) for part in parts[2:]]
+        if len(parts) > len(findings):
+            empty = tampering.Thresholds(terms["evidence_nats"], least_ns=terms["least_ns"])
+            findings.append(tampering.step(parts[-1], *arguments, found.expected, empty))
         return tuple(findings)
+
+    def thresholds(terms: Terms, own: Own) -> Terms:
+        del terms
+        chance = own.number("tampering", "chance", np.nan)
+        least_s = own.number("tampering", "least_s", tampering.LEAST_NS / 1e9)
+        return {
+            "evidence_nats": np.where(np.isnan(chance), tampering.EVIDENCE_NATS, -np.log(chance)),
+            "least_ns": (least_s * 1e9).astype(np.int64),
+        }
 
     def watched(terms: Terms) -> Watched:
         return everywhere(terms) * len(kinds)
 
-    return Kernel(name, quantities, kinds, new_state, terms, step, watched)
+    return Kernel(name, quantities, kinds, new_state, terms, step, watched, thresholds)
 
 
 # By itself a value that surprises is no reason to wake anybody: `level` tells of those that stay.
@@ -207,14 +219,18 @@ DRIFT: Final = Kernel(
     terms=_drift_terms,
     step=_drift_step,
     watched=lambda terms: ((terms["neighbours"] >= 0).sum(axis=0) >= _LEAST_NEIGHBOURS,),
+    thresholds=lambda terms, own: {
+        "tolerance": own.rows("drift", ("tolerance",), terms["tolerance"][np.newaxis])[0]
+    },
     of_neighbours=True,
 )
 
 
 def _clock_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
-    del terms
     count = len(wave.value)
-    limits = clock_skew.Limits(np.full(count, _AHEAD_S), np.full(count, np.inf))
+    limits = clock_skew.Limits(
+        *(np.broadcast_to(terms[name], count) for name in ("ahead_s", "behind_s"))
+    )
     return (clock_skew.step(state, wave.time_ns, wave.value, wave.usable, limits),)
 
 
@@ -231,5 +247,9 @@ CLOCK_SKEW: Final = Kernel(
     terms=_no_terms,
     step=_clock_step,
     watched=everywhere,
+    thresholds=lambda _terms, own: {
+        "ahead_s": own.number("clock-skew", "ahead_s", _AHEAD_S),
+        "behind_s": own.number("clock-skew", "behind_s", np.inf),
+    },
     of_clocks=True,
 )

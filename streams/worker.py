@@ -83,7 +83,7 @@ class WorkerConfig:
     suite : SuiteConfig
         Thresholds of the detectors.
     facts : CityFacts
-        What the kernels of the minute stage must know of the city.
+        What the kernels of the minute stage must know of the city, where the log does not say.
     """
 
     namespace: str
@@ -226,6 +226,9 @@ class Worker:
         self.totals = Totals()
         self.meter = Meter(config.namespace, config.flush_interval_s)
         self.meter.backlog(lambda: (self._pending_rows, self._held_bytes))
+        self.meter.city(
+            lambda: sum(not one.is_of_settings for one in list(self._partitions.values()))
+        )
 
     async def take(self, delivery: Delivery) -> None:
         """Queue a message; waits while too much is queued, which pauses the consumer."""
@@ -572,7 +575,26 @@ class Worker:
                 partition.seen,
                 partition.stored,
             )
+            self._compare(number, partition)
         return partition
+
+    def _compare(self, number: int, partition: Partition) -> None:
+        """Say where the settings are not what the partition was, or is, judged by."""
+        if partition.was_of_others:
+            self.meter.judged_otherwise()
+            _LOG.warning(
+                "partition %d: [city] or [groups] are not what its state was judged by. They hold"
+                " from offset %d on; whoever reads the log again cannot know, unless `citywatch"
+                " rules apply` writes them into it",
+                number,
+                partition.seen,
+            )
+        if not partition.is_of_settings:
+            _LOG.warning(
+                "partition %d: its log says other things of the city than [city] and [groups] of"
+                " this worker's settings, and is obeyed; `citywatch rules apply` writes these",
+                number,
+            )
 
     async def _resume(self, topic: str, number: int) -> Resumption:
         return await self._persistently(lambda: self._sink.resume(topic, number))

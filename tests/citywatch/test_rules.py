@@ -19,6 +19,7 @@ from detectors import KIND_NAMES
 from ingest.kafka import RecordSizeError
 from ingest.records import KafkaRecord
 from storage.rules import Present
+from streams.facts import CityFacts
 from streams.rules import BY_MINUTES, Rules, RulesError, rules_record
 from tests.storage.database import Database
 from tests.streams.citylog import city_log
@@ -48,12 +49,16 @@ warm_up = 5
 # Files
 
 
-def test_a_file_that_can_be_applied_is_said_to(tmp_path: Path) -> None:
+def test_a_file_that_can_be_applied_is_said_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "rules.toml"
     file.write_text(FILE, encoding="utf-8")
+    wanted = read_rules(file).of(CityFacts(time_zone="Europe/Madrid"))
+    monkeypatch.setenv("CITYWATCH_CITY__TIME_ZONE", "Europe/Madrid")
     result = run(app, ["rules", "check", str(file)])
     assert result.exit_code == 0
-    assert result.output.endswith(f"can be applied: {read_rules(file).fingerprint[:12]}\n")
+    assert result.output.endswith(f"can be applied: {wanted.fingerprint[:12]}\n")
 
 
 @pytest.mark.parametrize(
@@ -85,12 +90,23 @@ def test_a_file_that_can_be_applied_is_said_to(tmp_path: Path) -> None:
                 "shadow.x: says nothing that the present rules do not",
             ],
         ),
+        ("[city]\ntime_zone = 'UTC'\n", ["city: stands in the settings"]),
         ("[suite\n", ["at line 1, column 7"]),
         ("a = " + "[" * 5000, ["rec"]),
         ("\xff", ["utf-8"]),
         (f"# {'x' * (2 << 20)}", ["larger than 1048576 bytes"]),
     ],
-    ids=["keys", "contradiction", "no effect", "of a state", "syntax", "deep", "encoding", "size"],
+    ids=[
+        "keys",
+        "contradiction",
+        "no effect",
+        "of a state",
+        "city",
+        "syntax",
+        "deep",
+        "encoding",
+        "size",
+    ],
 )
 def test_a_file_that_cannot_be_applied_is_told_every_fault(
     tmp_path: Path, text: str, faults: list[str]

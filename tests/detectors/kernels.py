@@ -1,7 +1,7 @@
 """Every kernel with its twin, and streams that bring out its branches."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -113,7 +113,9 @@ def european(name: str, bands: Any) -> Kernel:
         lambda state, time_ns, value, usable, terms, _: air_quality.european_step(
             state, time_ns, value, usable, average_terms(terms), terms["pollutant"], bands, 4
         ),
-        lambda hold_ns, pollutant: naive.European(hold_ns, POLLUTANTS[pollutant], bands, 4),
+        lambda hold_ns, pollutant, speak_from=4: naive.European(
+            hold_ns, POLLUTANTS[pollutant], bands, speak_from
+        ),
         {"hold_ns": HOLD_NS, "pollutant": POLLUTANT},
         concentrations,
         calm=4.0,
@@ -238,7 +240,7 @@ def lags(rng: Rng, count: int) -> NDArray[np.float64]:
     return way * rng.choice([1.0, 0.01]) + np.arange(count) * slope
 
 
-KERNELS = (
+SHIPPED = (
     *(limits(standard) for standard in exceedance.STANDARDS),
     european("2024", EAQI_2024),
     european("before 2024", EAQI_BEFORE_2024),
@@ -266,7 +268,7 @@ KERNELS = (
         lambda state, time_ns, value, usable, terms, _: service_level.step(
             state, time_ns, value, usable, service_level.speed_terms(terms["free_flow_kmh"]), 6
         ),
-        lambda free_flow_kmh: naive.Speed(free_flow_kmh, 6),
+        lambda free_flow_kmh, speak_from=6: naive.Speed(free_flow_kmh, speak_from),
         {"free_flow_kmh": np.array([50.0, 30.0, 61.3, 120.0, np.nan, 72.0])},
         lambda rng, count: rng.uniform(0.0, 90.0, count),
         calm=70.0,
@@ -463,6 +465,89 @@ KERNELS = (
         calm=0.4,
         steps_s=(60, 600, 3000),
         judges_first=True,
+    ),
+)
+
+
+def told_otherwise(name: str, step: Step, **columns: Any) -> Kernel:
+    """Return a kernel whose series have thresholds of their own."""
+    (kernel,) = (one for one in SHIPPED if one.name == name)
+    own = {column: np.array(values) for column, values in columns.items()}
+    return replace(kernel, name=f"{name}, told otherwise", step=step, terms=kernel.terms | own)
+
+
+KERNELS = (
+    *SHIPPED,
+    told_otherwise(
+        "service level by speed",
+        lambda state, time_ns, value, usable, terms, _: service_level.step(
+            state,
+            time_ns,
+            value,
+            usable,
+            service_level.speed_terms(terms["free_flow_kmh"]),
+            terms["speak_from"],
+        ),
+        speak_from=[2, 3, 4, 5, 6, 6],
+    ),
+    told_otherwise(
+        "European air quality 2024",
+        lambda state, time_ns, value, usable, terms, _: air_quality.european_step(
+            state,
+            time_ns,
+            value,
+            usable,
+            average_terms(terms),
+            terms["pollutant"],
+            EAQI_2024,
+            terms["speak_from"],
+        ),
+        speak_from=[2, 3, 4, 5, 6, 6],
+    ),
+    told_otherwise(
+        "crowd",
+        lambda state, time_ns, value, usable, terms, _: crowd.step(
+            state, time_ns, value, usable, **terms
+        ),
+        speaks_from=[0.5, 2.0, 3.57, 1.0, 1.0, 5.55],
+    ),
+    told_otherwise(
+        "incident",
+        lambda state, time_ns, value, usable, terms, extras: incident.step(
+            state,
+            time_ns,
+            value,
+            usable,
+            incident.Downstream(extras["other_ns"], extras["other"], extras["speed"]),
+            incident.Thresholds(**terms),
+        ),
+        difference=[0.01, 0.2, 0.08, 0.08, 0.08, 0.3],
+        relative_difference=[0.5, 0.5, 0.2, 0.9, 0.5, 0.3],
+        downstream_fall=[0.3, 0.3, 0.3, 0.1, 0.8, 0.2],
+        speed_fall=[0.2, 0.5, 0.2, 0.2, 0.01, 0.1],
+    ),
+    told_otherwise(
+        "spike",
+        lambda state, time_ns, value, usable, terms, _: spike.step(
+            state, time_ns, value, usable, **terms
+        ),
+        far_spreads=[3.0, 5.0, 10.0, 20.0, 40.0, 2.0],
+    ),
+    told_otherwise(
+        "noise change",
+        lambda state, time_ns, value, usable, terms, _: noise_change.step(
+            state, time_ns, value, usable, **terms
+        ),
+        louder=[2.0, 4.0, 8.0, 100.0, 1e4, 8.0],
+        quieter=[0.5, 1e-4, 1.0 / 16.0, 0.25, 0.1, 0.9],
+    ),
+    told_otherwise(
+        "tampering",
+        lambda state, time_ns, value, usable, terms, extras: tampering.step(
+            state, time_ns, value, usable, extras["usual"], tampering.Thresholds(**terms)
+        ),
+        evidence_nats=[5.0, 10.0, 20.7, 50.0, 1.0, 20.7],
+        least_ns=[60 * S, 600 * S, 300 * S, 600 * S, 1200 * S, 1800 * S],
     ),
 )
 

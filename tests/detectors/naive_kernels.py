@@ -237,15 +237,6 @@ class Noise:
         level = 2 if certain else int(total / cover > limit)
         return True, level > 0, level, 10 * math.log10(total / cover), NAN, NAN, limit_db, NAN
 
-    def done(self, kind: int) -> float:
-        """Return the level of the last whole period of a kind."""
-        assert self.last_ns is not None
-        (day, now), _, _ = self.period(self.last_ns + self.utc_offset_ns - 1)
-        total, cover = self.periods[day if kind < now else day - 1, kind]
-        if cover < 0.75 * self.LENGTHS[kind] * 3600:
-            return NAN
-        return 10 * math.log10(total / cover)
-
 
 class Speed:
     COLUMNS = (25, 30, 35, 40, 45, 50, 55)
@@ -294,8 +285,8 @@ class Occupancy:
 
 
 class Crowd:
-    def __init__(self, area_m2: float) -> None:
-        self.area_m2 = area_m2
+    def __init__(self, area_m2: float, speaks_from: float = 3.57) -> None:
+        self.area_m2, self.speaks_from = area_m2, speaks_from
 
     def read(self, _time_ns: int, value: float, usable: bool) -> Told:
         if not heard(value, usable) or not 0 < self.area_m2 < math.inf:
@@ -306,11 +297,20 @@ class Crowd:
             feet = 1 / (density * 0.3048**2)
             level += sum(feet <= edge for edge in (35, 25, 15, 10, 5))
         level += sum(density >= edge for edge in (3.57, 5.55, 7.1))
-        return True, level >= 7, level, density, NAN, NAN, 3.57, NAN
+        speaks = density >= self.speaks_from
+        return True, speaks, level, density, NAN, NAN, self.speaks_from, NAN
 
 
 class Incident:
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        difference: float = 0.08,
+        relative_difference: float = 0.5,
+        downstream_fall: float = 0.3,
+        speed_fall: float = 0.2,
+    ) -> None:
+        self.difference, self.relative = difference, relative_difference
+        self.fall, self.speed_fall = downstream_fall, speed_fall
         self.phase: str = "free"
         self.waves = 0
         self.past: list[tuple[int, float, float]] = []
@@ -330,11 +330,13 @@ class Incident:
             change = quotient(before - other, before)
             fallen = quotient(fast - speed, fast)
         self.past.append((time_ns, other, speed))
-        relative = quotient(value - other, value) >= 0.5
+        relative = quotient(value - other, value) >= self.relative
         wave = other >= 0.3 and change < -0.4
-        self.move(relative, wave, value - other >= 0.08 and change >= 0.3, fallen)
+        begins = value - other >= self.difference and change >= self.fall
+        self.move(relative, wave, begins, fallen)
         level = {"tentative": 1, "confirmed": 2}.get(self.phase, 0)
-        return True, level == 2, level, value, other, NAN, other * 2, NAN
+        upper = other / (1 - self.relative)
+        return True, level == 2, level, value, other, NAN, upper, NAN
 
     def move(self, relative: bool, wave: bool, begins: bool, fallen: float) -> None:
         if self.phase in ("tentative", "confirmed"):
@@ -350,7 +352,7 @@ class Incident:
             self.waves += 1
             if self.waves > 5:
                 self.phase = "free"
-        elif relative and begins and not fallen < 0.2:
+        elif relative and begins and not fallen < self.speed_fall:
             self.phase = "tentative"
 
 
@@ -361,8 +363,8 @@ def quotient(above: float, below: float) -> float:
 
 
 class Spike:
-    def __init__(self, least_jump: float) -> None:
-        self.least_jump = least_jump
+    def __init__(self, least_jump: float, far_spreads: float = 10) -> None:
+        self.least_jump, self.far_spreads = least_jump, far_spreads
         self.last_ns: int | None = None
         self.window: list[float] = []
         self.slow = 0.0
@@ -381,7 +383,7 @@ class Spike:
         before = self.window[-7:]
         middle = median(before)
         deviation = median(abs(one - middle) for one in before)
-        reach = max(10 * 1.4826 * max(deviation, self.slow), self.least_jump)
+        reach = max(self.far_spreads * 1.4826 * max(deviation, self.slow), self.least_jump)
         warm = self.learned >= 30
         self.learned += 1
         self.slow += (deviation - self.slow) * max(1 / self.learned, 1 / 64)
@@ -404,13 +406,13 @@ class Spike:
         else:
             self.window.append(value)
         if level != 1:
-            score = decades(10 * abs(measure - middle) / max(reach, 1e-300))
+            score = decades(self.far_spreads * abs(measure - middle) / max(reach, 1e-300))
         return True, level == 2, level, measure, middle, middle - reach, middle + reach, score
 
 
 class NoiseChange:
-    def __init__(self, least: float) -> None:
-        self.least = least
+    def __init__(self, least: float, louder: float = 8, quieter: float = 1 / 16) -> None:
+        self.least, self.louder, self.quieter = least, louder, quieter
         self.last: tuple[int, float] | None = None
         self.squares = 0
         self.short = self.long = 0.0
@@ -431,18 +433,20 @@ class NoiseChange:
         now = max(self.short, self.least**2)
         level = 0
         if warm:
-            level = 1 if now > 8 * before else 2 if now < before / 16 else 0
+            level = 1 if now > self.louder * before else 2 if now < self.quieter * before else 0
         pace = 1 / 3200 if level else max(1 / self.squares, 1 / 400)
         self.long += (square - self.long) * pace
         if not warm:
             return SILENT
         old = math.sqrt(before)
         score = decades(abs(math.log(now / before)) / 0.316)
-        return True, level > 0, level, math.sqrt(now), old, old / 4, old * math.sqrt(8), score
+        lower, upper = old * math.sqrt(self.quieter), old * math.sqrt(self.louder)
+        return True, level > 0, level, math.sqrt(now), old, lower, upper, score
 
 
 class Tampering:
-    def __init__(self) -> None:
+    def __init__(self, evidence_nats: float = 20.7, least_ns: int = 600 * S) -> None:
+        self.evidence_nats, self.least_ns = evidence_nats, least_ns
         self.run: list[tuple[int, float]] = []
 
     def read(self, time_ns: int, value: float, usable: bool, usual: float) -> Told:
@@ -459,9 +463,9 @@ class Tampering:
         evidence = sum(one for _, one in self.run) / 4
         speaks = (
             is_nobody
-            and evidence >= 20.7
+            and evidence >= self.evidence_nats
             and len(self.run) >= 5
-            and time_ns - self.run[0][0] >= 600 * S
+            and time_ns - self.run[0][0] >= self.least_ns
         )
         score = evidence / math.log(10)
         return True, speaks, int(speaks), value, usual, NAN, NAN, score

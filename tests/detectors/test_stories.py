@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from detectors import incident, noise, noise_change, spike, tampering
-from tests.detectors.kernels import KERNELS
 
 S = 10**9
 
@@ -144,23 +143,6 @@ def test_one_person_ends_the_suspicion() -> None:
     found = watch(tampering.step, tampering.new_state(1), values, np.array([30.0]))
     assert found[29].speaks[0]
     assert not any(one.speaks[0] for one in found[30:])
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_last_whole_periods_are_those_of_the_twin(seed: int) -> None:
-    kernel = next(one for one in KERNELS if one.name == "noise")
-    rng = np.random.default_rng(seed)
-    time_ns = np.cumsum(rng.integers(1, 700, 400)) * S
-    state = noise.new_state(1)
-    terms = noise.Terms(np.array([900 * S]), np.array([-3 * 3600 * S]), np.full((3, 1), 60.0))
-    twin = kernel.twin(900 * S, -3 * 3600 * S, [60.0] * 3)
-    values = rng.uniform(30.0, 90.0, 400)
-    for row, value in enumerate(values.tolist()):
-        watch(noise.step, state, [value], terms, time_ns=time_ns[[row]])
-        twin.read(int(time_ns[row]), value, True)
-        found = noise.indicators(state)
-        wanted = [twin.done(kind) for kind in range(3)]
-        assert [one[0] for one in found[:3]] == pytest.approx(wanted, rel=1e-9, nan_ok=True)
 
 
 def test_the_night_is_held_to_its_own_limit() -> None:

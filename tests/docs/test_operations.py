@@ -20,6 +20,7 @@ def metrics() -> dict[str, tuple[str, set[str]]]:
     """Return type and labels of every metric of our own."""
     meter = Meter("live", 0.2)
     meter.backlog(lambda: (0, 0))
+    meter.city(lambda: 0)
     meter.progress.assigned([("live.readings", 0)])
     meter.progress.log_end(("live.readings", 0), 0, 1, 0.0)
     meter._state_bytes[0] = 1

@@ -181,7 +181,7 @@ def test_a_document_begins_with_its_title(document: Path) -> None:
 def test_the_examples_of_rules_are_understood(tmp_path: Path) -> None:
     text = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
     examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         file = tmp_path / "rules.toml"
         file.write_text(example, encoding="utf-8")

@@ -155,6 +155,29 @@ def test_the_us_index_speaks_in_its_own_numbers() -> None:
     assert 200 < page.seen < 300
 
 
+@pytest.mark.parametrize(
+    ("index", "quantity", "level", "upper"),
+    [
+        # In the band from 100 on; 230 before it was revised, and particles over a day.
+        ("EU", "no2", 120.0, 100.0),
+        ("EU before 2024", "no2", 120.0, None),
+        ("EU before 2024", "no2", 300.0, 230.0),
+        ("US", "pm25", 130.0, 150.0),
+        ("US 2018", "pm25", 130.0, 150.0),
+    ],
+)
+def test_the_city_says_which_version_of_which_index(
+    index: str, quantity: str, level: float, upper: float | None
+) -> None:
+    drive = Drive(CityFacts(air_quality_index=index))
+    found = drive.run(200, {f"environment/z/air/{quantity}": noisy(level, 1.0)})
+    pages = [one.page for one in found if one.page.kind == "air-quality"]
+    assert [page.upper for page in pages] == ([] if upper is None else [upper])
+    # On the U.S. scale 130 ug/m3 are 205 today and were 190 before.
+    wanted = {"US": 205.0, "US 2018": 190.0}
+    assert all(page.seen == pytest.approx(wanted.get(index, level), rel=0.02) for page in pages)
+
+
 def test_a_loud_day_where_the_city_has_a_limit() -> None:
     values = {"environment/z/mic/LAeq": noisy(72.0, 1.0)}
     assert Drive(CityFacts()).run(180, values) == []

@@ -15,6 +15,7 @@ from ingest.records import Provenance
 from storage.flush import Change, Moved, Opened, Resolved, Shadowed, ShadowEnded
 from storage.rows import Rows
 from storage.sink import Resumption
+from streams.facts import CityFacts
 from streams.partition import STATE_VERSION, Partition
 from streams.rules import BY_MINUTES, Rules, encode_rules
 from streams.scoring import Message
@@ -54,6 +55,8 @@ TRIED = {
 # Keeps a shadow and ends the other.
 OTHER = Rules.read({"shadow": {"tight": {"suite": {"warm_up": 12}}}})
 NONE = Rules()
+NOWHERE = CityFacts()
+ANEW = Resumption(0, 0, None, None)
 EAGER = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 PLACES = st.integers(0, len(LOG))
 
@@ -287,7 +290,7 @@ def test_when_a_shadow_no_longer_looks_at_minutes_its_alerts_of_them_are_over() 
     ends = [(one.shadow, one.kinds) for one in run.shadowed if isinstance(one, ShadowEnded)]
     assert ends == [("levels", ()), ("obstacles", BY_MINUTES)]
     state = msgspec.msgpack.decode(run.partition.snapshot())
-    assert state[-1][2] == {}
+    assert state[5][2] == {}
 
 
 def test_minutes_of_a_shadow_come_through_a_restart() -> None:
@@ -304,7 +307,7 @@ def test_a_shadow_that_an_older_worker_ran_without_minutes_gets_them() -> None:
     first = Run()
     first.flush(inserted([(5, TRIAL)])[:40])
     state = msgspec.msgpack.decode(first.partition.snapshot())
-    state[-1] = state[-1][:2]
+    state[5] = state[5][:2]
     after = Run(Resumption(40, 40, STATE_VERSION, msgspec.msgpack.encode(state)))
     assert sorted(after.partition.shadow_minutes) == ["levels", "obstacles"]
 
@@ -328,7 +331,7 @@ def test_no_shadow_costs_no_step_and_no_byte() -> None:
     run.flush(inserted([(5, of_rules(TOLD)), (9, of_rules(NONE))]))
     assert run.partition.shadows == {}
     state = msgspec.msgpack.decode(run.partition.snapshot())
-    assert state[-1] is None
+    assert state[5] is None
 
 
 def test_rules_that_are_said_again_change_nothing_and_are_not_noted() -> None:
@@ -416,6 +419,86 @@ def test_what_the_minute_stage_has_opened_is_over_when_it_is_switched_off() -> N
     assert {one.cause for one in resolved} == {"no longer judged"}
 
 
+def judged_by(facts: CityFacts, resumption: Resumption = ANEW) -> Run:
+    """Return a run of a worker whose settings say that of the city."""
+    run = Run()
+    run.partition = Partition(resumption, CONFIG, facts)
+    return run
+
+
+# Stations that are of no road are compared with nobody; without an empty road's speed there is no
+# level of service.
+OF_CITY = frozenset({"incident", "service-level"})
+
+
+def test_what_the_city_says_holds_from_its_place_in_the_log_on_whatever_settings_say() -> None:
+    told = [(0, of_rules(Rules().of(NOWHERE))), (30, of_rules(Rules().of(FACTS)))]
+    log = inserted(told)
+    runs = [judged_by(facts) for facts in (FACTS, NOWHERE)]
+    for run in runs:
+        run.flush(log)
+        assert run.partition.facts == FACTS
+    one, other = runs
+    assert one.outcome() == other.outcome()
+    assert [run.partition.is_of_settings for run in runs] == [True, False]
+    at = min(one.page.since for one in live_of_minutes(one, *OF_CITY))
+    unsaid = judged_by(FACTS)
+    unsaid.flush(LOG)
+    assert at > min(one.page.since for one in live_of_minutes(unsaid, *OF_CITY))
+    never = judged_by(FACTS)
+    never.flush(inserted(told[:1]))
+    assert live_of_minutes(never, *OF_CITY) == []
+
+
+def test_what_the_log_says_of_the_city_comes_through_a_restart_with_other_settings() -> None:
+    log = inserted([(5, TRIAL), (9, of_rules(Rules.read(TRIED).of(FACTS)))])
+    whole = judged_by(NOWHERE)
+    whole.flush(log)
+    first = judged_by(NOWHERE)
+    first.flush(log[:40])
+    resumption = Resumption(40, 40, STATE_VERSION, first.partition.snapshot())
+    after = judged_by(CityFacts(limits="WHO 2021"), resumption)
+    assert not after.partition.was_of_others
+    after.flush(log[40:])
+    assert after.partition.snapshot() == whole.partition.snapshot()
+    assert first.changes + after.changes == whole.changes
+    assert first.shadowed + after.shadowed == whole.shadowed
+
+
+def test_with_the_last_word_of_the_log_settings_hold_again() -> None:
+    run = judged_by(NOWHERE)
+    run.flush(inserted([(5, of_rules(Rules().of(FACTS))), (9, of_rules(NONE))])[:12])
+    assert run.partition.facts == NOWHERE
+
+
+def test_what_changes_with_the_city_keeps_what_was_learned_and_ends_what_is_not_judged() -> None:
+    place = next(
+        place
+        for place in range(len(LOG))
+        if {type(one) for one in live_of_minutes(cut(LOG[:place], set()), "incident")} == {Opened}
+    )
+    run = judged_by(FACTS)
+    run.flush(inserted([(place, of_rules(Rules().of(NOWHERE)))]))
+    resolved = [one for one in live_of_minutes(run, "incident") if isinstance(one, Resolved)]
+    assert [one.cause for one in resolved] == ["no longer judged"]
+    # What no fact of the city touches goes on as if nothing had been said.
+    others = set(BY_MINUTES) - OF_CITY
+    assert live_of_minutes(run, *others) == live_of_minutes(WHOLE, *others)
+
+
+def test_a_state_that_other_settings_have_judged_is_known_as_one() -> None:
+    first = judged_by(FACTS)
+    first.flush(LOG[:20])
+    resumption = Resumption(20, 20, STATE_VERSION, first.partition.snapshot())
+    assert not judged_by(FACTS, resumption).partition.was_of_others
+    other = judged_by(NOWHERE, resumption).partition
+    assert (other.was_of_others, other.facts, other.is_of_settings) == (True, NOWHERE, True)
+    # One from before it was noted says nothing.
+    state = msgspec.msgpack.decode(first.partition.snapshot())
+    older = Resumption(20, 20, STATE_VERSION, msgspec.msgpack.encode(state[:6]))
+    assert not judged_by(NOWHERE, older).partition.was_of_others
+
+
 @pytest.mark.parametrize(
     "damage", ["rules", "version", "missing", "more", "shadow", "series", "minutes", "of whom"]
 )
@@ -423,7 +506,7 @@ def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
     trial = cut(inserted([(9, TRIAL)])[:30], set())
     whose = trial if damage in ("minutes", "of whom") else TALE
     state = msgspec.msgpack.decode(whose.partition.snapshot())
-    told, shadows, minutes = state[-1]
+    told, shadows, minutes = state[5]
     if damage == "rules":
         told = told[:-1]
     elif damage == "version":
@@ -440,7 +523,7 @@ def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
         minutes["tight"] = trial.partition.minutes.save()
     else:
         shadows["tight"] = Run().partition.suite.save()
-    state[-1] = [told, shadows, minutes]
+    state[5] = [told, shadows, minutes]
     with pytest.raises(StateError):
         Partition(Resumption(9, 9, STATE_VERSION, msgspec.msgpack.encode(state)), CONFIG, FACTS)
 

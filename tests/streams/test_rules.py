@@ -1,8 +1,10 @@
 """Rules as people write them: what is refused, where, and what they mean for a series."""
 
+import re
 import tomllib
 from contextlib import suppress
 from dataclasses import fields
+from datetime import date
 from math import inf
 from typing import Any
 
@@ -15,8 +17,10 @@ from detectors import KIND_NAMES, Suite, SuiteConfig, Terms
 from detectors.calibration import SPEAKS_FROM
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
+from streams.facts import CityFacts, Group
 from streams.rules import (
     BY_MINUTES,
+    MAX_CITY_BYTES,
     MAX_RULES_BYTES,
     SCORED,
     SWITCHES,
@@ -31,6 +35,20 @@ from streams.rules import (
 from streams.ruling import Ruling
 
 DEFAULTS = SuiteConfig()
+ROAD = CityFacts(
+    groups={"ring": Group(("traffic-0-0", "traffic-0-1"), kind="road", free_flow_kmh=90.0)}
+)
+STRICT = CityFacts(
+    time_zone="Europe/Madrid",
+    air_quality_index="US",
+    limits="WHO 2021",
+    noise_limits_db=(50.0, None, 40.5),
+    groups={
+        "square": Group(("cameras-0-0",), area_m2=50.0),
+        "park": Group(("a", "b"), kind="neighbours"),
+    },
+    holidays=(date(2026, 12, 25),),
+)
 PLAIN = Ruling(Rules(), DEFAULTS)
 
 
@@ -155,8 +173,8 @@ def test_rules_are_bounded() -> None:
     many = {f"sensor-{n}": {"warm_up": 5} for n in range(MAX_RULES_BYTES // 25)}
     with pytest.raises(RulesError, match="at most 262144 go through the log"):
         Rules.read({"sensor": many})
-    with pytest.raises(RulesError, match="at most 262144 are read"):
-        decode_rules(b" " * (MAX_RULES_BYTES + 1001))
+    with pytest.raises(RulesError, match="at most 786432 are read"):
+        decode_rules(b" " * (MAX_RULES_BYTES + MAX_CITY_BYTES + 1001))
 
 
 def test_the_closer_section_wins() -> None:
@@ -315,7 +333,8 @@ def rules(draw: st.DrawFn) -> Rules:
         st.sampled_from([*KIND_NAMES, *BY_MINUTES]), st.sampled_from(["minor", "major", "critical"])
     )
     score = st.dictionaries(st.sampled_from(SCORED), st.floats(0.0, 9.0))
-    optional = layer | {"shadow": shadow, "severity": severity, "score": score}
+    city = st.sampled_from([CityFacts().said(), ROAD.said(), STRICT.said()])
+    optional = layer | {"shadow": shadow, "severity": severity, "score": score, "city": city}
     return Rules.read(draw(st.fixed_dictionaries({}, optional=optional)))
 
 
@@ -414,12 +433,59 @@ def test_a_shadow_with_another_score_judges_the_minutes_by_it() -> None:
     assert ruling.speaks_from("season", key()) == 5.0
 
 
+# What the city says of itself
+
+
+def test_what_a_city_says_comes_through_the_log() -> None:
+    for facts in (CityFacts(), ROAD, STRICT):
+        rules = Rules.read({"suite": {"warm_up": 5}}).of(facts)
+        again = decode_rules(encode_rules(rules))
+        assert (again, again.city) == (rules, facts)
+        assert again.fingerprint != Rules.read({"suite": {"warm_up": 5}}).fingerprint
+    # What is so by itself is not said, so that what later versions know changes no fingerprint.
+    assert Rules().of(CityFacts()).canonical == b'{"city":{}}'
+    assert ROAD.said() == {
+        "groups": {
+            "ring": {
+                "sensors": ["traffic-0-0", "traffic-0-1"],
+                "kind": "road",
+                "free_flow_kmh": 90.0,
+            }
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("city", "fault"),
+    [
+        ({"time_zone": "Middle/Earth"}, "city: no time zone of this host: 'Middle/Earth'"),
+        ({"limits": "mine"}, "city: no limits are known as 'mine'"),
+        ({"weather": "fine"}, "city: facts that this version does not know"),
+        ({"groups": {"a": {"sensors": ["b"], "colour": 3}}}, "city: facts that this version"),
+        ({"noise_limits_db": ["loud", None, None]}, "city: Expected `float | null`"),
+        ({"holidays": ["someday"]}, "city: Invalid RFC3339"),
+        ("Paris", "city: Expected `object`"),
+    ],
+)
+def test_a_city_that_is_not_understood_is_refused(city: object, fault: str) -> None:
+    with pytest.raises(RulesError, match=f"^{re.escape(fault)}"):
+        Rules.read({"city": city})
+
+
+def test_what_a_city_says_is_bounded() -> None:
+    many = CityFacts(groups={"all": Group(tuple(f"sensor-{n:09}" for n in range(30_000)))})
+    with pytest.raises(
+        RulesError, match=r"^city: 570032 bytes; at most 524288 go through the log$"
+    ):
+        Rules().of(many)
+
+
 # Beside what they speak of
 
 
 def test_every_threshold_of_the_suite_can_be_ruled() -> None:
     assert set(SuiteRules.model_fields) == {field.name for field in fields(SuiteConfig)}
-    own = set(Scope.model_fields) - {"detectors", "severity", "score"}
+    own = set(Scope.model_fields) - {"detectors", "severity", "score", "minutes"}
     assert own == set(Terms._fields)
     assert set(QuantityRules.model_fields) - set(Scope.model_fields) == {"low", "high", "max_rate"}
 

@@ -9,6 +9,7 @@ import pytest
 from citywatch.rules import read_rules
 from ingest.kafka import RecordSender
 from simulators.payloads import Message
+from streams.facts import CityFacts
 from streams.rules import Rules, rules_record
 from tests.streams.town import PARTITIONS, Town
 
@@ -28,7 +29,7 @@ def test_rules_are_obeyed_by_workers_that_run_and_by_those_that_come_later(
 ) -> None:
     file = tmp_path / "rules.toml"
     file.write_text(FILE, encoding="utf-8")
-    rules = read_rules(file)
+    rules = read_rules(file).of(CityFacts())
     town.start("bridge")
     town.start("worker-1")
     town.until_open()

@@ -1,6 +1,7 @@
 """The worker's promises, held against a real database and a Kafka that only counts."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -16,10 +17,13 @@ from storage.flush import Flush
 from storage.migrate import session_options
 from storage.sink import FencedError, Outcome, Sink
 from streams import worker as worker_module
+from streams.facts import CityFacts
+from streams.rules import Rules, rules_record
 from streams.worker import GapError
 from tests.storage.database import Database
 from tests.streams.citylog import (
     LETTERS,
+    NAMESPACE,
     READINGS,
     START_NS,
     Log,
@@ -129,6 +133,40 @@ def test_state_is_saved_of_partitions_that_have_fallen_silent(database: Database
             await running
 
     run(work)
+
+
+def test_a_worker_with_other_facts_of_the_city_than_its_state_or_its_log_says_so(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "streams.worker")
+    log = small_log(messages=4)
+    rules = rules_record(Rules().of(CityFacts(limits="WHO 2021")), NAMESPACE, 0)
+    log.add(PLACE, rules.headers, rules.value)
+    kafka = Kafka(log, database)
+
+    async def session(facts: CityFacts, messages: int) -> tuple[float, float, int]:
+        caplog.clear()
+        async with Session(kafka, facts=facts) as session:
+            session.assign()
+            await session.deliver(PLACE, messages)
+            await session.worker.flush(save=True)
+            value = session.worker.meter.registry.get_sample_value
+            return (
+                value("citywatch_worker_states_of_another_city_total"),
+                value("citywatch_worker_partitions_of_another_city"),
+                len(caplog.records),
+            )
+
+    here, there = CityFacts(limits="WHO 2021"), CityFacts(time_zone="Europe/Madrid")
+    assert run(lambda: session(here, 1)) == (0, 0, 0)
+    assert run(lambda: session(here, 1)) == (0, 0, 0)
+    assert run(lambda: session(there, 1)) == (1, 0, 1)
+    assert "[city] or [groups] are not what its state was judged by" in caplog.text
+    # The last two messages: of readings, and what the log itself says.
+    assert run(lambda: session(there, 2)) == (0, 1, 0)
+    kafka.log.add(PLACE, *batch_message([]))
+    assert run(lambda: session(there, 1)) == (0, 1, 1)
+    assert "its log says other things of the city" in caplog.text
 
 
 def test_what_waits_for_a_saved_state_is_bounded(database: Database) -> None:
