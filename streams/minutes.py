@@ -11,7 +11,7 @@ One long module, because all of it moves the same state, and what is saved of it
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,10 @@ from ingest.topics import SeriesKey
 from streams.facts import CityFacts
 from streams.judging import Kernel, Kind, Terms, Wave
 from streams.kernels import kernels
-from streams.ruling import Ruling
+
+if TYPE_CHECKING:
+    # By its name alone: rules are read with libraries that the stage does without.
+    from streams.ruling import Ruling
 
 # A minute is closed when the watermark is so far beyond its end.
 GRACE_NS: Final = 30 * 10**9
@@ -234,7 +237,7 @@ class MinuteStage:
         self._first = np.concatenate((self._first, first))
         self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
 
-    def judge_by(self, ruling: Ruling) -> None:
+    def judge_by(self, ruling: "Ruling") -> None:
         """Watch from now on for what is on, and speak of what is as rare as the rules ask for.
 
         What is open of what is off is over with the next check.
