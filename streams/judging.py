@@ -54,7 +54,9 @@ class Wave:
         value, usable = np.full(count, np.nan), np.zeros(count, np.bool_)
         value[place], usable[place] = self.value, self.usable
         # All rows are of one minute.
-        time_ns, offset_ns = (np.full(count, one[0]) for one in (self.time_ns, self.utc_offset_ns))
+        time_ns, offset_ns = (
+            np.broadcast_to(one[0], count) for one in (self.time_ns, self.utc_offset_ns)
+        )
         return Wave(time_ns, value, usable, offset_ns, self.means)
 
 

@@ -36,6 +36,7 @@ GRACE_NS: Final = 30 * 10**9
 # Where one in so many series of a kernel has a minute, all are shown to it: those without one are
 # not usable, which changes nothing, and columns need not be picked apart and put together again.
 _WHOLE_FROM: Final = 3
+_QUARTER_NS: Final = 15 * MINUTE_NS
 _NO_LAG: Final = int(np.iinfo(np.int64).max)
 # A sound level is averaged by its energy.
 _LEVEL: Final = "LAeq"
@@ -103,6 +104,25 @@ class Standing(NamedTuple):
     silent: NDArray[np.bool_]
 
 
+class _Minute(NamedTuple):
+    """One minute of all series of a partition.
+
+    Parameters
+    ----------
+    end_ns, offset_ns : int
+        Its end, and local time minus UTC.
+    value : (series,) float64
+        Means; NaN where there is none.
+    there : (series,) bool or None
+        Of which series there is one; None of all.
+    """
+
+    end_ns: int
+    offset_ns: int
+    value: NDArray[np.float64]
+    there: NDArray[np.bool_] | None
+
+
 @dataclass(slots=True)
 class _Running:
     """A kernel with the state of the series that it has a place for."""
@@ -159,6 +179,37 @@ class _Running:
         self.everywhere = np.arange(len(self.slots))
         self.place_of[self.slots] = self.everywhere
 
+    def shown(
+        self, minute: _Minute, doubtful: NDArray[np.bool_] | None, means: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], Wave] | None:
+        """Return what the kernel sees of a minute, and of which places; None of nothing.
+
+        `doubtful` is None where no series is.
+        """
+        slots, place = self.slots, self.everywhere
+        there = minute.there if minute.there is None else minute.there[slots]
+        count = len(slots) if there is None else np.count_nonzero(there)
+        if not count:
+            return None
+        if there is not None and _WHOLE_FROM * count < len(slots):
+            place = np.flatnonzero(there)
+            slots, there = slots[place], None
+        # Of a kernel that has a place for every series a place is a slot.
+        is_all = len(slots) == len(minute.value)
+        usable = there
+        if doubtful is not None:
+            sound = ~(doubtful if is_all else doubtful[slots])
+            usable = sound if there is None else there & sound
+        count = len(slots)
+        wave = Wave(
+            time_ns=np.broadcast_to(np.int64(minute.end_ns), count),
+            value=minute.value if is_all else minute.value[slots],
+            usable=np.ones(count, np.bool_) if usable is None else usable,
+            utc_offset_ns=np.broadcast_to(np.int64(minute.offset_ns), count),
+            means=means,
+        )
+        return place, wave
+
     def rated(
         self,
         at: int,
@@ -213,6 +264,9 @@ class MinuteStage:
         # Series that the kernels have a place for; the rest get theirs at the next check.
         self._placed = 0
         self._is_level = np.empty(0, np.bool_)
+        self._levels = np.empty(0, np.intp)
+        # A quarter of an hour since 1970, and local time minus UTC in it: clocks change between.
+        self._offset = (-1, 0)
         # By slot, the first series of its sensor, which speaks for its clock.
         self._first = np.empty(0, np.int64)
         self._first_of: dict[str, int] = {}
@@ -233,6 +287,7 @@ class MinuteStage:
         self._minutes.add(len(keys))
         levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
         self._is_level = np.concatenate((self._is_level, levels))
+        self._levels = np.flatnonzero(self._is_level)
         first = np.array([self._first_of[key.sensor] for key in keys], np.int64)
         self._first = np.concatenate((self._first, first))
         self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
@@ -259,18 +314,22 @@ class MinuteStage:
         self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
     ) -> None:
         """Add usable readings: fresh, not late, not bad, of each series in the order of time."""
-        level = self._is_level[slot]
-        if level.any():
+        if not len(slot):
+            return
+        place = slot.astype(np.intp)
+        level = np.flatnonzero(self._is_level[place])
+        if len(level):
             value = value.copy()
             value[level] = energy(value[level])
-        self._minutes.take(slot, time_ns, value)
+        self._minutes.take(place, time_ns, value)
 
     def hear(self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], arrived_ns: int) -> None:
         """Take note of how long a message's readings took, by the sensors' own clocks.
 
         Only of messages that came when they were measured: in a replay they do not.
         """
-        np.minimum.at(self._lag_ns, self._first[slot], arrived_ns - time_ns)
+        if len(slot):
+            np.minimum.at(self._lag_ns, self._first[slot.astype(np.intp)], arrived_ns - time_ns)
 
     def check(self, check_ns: int, standing: Standing) -> list[Move]:
         """Close the minutes that are over, and return what becomes of alerts, in order.
@@ -394,14 +453,9 @@ class MinuteStage:
 
     def _judge(self, closed: Closed, standing: Standing) -> list[Move]:
         """Show one minute of some series to the kernels."""
-        slots = closed.series
-        level = self._is_level[slots]
-        mean = np.where(level, 10.0 * np.log10(closed.mean), closed.mean)
-        end_ns = int(closed.start_ns[0]) + MINUTE_NS
-        offset_ns = int(offsets_ns(self._zone, closed.start_ns[:1])[0])
-        doubtful = standing.in_doubt
-        means = np.full(len(self._keys), np.nan)
-        means[slots] = np.where(doubtful[slots], np.nan, mean)
+        minute = self._minute_of(closed)
+        doubtful = _some(standing.in_doubt)
+        means = _unless(minute.value, doubtful)
         moves: list[Move] = []
         is_about_city = False
         for running in self._running:
@@ -410,20 +464,26 @@ class MinuteStage:
             if not is_about_city and not running.kernel.is_of_sensors:
                 # From here on what the kernels before have found of sensors counts as well.
                 is_about_city = True
-                doubtful = self._doubtful(standing)
-                means[doubtful] = np.nan
-            place = running.place_of[slots]
-            rows = np.flatnonzero(place >= 0)
-            if len(rows):
-                wave = Wave(
-                    time_ns=np.full(len(rows), end_ns),
-                    value=mean[rows],
-                    usable=~doubtful[slots[rows]],
-                    utc_offset_ns=np.full(len(rows), offset_ns),
-                    means=means,
-                )
-                moves += self._ask(running, place[rows], wave, standing)
+                doubtful = _some(self._doubtful(standing))
+                means = _unless(minute.value, doubtful)
+            found = running.shown(minute, doubtful, means)
+            if found is not None:
+                moves += self._ask(running, *found, standing)
         return moves
+
+    def _minute_of(self, closed: Closed) -> "_Minute":
+        """Return a minute as columns of all series."""
+        count, start_ns = len(self._keys), int(closed.start_ns[0])
+        if len(closed.series) == count:
+            value, there = closed.mean.copy(), None
+        else:
+            value, there = np.full(count, np.nan), np.zeros(count, np.bool_)
+            value[closed.series], there[closed.series] = closed.mean, True
+        value[self._levels] = 10.0 * np.log10(value[self._levels])
+        quarter = start_ns // _QUARTER_NS
+        if quarter != self._offset[0]:
+            self._offset = quarter, int(offsets_ns(self._zone, closed.start_ns[:1])[0])
+        return _Minute(start_ns + MINUTE_NS, self._offset[1], value, there)
 
     def _judge_clocks(self, check_ns: int, standing: Standing) -> list[Move]:
         """Show the lags since the last minute to the kernel that judges clocks."""
@@ -436,14 +496,17 @@ class MinuteStage:
         for running in self._running:
             if running.kernel.of_clocks and len(slots):
                 wave = Wave(
-                    time_ns=np.full(len(slots), minute * MINUTE_NS),
+                    time_ns=np.broadcast_to(np.int64(minute * MINUTE_NS), len(slots)),
                     value=self._lag_ns[slots] / 1e9,
                     # A clock that the bridge calls wrong is an alert already.
                     usable=~standing.in_doubt[slots],
                     utc_offset_ns=np.zeros(len(slots), np.int64),
                     means=np.empty(0),
                 )
-                moves += self._ask(running, running.place_of[slots], wave, standing)
+                place = running.place_of[slots]
+                if _WHOLE_FROM * len(place) >= len(running.slots):
+                    wave, place = wave.whole(place, len(running.slots)), running.everywhere
+                moves += self._ask(running, place, wave, standing)
         self._lag_ns[:] = _NO_LAG
         return moves
 
@@ -461,8 +524,6 @@ class MinuteStage:
     ) -> list[Move]:
         """Ask one kernel about one minute of the series in these places."""
         kernel = running.kernel
-        if _WHOLE_FROM * len(place) >= len(running.slots):
-            wave, place = wave.whole(place, len(running.slots)), running.everywhere
         # Places are in order: where all are there the columns themselves can be worked on.
         is_whole = len(place) == len(running.slots)
         state = running.state if is_whole else _part(running.state, place)
@@ -583,6 +644,15 @@ def _flipped(
             flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True
         )
     ]
+
+
+def _some(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Return a mask that has something in it, or None."""
+    return mask if mask.any() else None
+
+
+def _unless(value: NDArray[np.float64], mask: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    return value if mask is None else np.where(mask, np.nan, value)
 
 
 def _longer(state: Any, more: Any) -> Any:
