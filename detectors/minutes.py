@@ -318,9 +318,15 @@ class Minutes:
 
     def _open(self, series: NDArray[np.intp]) -> _Cells:
         """Return a copy of the open minutes of some series, in their order."""
-        if len(series) == self._count:
-            columns = (self._minute, self._total, self._readings, self._last)
-            return _Cells(series, *(column[: self._count].copy() for column in columns))
+        count = self._count
+        if len(series) == count:
+            return _Cells(
+                series,
+                self._minute[:count].copy(),
+                self._total[:count].copy(),
+                self._readings[:count].copy(),
+                self._last[:count].copy(),
+            )
         return _Cells(
             series,
             self._minute[series],
