@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import CITY, HEALTH, NEVER, StateError, calibration, episodes
-from detectors.finding import Finding
+from detectors.finding import Answer, Finding
 from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
 from detectors.noise import energy
@@ -133,6 +133,9 @@ class _Running:
     alerts: list[episodes.State] = field(default_factory=list)
     # Of each kind what its scores have been; None where they are not calibrated.
     scores: list[calibration.State | None] = field(default_factory=list)
+    # Of each kind, up to which spreads nothing new is learned this hour
+    # (`calibration.note_spreads`). It is no part of what is saved: minus infinity is always right.
+    reaches: list[NDArray[np.float64]] = field(default_factory=list)
     # Of each kind, from which calibrated score on it speaks.
     speaks_from: tuple[NDArray[np.float64], ...] = ()
     terms: Terms = field(default_factory=dict)
@@ -151,6 +154,11 @@ class _Running:
         self.scores = [
             calibration.new_state(0) if kind.is_scored else None for kind in self.kernel.kinds
         ]
+        self.forget_reaches()
+
+    def forget_reaches(self) -> None:
+        """Begin with reaches that are right whatever the scores have been."""
+        self.reaches = [np.full(len(self.slots), -np.inf) for _ in self.kernel.kinds]
 
     def count(self) -> None:
         """Note of which kinds an alert is open."""
@@ -177,6 +185,7 @@ class _Running:
         self.slots = np.concatenate((self.slots, slots))
         self.place_of = np.full(series, -1)
         self.everywhere = np.arange(len(self.slots))
+        self.forget_reaches()
         self.place_of[self.slots] = self.everywhere
 
     def shown(
@@ -210,26 +219,50 @@ class _Running:
         )
         return place, wave
 
-    def rated(
+    def rare(
         self,
         at: int,
         place: NDArray[np.int64],
         time_ns: NDArray[np.int64],
-        finding: Finding,
+        answer: Answer,
         judged: NDArray[np.bool_],
-    ) -> Finding:
-        """Return what was found of a kind: it speaks where its score, calibrated, is rare."""
+    ) -> NDArray[np.bool_]:
+        """Return where it speaks of a kind: where its score, calibrated, is rare as well."""
         whole = self.scores[at]
         if whole is None:
-            return finding
+            return answer.speaks
+        reach, speaks_from = self.reaches[at], self.speaks_from[at]
         is_whole = len(place) == len(self.slots)
-        scores = whole if is_whole else _part(whole, place)
-        speaks_from = self.speaks_from[at][place]
-        nominal = np.where(judged, finding.score, np.nan)
-        score = calibration.step(scores, time_ns, nominal, speaks_from)
+        scores = whole
+        if not is_whole:
+            scores, reach, speaks_from = _part(whole, place), reach[place], speaks_from[place]
+        begun = calibration.begin_hours(scores, time_ns, judged, speaks_from)
+        if answer.spreads is not None:
+            if begun is not None:
+                reach[begun] = -np.inf
+            calibration.note_spreads(scores, reach, judged, answer.spreads)
+        elif answer.score is not None:
+            calibration.note(scores, judged, answer.score)
         if not is_whole:
             _put(whole, place, scores)
-        return finding._replace(speaks=finding.speaks & (score >= speaks_from), score=score)
+            self.reaches[at][place] = reach
+        rows = np.flatnonzero(answer.speaks & judged)
+        speaks = np.zeros(len(place), np.bool_)
+        if len(rows):
+            score = self.rated(at, place, answer, rows).score
+            speaks[rows] = score >= speaks_from[rows]
+        return speaks
+
+    def rated(
+        self, at: int, place: NDArray[np.int64], answer: Answer, rows: NDArray[np.intp]
+    ) -> Finding:
+        """Return what was found of some rows, its scores calibrated."""
+        told, scores = answer.told(rows), self.scores[at]
+        if scores is None:
+            return told
+        some = place[rows]
+        score = calibration.calibrated(told.score, scores.share[some], scores.excess[some])
+        return told._replace(score=score)
 
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
@@ -406,6 +439,7 @@ class MinuteStage:
                 _restore(episode, f"{name}.{kind.name}", running.slots, columns)
             for kind, scores in running.scored():
                 _restore(scores, f"{name}.{kind.name}.scores", running.slots, columns)
+            running.forget_reaches()
             running.count()
 
     def _place(self, until: int | None = None) -> None:
@@ -530,26 +564,27 @@ class MinuteStage:
         terms = running.terms
         if not is_whole:
             terms = {name: column[..., place] for name, column in terms.items()}
-        findings = kernel.step(state, wave, terms)
+        answers = kernel.judge(state, wave, terms)
         if not is_whole:
             _put(running.state, place, state)
         blocked = running.blocked(place)
         moves: list[Move] = []
-        for at, (kind, finding, whole) in enumerate(
-            zip(kernel.kinds, findings, running.alerts, strict=True)
+        for at, (kind, answer, whole) in enumerate(
+            zip(kernel.kinds, answers, running.alerts, strict=True)
         ):
-            judged = finding.judged
+            judged = answer.judged
             if blocked is not None and kind.category == CITY:
                 judged = judged & ~blocked
-            rated = running.rated(at, place, wave.time_ns, finding, judged)
+            speaks = running.rare(at, place, wave.time_ns, answer, judged)
             if running.on is not None:
                 judged = judged & running.on[at][place]
             episode = whole if is_whole else _part(whole, place)
-            flips = episodes.step(episode, wave.time_ns, judged, rated.speaks & judged, kind.rule)
+            flips = episodes.step(episode, wave.time_ns, judged, speaks & judged, kind.rule)
             if not is_whole:
                 _put(whole, place, episode)
             if flips is not None:
-                moves += _flipped(kind, running.slots[place], wave, rated, flips)
+                rated = running.rated(at, place, answer, flips.place)
+                moves += _flipped(kind, running.slots[place[flips.place]], wave, rated, flips)
         if moves:
             running.count()
         return [self._told(move, standing) for move in moves]
@@ -625,12 +660,13 @@ def _flipped(
     finding: Finding,
     flips: episodes.Flips,
 ) -> list[Move]:
+    """Return the moves of alerts that flipped; slots and findings are of those alone."""
     return [
         Move(
             slot=int(slots[row]),
             kind=kind,
             state="opened" if opened else "resolved",
-            at_ns=int(wave.time_ns[row]),
+            at_ns=int(wave.time_ns[place]),
             opened_ns=opened_ns,
             cause=kind.name if opened else _OVER,
             level=int(finding.level[row]),
@@ -640,8 +676,8 @@ def _flipped(
             upper=float(finding.upper[row]),
             score=float(finding.score[row]),
         )
-        for row, opened, opened_ns in zip(
-            flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True
+        for row, (place, opened, opened_ns) in enumerate(
+            zip(flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True)
         )
     ]
 
