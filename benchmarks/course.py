@@ -1,22 +1,28 @@
-"""A suite of detectors under a stream of readings, asked as a worker asks it, and timed."""
+"""The detectors under a stream of readings, asked as a worker asks them, and timed.
+
+`Course` is the suite alone, `Whole` the suite and the minute stage behind it.
+"""
 
 import cProfile
 import pstats
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import numpy as np
-from rhythm import KINDS, Rhythm, Turn
+from rhythm import KINDS, Kind, Rhythm, Turn
 
 import detectors
 from detectors import Limits, Suite, SuiteConfig
 from ingest.quantities import QUANTITIES
+from ingest.topics import SeriesKey
+from streams.facts import CityFacts
+from streams.minutes import MinuteStage, Standing
 
 # Of a clean stream nearly every reading has a score: nothing is in warm-up, or in doubt.
 _MIN_SCORED: Final = 0.98
@@ -26,6 +32,8 @@ _ELSEWHERE_BYTES: Final = 400
 _IN_BYTES: Final = 4 + 8 + 8 + 1 + 8
 _ADDED_AT_ONCE: Final = 1_000
 _PROFILED_PER_SERIES: Final = 50
+# QARTOD: from here on a reading is doubtful.
+_SUSPECT: Final = 3
 Facts = dict[str, Any]
 
 
@@ -43,7 +51,7 @@ class Course:
     def __init__(self, rhythm: Rhythm, at_once: int | None = None) -> None:
         self._rhythm = rhythm
         self._at_once = at_once
-        self.suite = new_suite(rhythm.count)
+        self.suite = new_suite(rhythm.count, rhythm.kinds)
         self.rates: list[float] = []
         self.readings = self.scored = self.fresh = self.flips = self.silences = 0
         self.row_bytes = 0
@@ -118,12 +126,93 @@ class Course:
         self.flips += len(verdicts.transitions)
 
 
-def new_suite(count: int) -> Suite:
+class Whole:
+    """The suite and the minute stage under a stream, as one worker has them for a partition.
+
+    Parameters
+    ----------
+    rhythm : Rhythm
+        Its series must be new.
+    keys : sequence of SeriesKey
+        Of its series.
+    facts : CityFacts
+    """
+
+    def __init__(self, rhythm: Rhythm, keys: Sequence[SeriesKey], facts: CityFacts) -> None:
+        self._rhythm = rhythm
+        self.suite = new_suite(rhythm.count, rhythm.kinds)
+        self.stage = MinuteStage(facts)
+        self.stage.add(keys)
+        self._rates: dict[str, list[float]] = {
+            "suite_of_all": [],
+            "minute_stage": [],
+            "all": [],
+        }
+        self.readings = self.scored = self.moves = 0
+        for turn in rhythm.warm_up():
+            self._ask(turn)
+
+    def run(self, least_s: float) -> None:
+        """Judge for about so long."""
+        done, suite_s, stage_s = 0, 0.0, 0.0
+        while suite_s + stage_s < least_s:
+            for turn in self._rhythm.turns(self._rhythm.count):
+                rows = len(turn.batch.series)
+                _elsewhere(rows)
+                decoded = turn._replace(batch=turn.batch.copy())
+                scored, moves, times = self._ask(decoded)
+                suite_s, stage_s = suite_s + times[0], stage_s + times[1]
+                done += rows
+                self.readings += rows
+                self.scored += scored
+                self.moves += moves
+        for name, took_s in (
+            ("suite_of_all", suite_s),
+            ("minute_stage", stage_s),
+            ("all", suite_s + stage_s),
+        ):
+            self._rates[name].append(done / took_s)
+
+    def rate(self, part: str) -> float:
+        """Return readings a second of "suite_of_all", "minute_stage" or "all", a median."""
+        return median(self._rates[part])
+
+    @property
+    def was_warm(self) -> bool:
+        """Whether nearly everything was scored."""
+        return self.scored >= _MIN_SCORED * self.readings
+
+    def _ask(self, turn: Turn) -> tuple[int, int, tuple[float, float]]:
+        """Do what `streams.scoring` does; return what it came to, and the times of both parts.
+
+        What the suite says of all its series is said for the minute stage, and counts for it.
+        """
+        suite, stage, batch = self.suite, self.stage, turn.batch
+        begin_s = time.thread_time()
+        verdicts, _ = _ask(suite, turn)
+        between_s = time.thread_time()
+        if turn.arrived_ns is not None:
+            stage.hear(batch.series, batch.time_ns, turn.arrived_ns)
+        usable = verdicts.fresh & ~verdicts.late & (verdicts.quality < _SUSPECT)
+        if usable.all():
+            stage.take(batch.series, batch.time_ns, batch.value)
+        else:
+            stage.take(batch.series[usable], batch.time_ns[usable], batch.value[usable])
+        moves = 0
+        if turn.check_ns is not None:
+            standing = Standing(suite.in_doubt(), suite.in_alert(), suite.are_silent())
+            moves = len(stage.check(turn.check_ns, standing))
+        end_s = time.thread_time()
+        scored = int(np.isfinite(verdicts.score).sum())
+        return scored, moves, (between_s - begin_s, end_s - between_s)
+
+
+def new_suite(count: int, kinds: Sequence[Kind] = KINDS) -> Suite:
     """Return a suite of so many series, which came as a worker meets them."""
     suite = Suite(SuiteConfig())
-    kinds = [QUANTITIES[KINDS[number % len(KINDS)].quantity] for number in range(count)]
+    rows = [QUANTITIES[kinds[number % len(kinds)].quantity] for number in range(count)]
     for start in range(0, count, _ADDED_AT_ONCE):
-        some = kinds[start : start + _ADDED_AT_ONCE]
+        some = rows[start : start + _ADDED_AT_ONCE]
         suite.add(
             Limits(
                 low=np.array([kind.low for kind in some]),

@@ -26,6 +26,10 @@ _ON_ITS_WAY_NS: Final = _S // 10
 _WARM_UP_S: Final = 1_800
 _WARM_UP_MESSAGES: Final = 96
 _WARM_UP_OWN: Final = 160
+# Fifteen days, so that the minute stage knows as well: the records of a week and as long again, and
+# how sensors differ from their neighbours; then its forecasts and the noise, minute by minute.
+_LONG_WARM_UP_MESSAGES: Final = 15 * 48
+_MINUTE_S: Final = 60.0
 _HANGS_TOGETHER: Final = 0.8
 _PEAK_CHANCE: Final = 1e-4
 _PEAK_SPREADS: Final = 12.0
@@ -55,6 +59,7 @@ class Kind(NamedTuple):
     swing: float
     spread: float
     resolution: float  # 0 where nothing is rounded
+    floor: float = 0.5  # no reading is less
 
 
 KINDS: Final = (
@@ -86,18 +91,21 @@ class Batch(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What a worker hands to the suite at once, and what it asks then.
+    """What a worker hands to the detectors at once, and what it asks then.
 
     Parameters
     ----------
     batch : Batch
     hole_ns, check_ns : int or None
         As `streams.watermark.Turn`.
+    arrived_ns : int or None
+        When the newest of the readings arrived.
     """
 
     batch: Batch
     hole_ns: int | None
     check_ns: int | None
+    arrived_ns: int | None = None
 
 
 class Rhythm:
@@ -106,7 +114,7 @@ class Rhythm:
     Parameters
     ----------
     count : int
-        Series; series i is of `KINDS[i % len(KINDS)]`.
+        Series; series i is of `kinds[i % len(kinds)]`.
     seed : int
     period_s : float
         Seconds in which as many readings are made as there are series.
@@ -120,6 +128,9 @@ class Rhythm:
     spoiled : bool
         Not all is well: bad flags, values out of range, readings that come twice, out of order or
         late; sensors that are stuck, and series away from their level.
+    kinds : tuple of Kind
+    is_long : bool
+        Whether the series are known by the minute stage as well when they are warm.
     """
 
     def __init__(
@@ -132,8 +143,12 @@ class Rhythm:
         deep: bool = False,
         in_order: bool = False,
         spoiled: bool = False,
+        kinds: tuple[Kind, ...] = KINDS,
+        is_long: bool = False,
     ) -> None:
         self.count = count
+        self.kinds = kinds
+        self._is_long = is_long
         self._rng = np.random.default_rng([seed, 5])
         self._period_s = period_s
         self._rows = rows
@@ -141,12 +156,13 @@ class Rhythm:
         self._in_order = in_order
         self._spoiled = False
         self._spoil_later = spoiled
-        kinds = [KINDS[number % len(KINDS)] for number in range(count)]
+        each = [kinds[number % len(kinds)] for number in range(count)]
         own = self._rng.uniform(0.7, 1.3, count)
-        self._mean = own * [kind.mean for kind in kinds]
-        self._swing = own * [kind.swing for kind in kinds]
-        self._spread = np.array([kind.spread for kind in kinds])
-        self._resolution = np.array([kind.resolution for kind in kinds])
+        self._mean = own * [kind.mean for kind in each]
+        self._swing = own * [kind.swing for kind in each]
+        self._spread = np.array([kind.spread for kind in each])
+        self._resolution = np.array([kind.resolution for kind in each])
+        self._floor = np.array([kind.floor for kind in each])
         self._phase = self._rng.uniform(0, 2 * np.pi, count)
         self._noise = self._rng.standard_normal(count)
         self._event_left = np.zeros(count, np.int64)
@@ -162,8 +178,13 @@ class Rhythm:
 
     def warm_up(self) -> Iterator[Turn]:
         """Yield what the series have to be known by."""
-        for _ in range(_WARM_UP_MESSAGES):
+        for _ in range(_LONG_WARM_UP_MESSAGES if self._is_long else _WARM_UP_MESSAGES):
             yield self._turn(self._regular(self.count), _WARM_UP_S * _S)
+        if self._is_long and self._period_s != _MINUTE_S:
+            own_s, self._period_s = self._period_s, _MINUTE_S
+            for _ in range(_WARM_UP_OWN):
+                yield from self._message()
+            self._period_s = own_s
         per_message = self._rows or self.count
         for _ in range(_WARM_UP_OWN * self.count // per_message):
             yield from self._message()
@@ -252,7 +273,7 @@ class Rhythm:
         )
         watermark_ns = np.full(len(series), before_ns)
         batch = Batch(series, time_ns, value, quality, watermark_ns)
-        return Turn(batch, turn.hole_ns, turn.check_ns)
+        return Turn(batch, turn.hole_ns, turn.check_ns, arrived_ns + _ON_ITS_WAY_NS)
 
     def _values(self, series: NDArray[np.int32], time_ns: NDArray[np.int64]) -> NDArray[np.float64]:
         rng = self._rng
@@ -270,7 +291,7 @@ class Rhythm:
         day = (time_ns - _BEGIN_NS) / _S * (2 * np.pi / _DAY_S)
         value = self._mean[series] + self._swing[series] * np.sin(day + self._phase[series])
         value += self._spread[series] * noise
-        np.maximum(value, 0.5, out=value)
+        np.maximum(value, self._floor[series], out=value)
         resolution = self._resolution[series]
         exact = resolution == 0
         whole = np.where(exact, 1.0, resolution)

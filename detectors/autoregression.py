@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, ages, known, sound
+from detectors.finding import ALL, Answer, Finding, Rows, ages, known, put, sound, unless_all
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -110,70 +110,124 @@ def step(
     Finding
         `expected` is the forecast, `lower` and `upper` are where far off begins.
     """
+    return judge(state, time_ns, value, usable, least).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    least: NDArray[np.float64],
+) -> Answer:
+    """Judge one reading of each series, as `step`."""
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
-    np.copyto(state.filled, 0.0, where=old)
+    if old.any():
+        np.copyto(state.filled, 0.0, where=old)
 
     ready = heard & (state.filled >= _ORDER)
     warm = state.forecasts >= _WARM_UP
-    first, second, third = state.past - state.mean
-    w1, w2, w3 = state.weights
-    forecast = state.mean + (w1 * first + w2 * second + w3 * third)
-    forecast = np.where(ready, forecast, state.mean)
+    judged = ready & warm
+    past = state.past - state.mean
+    forecast = _forecast(state, past)
+    is_ready = unless_all(ready)
+    if is_ready is not None:
+        forecast = np.where(ready, forecast, state.mean)
     error = value - forecast
-    spread = np.maximum(state.deviation * _SPREAD_OF_DEVIATION, least)
-    bound = np.where(ready & warm, spread * _BOUND_SPREADS, np.inf)
-    bounded = np.minimum(np.maximum(error, -bound), bound)
+    spread = state.deviation * _SPREAD_OF_DEVIATION
+    np.maximum(spread, least, out=spread)
+    bound = spread * _BOUND_SPREADS
+    if not judged.all():
+        bound = np.where(judged, bound, np.inf)
+    bounded = np.maximum(error, -bound)
+    np.minimum(bounded, bound, out=bounded)
+    taken = forecast + bounded
     side = np.sign(error - bounded)
     again = (side != 0.0) & (state.side != 0.0)
-    moved = heard & again & (side == state.side)
-    taken = np.where(again, value, forecast + bounded)
+    moved = None
+    if again.any():
+        taken = np.where(again, value, taken)
+        moved = heard & again & (side == state.side)
 
-    learns = ready & ~moved
-    _learn_weights(state, (first, second, third), bounded, spread, least, learns)
-    if moved.any():
+    learns = is_ready if moved is None else unless_all(ready & ~moved)
+    _learn_weights(state, past, bounded, spread, least, learns)
+    if moved is not None:
         np.copyto(state.mean, value, where=moved)
         np.copyto(state.past, value, where=moved)
-    count = state.forecasts + 1.0
-    weight = np.maximum(1.0 / count, _SPREAD_WEIGHT)
-    deviation = state.deviation + (np.abs(bounded) - state.deviation) * weight
-    np.copyto(state.deviation, deviation, where=ready)
-    np.copyto(state.forecasts, count, where=ready)
-    count = state.learned + 1.0
-    mean = state.mean + (taken - state.mean) * np.maximum(1.0 / count, _SLOW_WEIGHT)
-    np.copyto(state.mean, mean, where=heard)
-    np.copyto(state.learned, count, where=heard)
-    for place in range(_ORDER - 1, 0, -1):
-        np.copyto(state.past[place], state.past[place - 1], where=heard)
-    np.copyto(state.past[0], taken, where=heard)
-    np.copyto(state.filled, np.minimum(state.filled + 1.0, float(_ORDER)), where=heard)
-    np.copyto(state.side, side, where=heard)
-    np.copyto(state.previous_ns, time_ns, where=heard)
+    _learn_spread(state, bounded, is_ready)
+    where = unless_all(heard)
+    _learn_mean(state, taken, where)
+    put(state.side, side, where)
+    put(state.previous_ns, time_ns, where)
 
-    judged = ready & warm
     reach = spread * _FAR_SPREADS
-    level = np.zeros(len(value), np.uint8)
-    level[judged & (error > reach)] = HIGH
-    level[judged & (error < -reach)] = LOW
-    return Finding(
-        judged=judged,
-        speaks=level > 0,
-        level=level,
-        measure=known(value, judged),
-        expected=known(forecast, judged),
-        lower=known(forecast - reach, judged),
-        upper=known(forecast + reach, judged),
-        score=known(tail_score(np.abs(error) / spread), judged),
-    )
+    far = np.abs(error)
+    speaks = judged & (far > reach)
+    spreads = np.divide(far, spread, out=far)
+
+    def told(rows: Rows) -> Finding:
+        known_rows, middle, limit = judged[rows], forecast[rows], reach[rows]
+        off, spoke = error[rows], speaks[rows]
+        level = np.zeros(len(middle), np.uint8)
+        level[spoke & (off > 0.0)] = HIGH
+        level[spoke & (off < 0.0)] = LOW
+        return Finding(
+            judged=known_rows,
+            speaks=spoke,
+            level=level,
+            measure=known(value[rows], known_rows),
+            expected=known(middle, known_rows),
+            lower=known(middle - limit, known_rows),
+            upper=known(middle + limit, known_rows),
+            score=known(tail_score(spreads[rows]), known_rows),
+        )
+
+    return Answer(judged, speaks, told, spreads=spreads)
+
+
+def _forecast(state: State, past: NDArray[np.float64]) -> NDArray[np.float64]:
+    products = state.weights * past
+    forecast: NDArray[np.float64] = products[0] + products[1]
+    forecast += products[2]
+    forecast += state.mean
+    return forecast
+
+
+def _learn_spread(
+    state: State, bounded: NDArray[np.float64], where: NDArray[np.bool_] | None
+) -> None:
+    """Learn how far forecasts are off."""
+    count = state.forecasts + 1.0
+    deviation = np.abs(bounded)
+    deviation -= state.deviation
+    deviation *= np.maximum(1.0 / count, _SPREAD_WEIGHT)
+    deviation += state.deviation
+    put(state.deviation, deviation, where)
+    put(state.forecasts, count, where)
+
+
+def _learn_mean(state: State, taken: NDArray[np.float64], where: NDArray[np.bool_] | None) -> None:
+    """Learn readings: the mean, and the three that are newest."""
+    count = state.learned + 1.0
+    mean = taken - state.mean
+    mean *= np.maximum(1.0 / count, _SLOW_WEIGHT)
+    mean += state.mean
+    put(state.mean, mean, where)
+    put(state.learned, count, where)
+    for place in range(_ORDER - 1, 0, -1):
+        put(state.past[place], state.past[place - 1], where)
+    put(state.past[0], taken, where)
+    put(state.filled, np.minimum(state.filled + 1.0, float(_ORDER)), where)
 
 
 def _learn_weights(
     state: State,
-    past: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    past: NDArray[np.float64],
     error: NDArray[np.float64],
     spread: NDArray[np.float64],
     least: NDArray[np.float64],
-    where: NDArray[np.bool_],
+    where: NDArray[np.bool_] | None,
 ) -> None:
     """Move the weights by one forecast and its error; the distances are newest first."""
     one, two, three = past
@@ -188,15 +242,10 @@ def _learn_weights(
     growth = np.where(uncertain, 1.0, 1.0 / _FORGETTING)
     surprise = error * factor
     for row, direction in enumerate((a, b, c)):
-        np.copyto(state.weights[row], state.weights[row] + direction * surprise, where=where)
+        put(state.weights[row], state.weights[row] + direction * surprise, where)
     a_scaled, b_scaled, c_scaled = a * factor, b * factor, c * factor
-    shrunk = (
-        p11 - a * a_scaled,
-        p12 - a * b_scaled,
-        p13 - a * c_scaled,
-        p22 - b * b_scaled,
-        p23 - b * c_scaled,
-        p33 - c * c_scaled,
-    )
-    for row, entry in enumerate(shrunk):
-        np.copyto(state.covariance[row], entry * growth, where=where)
+    products = (a * a_scaled, a * b_scaled, a * c_scaled, b * b_scaled, b * c_scaled, c * c_scaled)
+    for entry, product in zip(state.covariance, products, strict=True):
+        shrunk = np.subtract(entry, product, out=product)
+        np.multiply(shrunk, growth, out=shrunk)
+        put(entry, shrunk, where)

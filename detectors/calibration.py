@@ -38,7 +38,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
+from detectors.finding import moment
 from detectors.table import NEVER
+from detectors.tail import tail_score
 
 # Once in a week of minutes.
 SPEAKS_FROM: Final = 4.0
@@ -60,6 +62,8 @@ _MOST_EXCESSES: Final = 4.0
 _LEAST_EXCESS: Final = 0.1
 _SPEAKING_PACE: Final = 1.0 / 4.0
 _PEAK_OF_EVENTS: Final = 0.25
+# Share of spreads below the furthest of an hour that is worked out all the same.
+_ROUNDING: Final = 1e-9
 
 
 class State(NamedTuple):
@@ -107,26 +111,70 @@ def step(
         -log10 of how often in a minute an event goes as far.
     """
     there = ~np.isnan(score)
-    hour = (time_ns - 1) // HOUR_NS
+    begin_hours(state, time_ns, there, speaks_from)
+    note(state, there, score)
+    return calibrated(score, state.share, state.excess)
+
+
+def begin_hours(
+    state: State,
+    time_ns: NDArray[np.int64],
+    there: NDArray[np.bool_],
+    speaks_from: NDArray[np.float64] | float = SPEAKS_FROM,
+) -> NDArray[np.intp] | None:
+    """Learn the hours that are over in those rows that are there; return which began another."""
+    hour = (moment(time_ns) - 1) // HOUR_NS
     moved = there & (hour != state.hour)
-    if moved.any():
-        over = np.flatnonzero(moved & (state.hour != _NO_HOUR))
-        if len(over):
-            _learn(state, over, speaks_from)
-        np.copyto(state.hour, hour, where=moved)
-        np.copyto(state.peak, 0.0, where=moved)
-    np.copyto(state.peak, np.maximum(state.peak, score), where=there)
-    return _calibrated(score, state.share, state.excess)
+    if not moved.any():
+        return None
+    rows = np.flatnonzero(moved)
+    over = rows[state.hour[rows] != _NO_HOUR]
+    if len(over):
+        _learn(state, over, speaks_from)
+    np.copyto(state.hour, hour, where=moved)
+    state.peak[rows] = 0.0
+    return rows
 
 
-def _calibrated(
+def note(state: State, there: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
+    """Take note of scores in those rows that are there, in an hour that has begun."""
+    rows = np.flatnonzero(there & (score > state.peak))
+    if len(rows):
+        state.peak[rows] = score[rows]
+
+
+def note_spreads(
+    state: State, reach: NDArray[np.float64], there: NDArray[np.bool_], spreads: NDArray[np.float64]
+) -> None:
+    """Take note of scores that are `tail_score` of spreads, as `note`.
+
+    Parameters
+    ----------
+    state : State
+    reach : (n,) float64
+        Spreads up to which no score is above the peak of the hour, moved on in place; minus
+        infinity where an hour begins. What is not above is not worked out: of the sixty minutes of
+        an hour five are, where they have nothing to do with each other.
+    there : (n,) bool
+    spreads : (n,) float64
+    """
+    rows = np.flatnonzero(there & (spreads > reach))
+    if len(rows):
+        some = spreads[rows]
+        state.peak[rows] = np.maximum(state.peak[rows], tail_score(some))
+        # Scores rise with spreads, but for rounding, of 1e-15 at most.
+        reach[rows] = some - (some + 1.0) * _ROUNDING
+
+
+def calibrated(
     score: NDArray[np.float64], share: NDArray[np.float64], excess: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    """Return nominal scores as -log10 of how often in a minute an event goes as far."""
     at_threshold = np.log10(_MINUTES / -np.log1p(-share))
     above = at_threshold + (score - _THRESHOLD) * (_EXCESS / np.maximum(excess, _LEAST_EXCESS))
     below = score * (at_threshold / _THRESHOLD)
-    calibrated: NDArray[np.float64] = np.where(score > _THRESHOLD, above, below)
-    return calibrated
+    result: NDArray[np.float64] = np.where(score > _THRESHOLD, above, below)
+    return result
 
 
 def _learn(state: State, rows: NDArray[np.intp], speaks_from: NDArray[np.float64] | float) -> None:
@@ -134,7 +182,7 @@ def _learn(state: State, rows: NDArray[np.intp], speaks_from: NDArray[np.float64
     peak, hours = state.peak[rows], state.hours[rows]
     share, excess = state.share[rows], state.excess[rows]
     limit = np.broadcast_to(speaks_from, state.peak.shape)[rows]
-    spoke = _calibrated(peak, share, excess) >= limit
+    spoke = calibrated(peak, share, excess) >= limit
     pace = np.where(spoke, _SPEAKING_PACE, 1.0)
     above = peak > _THRESHOLD
     known = np.minimum(hours + _PRIOR_HOURS, _MOST_HOURS)

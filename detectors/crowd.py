@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, Threshold, known, nothing, sound
+from detectors.finding import Finding, known, nothing, sound
+from detectors.terms import Threshold
 
 LEVEL_NAMES: Final = (
     "A", "B", "C", "D", "E", "F", "involuntary contact", "dangerous forces", "critical",

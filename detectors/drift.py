@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import COVERAGE, HOUR_NS
-from detectors.finding import Finding, known, sound
+from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, sound, unless_all
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -110,33 +110,58 @@ def step(
         `measure` is the difference from the neighbours now, `expected` its norm. It moves once a
         day; what is told of a reading is what the days before have shown.
     """
+    return judge(state, time_ns, value, usable, neighbours, tolerance).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    neighbours: NDArray[np.float64],
+    tolerance: NDArray[np.float64],
+) -> Answer:
+    """Judge one reading of each series, as `step`."""
     middle, enough = _medians(neighbours)
     heard = sound(value, usable) & enough
-    hour = (time_ns - 1) // HOUR_NS
+    hour = (moment(time_ns) - 1) // HOUR_NS
     fresh = heard & (hour != state.hour)
-    over = np.flatnonzero(fresh & (hour // _DAY_HOURS != state.hour // _DAY_HOURS))
-    if len(over):
-        _close(state, over, tolerance)
-    np.copyto(state.hours, state.hours + 1.0, where=fresh)
-    np.copyto(state.hour, hour, where=heard)
-    np.copyto(state.total, state.total + (value - middle), where=heard)
-    np.copyto(state.readings, state.readings + 1.0, where=heard)
+    if fresh.any():
+        over = np.flatnonzero(fresh & (hour // _DAY_HOURS != state.hour // _DAY_HOURS))
+        if len(over):
+            _close(state, over, tolerance)
+        np.copyto(state.hours, state.hours + 1.0, where=fresh)
+        np.copyto(state.hour, hour, where=heard)
+    where = unless_all(heard)
+    total = value - middle
+    total += state.total
+    put(state.total, total, where)
+    put(state.readings, state.readings + 1.0, where)
 
     judged = heard & (state.days >= _WARM_UP)
     reach = _reach(state.change, tolerance)
-    level = np.zeros(len(value), np.uint8)
-    level[judged & (state.now - state.norm > reach)] = HIGH
-    level[judged & (state.now - state.norm < -reach)] = LOW
-    return Finding(
-        judged=judged,
-        speaks=level > 0,
-        level=level,
-        measure=known(state.now, judged),
-        expected=known(state.norm, judged),
-        lower=known(state.norm - reach, judged),
-        upper=known(state.norm + reach, judged),
-        score=known(tail_score(np.abs(state.now - state.norm) * (_SPREADS_OF_NOW / reach)), judged),
-    )
+    off = state.now - state.norm
+    speaks = judged & (np.abs(off) > reach)
+
+    def told(rows: Rows) -> Finding:
+        known_rows, spoke, limit = judged[rows], speaks[rows], reach[rows]
+        away, norm = off[rows], state.norm[rows]
+        level = np.zeros(len(away), np.uint8)
+        level[spoke & (away > 0.0)] = HIGH
+        level[spoke & (away < 0.0)] = LOW
+        spreads = np.abs(away) * (_SPREADS_OF_NOW / limit)
+        return Finding(
+            judged=known_rows,
+            speaks=spoke,
+            level=level,
+            measure=known(state.now[rows], known_rows),
+            expected=known(norm, known_rows),
+            lower=known(norm - limit, known_rows),
+            upper=known(norm + limit, known_rows),
+            score=known(tail_score(spreads), known_rows),
+        )
+
+    return Answer(judged, speaks, told)
 
 
 def _reach(change: NDArray[np.float64], tolerance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -171,18 +196,30 @@ def _close(state: State, rows: NDArray[np.intp], tolerance: NDArray[np.float64])
 def _medians(columns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the median of what is there in each column, and whether that is enough."""
     there = np.abs(columns) < np.inf
+    count = len(columns)
+    if count >= _LEAST_NEIGHBOURS and there.all():
+        rows = _sorted(columns.copy())
+        # The same number twice where there is one in the middle, and half their sum is that.
+        return (rows[(count - 1) // 2] + rows[count // 2]) / 2.0, np.ones(there.shape[1], np.bool_)
     present = there.sum(axis=0)
-    # What is missing goes to the end. An odd-even transposition sort: a handful of neighbours.
-    rows = list(np.where(there, columns, np.inf))
-    for turn in range(len(rows)):
-        for low in range(turn % 2, len(rows) - 1, 2):
-            one, other = rows[low], rows[low + 1]
-            rows[low], rows[low + 1] = np.minimum(one, other), np.maximum(one, other)
     enough = present >= _LEAST_NEIGHBOURS
-    if len(rows) < _LEAST_NEIGHBOURS:
+    if count < _LEAST_NEIGHBOURS:
         return np.full(columns.shape[1], np.nan), enough
-    ordered = np.stack(rows)
+    # What is missing goes to the end.
+    ordered = np.stack(_sorted(np.where(there, columns, np.inf)))
     half = np.maximum(present, 1)
     place = np.arange(columns.shape[1])
     lower, upper = ordered[(half - 1) // 2, place], ordered[half // 2, place]
     return (lower + upper) / 2.0, enough
+
+
+def _sorted(columns: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Sort each column, in its own place or not: odd-even transposition, for a handful of rows."""
+    rows, spare = list(columns), np.empty(columns.shape[1])
+    for turn in range(len(rows)):
+        for low in range(turn % 2, len(rows) - 1, 2):
+            one, other = rows[low], rows[low + 1]
+            rows[low] = np.minimum(one, other, out=spare)
+            np.maximum(one, other, out=other)
+            spare = one
+    return rows

@@ -100,26 +100,44 @@ def step(
     rule : Rule
     """
     is_open = state.opened_ns != NEVER
-    if not (speaks.any() or is_open.any() or state.history.any()):
+    # Of nearly all series nothing is open and nothing spoke: a minute more changes nothing of them.
+    rows = np.flatnonzero(speaks | is_open | (state.history != 0))
+    flips = _counted(state, rows, time_ns, judged, speaks, rule) if len(rows) else None
+    if judged.all():
+        np.copyto(state.judged_ns, time_ns)
+    else:
         np.copyto(state.judged_ns, time_ns, where=judged)
-        return None
-    history = state.history.view(np.uint64)
-    forgotten = ~is_open & (ages(state.judged_ns, time_ns) > _FORGET_NS)
+    return flips
+
+
+def _counted(
+    state: State,
+    rows: NDArray[np.intp],
+    time_ns: NDArray[np.int64],
+    judged: NDArray[np.bool_],
+    speaks: NDArray[np.bool_],
+    rule: Rule,
+) -> Flips | None:
+    """Count the minute of some of the series; `judged_ns` is still that of the minute before."""
+    is_judged, speaks, time_ns = judged[rows], speaks[rows], time_ns[rows]
+    before_ns = state.opened_ns[rows]
+    is_open = before_ns != NEVER
+    history = state.history[rows].view(np.uint64)
+    forgotten = ~is_open & (ages(state.judged_ns[rows], time_ns) > _FORGET_NS)
     history = np.where(forgotten, np.uint64(0), history)
-    history = np.where(judged, history << np.uint64(1) | speaks, history)
+    history = np.where(is_judged, history << np.uint64(1) | speaks, history)
     spoke = np.bitwise_count(history & _mask(rule.open_within))
-    opens = judged & speaks & ~is_open & (spoke >= rule.open_after) & (time_ns >= state.rests_ns)
-    closes = judged & is_open & (history & _mask(rule.close_after) == 0)
-    np.copyto(state.history, history.view(np.int64))
-    np.copyto(state.judged_ns, time_ns, where=judged)
-    place = np.flatnonzero(opens | closes)
-    if not len(place):
+    opens = is_judged & speaks & ~is_open & (spoke >= rule.open_after)
+    opens &= time_ns >= state.rests_ns[rows]
+    closes = is_judged & is_open & (history & _mask(rule.close_after) == 0)
+    state.history[rows] = history.view(np.int64)
+    flipped = np.flatnonzero(opens | closes)
+    if not len(flipped):
         return None
-    opened = opens[place]
-    opened_ns = np.where(opened, time_ns[place], state.opened_ns[place])
+    place, opened, at_ns = rows[flipped], opens[flipped], time_ns[flipped]
+    opened_ns = np.where(opened, at_ns, before_ns[flipped])
     state.opened_ns[place] = np.where(opened, opened_ns, NEVER)
-    closed = place[~opened]
-    end(state, closed, time_ns[closed], rule)
+    end(state, place[~opened], at_ns[~opened], rule)
     return Flips(place, opened, opened_ns)
 
 

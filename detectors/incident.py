@@ -26,8 +26,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, Threshold, ages, known, nothing, sound
+from detectors.finding import Finding, ages, known, nothing, sound
 from detectors.table import NEVER
+from detectors.terms import Threshold
 
 # Levels.
 TENTATIVE: Final = 1

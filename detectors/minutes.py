@@ -25,6 +25,8 @@ _TRIM_FROM: Final = 4_096
 _FIRST_SERIES: Final = 64
 # Readings of a batch that lie within so many minutes are added minute by minute, others by sorting.
 _FEW_MINUTES: Final = 8
+# Where one in so many series has a reading, columns of all series are added.
+_DENSE_FROM: Final = 4
 _RADIX_RANGE: Final = 1 << 16
 _NO_MINUTE: Final = NEVER // MINUTE_NS - 1
 
@@ -76,6 +78,8 @@ class Minutes:
         self._last = np.zeros(_FIRST_SERIES)
         self._waiting: list[_Cells] = []
         self._size = 0
+        # No minute that is open or waits is before: most checks find nothing to close.
+        self._oldest = _NO_MINUTE
 
     def __len__(self) -> int:
         """Return the number of series."""
@@ -93,13 +97,16 @@ class Minutes:
             self._last = np.concatenate((self._last, np.zeros(room)))
 
     def take(
-        self, series: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
+        self,
+        series: NDArray[np.int32] | NDArray[np.intp],
+        time_ns: NDArray[np.int64],
+        value: NDArray[np.float64],
     ) -> None:
         """Add readings.
 
         Parameters
         ----------
-        series : (n,) int32
+        series : (n,) int32 or intp
             In any order; of one series in the order of time.
         time_ns : (n,) int64
             UTC nanoseconds since 1970.
@@ -109,12 +116,14 @@ class Minutes:
         if not len(series):
             return
         # numpy would turn narrower indices into these again and again.
-        place = series.astype(np.intp)
-        minute = time_ns // MINUTE_NS
-        first, last = int(minute.min()), int(minute.max())
+        place = series.astype(np.intp, copy=False)
+        first, last = int(time_ns.min()) // MINUTE_NS, int(time_ns.max()) // MINUTE_NS
+        self._oldest = min(self._oldest, first)
         if first == last:
             self._add(place, value, first)
-        elif last - first < _FEW_MINUTES:
+            return
+        minute = time_ns // MINUTE_NS
+        if last - first < _FEW_MINUTES:
             # One after the other: of each series the order stays as it is.
             for one in range(first, last + 1):
                 rows = minute == one
@@ -126,6 +135,9 @@ class Minutes:
     def close(self, until_ns: int) -> Closed:
         """Close the minutes that have ended by `until_ns`, and return them."""
         until = until_ns // MINUTE_NS
+        if until <= self._oldest:
+            return _NOTHING
+        self._oldest = until
         readings = self._readings[: self._count]
         over = np.flatnonzero((readings > 0) & (self._minute[: self._count] < until))
         if len(over):
@@ -138,7 +150,8 @@ class Minutes:
         else:
             self._waiting, self._size = [cells.at(~done)], int(len(done) - done.sum())
             cells = cells.at(done)
-        cells = cells.at(_order(cells.minute, cells.series))
+        if not _is_ordered(cells):
+            cells = cells.at(_order(cells.minute, cells.series))
         return Closed(
             series=cells.series,
             start_ns=cells.minute * MINUTE_NS,
@@ -190,6 +203,12 @@ class Minutes:
 
     def _add(self, series: NDArray[np.intp], value: NDArray[np.float64], minute: int) -> None:
         """Add readings of one minute."""
+        if _DENSE_FROM * len(series) >= self._count >= len(series):
+            there = np.zeros(self._count, np.bool_)
+            there[series] = True
+            if np.count_nonzero(there) == len(series):
+                self._add_once(series, there, value, minute)
+                return
         before = self._minute[series]
         behind = before < minute
         if behind.any():
@@ -207,6 +226,50 @@ class Minutes:
         np.add.at(self._total, series, value)
         np.add.at(self._readings, series, 1)
         self._last[series] = value
+
+    def _add_once(
+        self,
+        series: NDArray[np.intp],
+        there: NDArray[np.bool_],
+        value: NDArray[np.float64],
+        minute: int,
+    ) -> None:
+        """Add a reading of one minute of each of many series; `there` says which these are."""
+        count = self._count
+        value_of = np.zeros(count)
+        value_of[series] = value
+        before, readings = self._minute[:count], self._readings[:count]
+        behind = there & (before < minute)
+        if behind.all():
+            self._begin_all(value_of, minute)
+            return
+        if behind.any():
+            self._begin(np.flatnonzero(behind), minute)
+            behind |= (before == minute) & (readings > 0)
+            there &= behind
+        else:
+            there &= before == minute
+            there &= readings > 0
+        total, last = self._total[:count], self._last[:count]
+        if there.all():
+            total += value_of
+            np.copyto(last, value_of)
+        else:
+            np.add(total, value_of, out=total, where=there)
+            np.copyto(last, value_of, where=there)
+        readings += there
+
+    def _begin_all(self, value: NDArray[np.float64], minute: int) -> None:
+        """Let another minute of all series be open, with one reading each."""
+        count = self._count
+        ended = np.flatnonzero(self._readings[:count])
+        if len(ended):
+            self._wait(self._open(ended))
+        self._minute[:count] = minute
+        # As if it were added to 0, which has no sign.
+        np.add(value, 0.0, out=self._total[:count])
+        self._last[:count] = value
+        self._readings[:count] = 1
 
     def _begin(self, series: NDArray[np.intp], minute: int) -> None:
         """Let another minute of some series be open."""
@@ -254,7 +317,16 @@ class Minutes:
         self._last[cells.series] = cells.last
 
     def _open(self, series: NDArray[np.intp]) -> _Cells:
-        """Return a copy of the open minutes of some series."""
+        """Return a copy of the open minutes of some series, in their order."""
+        count = self._count
+        if len(series) == count:
+            return _Cells(
+                series,
+                self._minute[:count].copy(),
+                self._total[:count].copy(),
+                self._readings[:count].copy(),
+                self._last[:count].copy(),
+            )
         return _Cells(
             series,
             self._minute[series],
@@ -264,6 +336,11 @@ class Minutes:
         )
 
     def _shut(self, series: NDArray[np.intp]) -> None:
+        if len(series) == self._count:
+            self._total.fill(0.0)
+            self._last.fill(0.0)
+            self._readings.fill(0)
+            return
         self._total[series] = self._last[series] = 0.0
         self._readings[series] = 0
 
@@ -280,6 +357,8 @@ class Minutes:
         if not parts:
             none = np.empty(0, np.int64)
             return _Cells(none, none, np.empty(0), none, np.empty(0))
+        if len(parts) == 1 and _is_ordered(parts[0]):
+            return parts[0]
         cells = _Cells._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
         if np.bincount(cells.series).max() <= MOST_WAITING:
             return cells
@@ -287,6 +366,21 @@ class Minutes:
         first, row = _is_first(cells.series), np.arange(len(cells.series))
         rank = row - np.maximum.accumulate(np.where(first, row, 0))
         return cells.at(rank < MOST_WAITING)
+
+
+_NOTHING: Final = Closed(
+    series=np.empty(0, np.int64),
+    start_ns=np.empty(0, np.int64),
+    mean=np.empty(0),
+    readings=np.empty(0, np.int64),
+    last=np.empty(0),
+)
+
+
+def _is_ordered(cells: _Cells) -> bool:
+    """Say whether these are cells of one minute, each of another series, in their order."""
+    series, minute = cells.series, cells.minute
+    return not len(series) or bool((minute == minute[0]).all() and (series[1:] > series[:-1]).all())
 
 
 def _is_first(series: NDArray[np.int64]) -> NDArray[np.bool_]:

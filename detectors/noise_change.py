@@ -16,9 +16,20 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, Threshold, ages, known, sound
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    ages,
+    known,
+    put,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
 from detectors.tail import tail_score
+from detectors.terms import Threshold, part_of
 
 # Levels.
 LOUDER: Final = 1
@@ -90,35 +101,67 @@ def step(
         `measure` is the present noise, a root mean square in the unit of the series, `expected`
         that of the past, `lower` and `upper` where it speaks.
     """
+    return judge(state, time_ns, value, usable, least, louder, quieter).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    least: NDArray[np.float64],
+    louder_from: Threshold,
+    quieter_from: Threshold,
+) -> Answer:
+    """Judge one reading of each series, as `step`."""
     heard = sound(value, usable)
     near = heard & (ages(state.previous_ns, time_ns) <= _FARTHEST_NS)
     floor = least * least
     before = np.maximum(state.long, floor)
-    move = value - state.previous
-    square = move * move
-    warm = state.learned >= _WARM_UP
-    square = np.where(warm, np.minimum(square, before * _BOUND), square)
+    square = value - state.previous
+    square *= square
     count = state.learned + 1.0
-    short = state.short + (square - state.short) * np.maximum(1.0 / count, _SHORT_WEIGHT)
+    warm = state.learned >= _WARM_UP
+    bounded = np.minimum(square, before * _BOUND)
+    square = bounded if warm.all() else np.where(warm, bounded, square)
+    short = square - state.short
+    short *= np.maximum(1.0 / count, _SHORT_WEIGHT)
+    short += state.short
     judged = near & warm
     now = np.maximum(short, floor)
-    level = np.zeros(len(value), np.uint8)
-    level[judged & (now > before * louder)] = LOUDER
-    level[judged & (now < before * quieter)] = QUIETER
-    weight = np.where(level > 0, _CHANGED_WEIGHT, np.maximum(1.0 / count, _LONG_WEIGHT))
-    long = state.long + (square - state.long) * weight
-    np.copyto(state.short, short, where=near)
-    np.copyto(state.long, long, where=near)
-    np.copyto(state.learned, count, where=near)
-    np.copyto(state.previous, value, where=heard)
-    np.copyto(state.previous_ns, time_ns, where=heard)
-    return Finding(
-        judged=judged,
-        speaks=level > 0,
-        level=level,
-        measure=known(np.sqrt(now), judged),
-        expected=known(np.sqrt(before), judged),
-        lower=known(np.sqrt(before * quieter), judged),
-        upper=known(np.sqrt(before * louder), judged),
-        score=known(tail_score(np.abs(np.log(now / before)) / _SPREAD_OF_LOG), judged),
-    )
+    louder = judged & (now > before * louder_from)
+    quieter = judged & (now < before * quieter_from)
+    speaks = louder | quieter
+    weight = np.maximum(1.0 / count, _LONG_WEIGHT)
+    if speaks.any():
+        weight[speaks] = _CHANGED_WEIGHT
+    long = square - state.long
+    long *= weight
+    long += state.long
+    moved = unless_all(near)
+    put(state.short, short, moved)
+    put(state.long, long, moved)
+    put(state.learned, count, moved)
+    moved = unless_all(heard)
+    put(state.previous, value, moved)
+    put(state.previous_ns, time_ns, moved)
+    spreads = np.abs(np.log(now / before))
+    spreads /= _SPREAD_OF_LOG
+
+    def told(rows: Rows) -> Finding:
+        known_rows, past = judged[rows], before[rows]
+        level = np.zeros(len(past), np.uint8)
+        level[louder[rows]] = LOUDER
+        level[quieter[rows]] = QUIETER
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=level,
+            measure=known(np.sqrt(now[rows]), known_rows),
+            expected=known(np.sqrt(past), known_rows),
+            lower=known(np.sqrt(past * part_of(quieter_from, rows)), known_rows),
+            upper=known(np.sqrt(past * part_of(louder_from, rows)), known_rows),
+            score=known(tail_score(spreads[rows]), known_rows),
+        )
+
+    return Answer(judged, speaks, told, spreads=spreads)

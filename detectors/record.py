@@ -24,7 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import novelty
-from detectors.finding import Finding, known, sound
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    answer,
+    known,
+    moment,
+    put,
+    sound,
+    unless_all,
+)
 from detectors.novelty import PROFILE_BINS, WIDTH, NoveltyConfig
 from detectors.table import NEVER
 
@@ -110,20 +121,49 @@ def step(
         `upper` are as far from it as would be a record. Other records than that one can be broken
         between them.
     """
+    return judge(state, time_ns, value, usable, utc_offset_ns, config, learn_for_ns).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    utc_offset_ns: NDArray[np.int64],
+    config: NoveltyConfig = MINUTES,
+    learn_for_ns: int = LEARN_FOR_NS,
+) -> Answer:
+    """Judge, with the first reading behind five minutes, their mean, as `step`."""
     heard = sound(value, usable)
-    block = (time_ns - 1) // _BLOCK_NS
+    block = (moment(time_ns) - 1) // _BLOCK_NS
     others = heard & (block != state.block)
-    found = _nothing(len(value))
+    over = np.empty(0, np.intp)
     if others.any():
         over = np.flatnonzero(others & (state.heard > 0.0))
-        if len(over):
-            _judge(state, over, utc_offset_ns, found, config, learn_for_ns)
+    if len(over):
+        found = _nothing(len(value))
+        _judge(state, over, utc_offset_ns, found, config, learn_for_ns)
+        said = answer(found, is_scored=True)
+    else:
+        said = _unsaid(len(value))
+    if others.any():
         np.copyto(state.block, block, where=others)
         np.copyto(state.total, 0.0, where=others)
         np.copyto(state.heard, 0.0, where=others)
-    np.add(state.total, value, out=state.total, where=heard)
-    np.add(state.heard, 1.0, out=state.heard, where=heard)
-    return found
+    where = unless_all(heard)
+    put(state.total, state.total + value, where)
+    put(state.heard, state.heard + 1.0, where)
+    return said
+
+
+def _unsaid(count: int) -> Answer:
+    """Return what is answered where no five minutes are over."""
+    nothing = np.zeros(count, np.bool_)
+
+    def told(rows: Rows) -> Finding:
+        return _nothing(len(nothing[rows]))
+
+    return Answer(nothing, nothing, told)
 
 
 def _nothing(count: int) -> Finding:

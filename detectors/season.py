@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
-from detectors.finding import Finding, known, sound
+from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, unless_all
 from detectors.shift import Usual
 from detectors.table import NEVER
 from detectors.tail import tail_score
@@ -173,54 +173,105 @@ def step(
         `expected` is what is usual now; it is what `tampering` asks for. It is NaN, and nothing is
         judged, until this hour of this kind of day has been visited three times.
     """
-    heard = sound(value, usable) & (np.abs(value) <= _LARGEST)
-    local = time_ns + terms.utc_offset_ns
+    return judge(state, time_ns, value, usable, terms, holidays)[0].told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    terms: Terms,
+    holidays: NDArray[np.int64],
+) -> tuple[Answer, Usual]:
+    """Judge one reading of each series, as `step`; return what `shift` has to know as well."""
+    heard = usable & (np.abs(value) <= _LARGEST)
+    # One moment alone is broadcast to the series.
+    local = moment(time_ns) + moment(terms.utc_offset_ns)
     half = (local - 1) // _HALF_NS
     moved = np.flatnonzero(heard & (half != state.half))
     if len(moved):
-        _move(state, moved, half[moved], holidays)
+        _move(state, moved, np.broadcast_to(half, len(value))[moved], holidays)
 
     share = ((local - 1 + _HALF_NS) % HOUR_NS + 1) / HOUR_NS
-    before, after = state.means
-    expected = before + (after - before) * share
-    before, after = state.deviations
-    spread = before + (after - before) * share
+    expected = _between(state.means, share)
+    spread = _between(state.deviations, share)
     spread *= _SPREAD_OF_DEVIATION
-    floor = terms.dispersion * (np.abs(expected) + 1.0)
-    floor = np.sqrt(np.maximum(floor, terms.least * terms.least))
-    spread = np.maximum(np.maximum(spread, floor), np.abs(expected) * _RESOLUTION)
+    size = np.abs(expected)
+    floor = terms.dispersion * (size + 1.0)
+    np.maximum(floor, terms.least * terms.least, out=floor)
+    np.maximum(spread, np.sqrt(floor, out=floor), out=spread)
+    np.maximum(spread, np.multiply(size, _RESOLUTION, out=size), out=spread)
     seen = np.maximum(state.seen, 1.0)
     spread *= 1.0 + _EARLY_WIDENING / seen
-    judged = heard & (state.seen >= _KNOWN_AFTER)
+    is_known = state.seen >= _KNOWN_AFTER
+    judged = heard & is_known
     off = value - expected
     reach = spread * _FAR_SPREADS
 
-    bound = np.where(state.seen >= _KNOWN_AFTER, spread * _BOUND_SPREADS, np.inf)
-    off_learned = np.minimum(np.maximum(off, -bound), bound)
-    visited = state.seen > 0.0
-    lesson = np.where(visited, expected + off_learned, value)
-    distance = np.where(visited, np.abs(off_learned), 0.0)
-    np.copyto(state.total, state.total + lesson, where=heard)
-    np.copyto(state.deviation, state.deviation + distance, where=heard)
-    np.copyto(state.readings, state.readings + 1.0, where=heard)
-    level = np.zeros(len(value), np.uint8)
-    level[judged & (off > reach)] = HIGH
-    level[judged & (off < -reach)] = LOW
-    return Finding(
-        judged=judged,
-        speaks=level > 0,
-        level=level,
-        measure=known(value, judged),
-        expected=known(expected, judged),
-        lower=known(expected - reach, judged),
-        upper=known(expected + reach, judged),
-        score=known(tail_score(np.abs(off) / spread), judged),
-    )
+    bound = spread * _BOUND_SPREADS
+    if is_known.all():
+        bounded = _bounded(off, bound)
+        lesson, distance = expected + bounded, np.abs(bounded)
+    else:
+        bounded = _bounded(off, np.where(is_known, bound, np.inf))
+        visited = state.seen > 0.0
+        lesson = np.where(visited, expected + bounded, value)
+        distance = np.where(visited, np.abs(bounded), 0.0)
+    where = unless_all(heard)
+    lesson += state.total
+    distance += state.deviation
+    put(state.total, lesson, where)
+    put(state.deviation, distance, where)
+    put(state.readings, state.readings + 1.0, where)
+    far = np.abs(off)
+    speaks = judged & (far > reach)
+    spreads = np.divide(far, spread, out=far)
+
+    def told(rows: Rows) -> Finding:
+        known_rows, middle, limit = judged[rows], expected[rows], reach[rows]
+        away, spoke = off[rows], speaks[rows]
+        level = np.zeros(len(middle), np.uint8)
+        level[spoke & (away > 0.0)] = HIGH
+        level[spoke & (away < 0.0)] = LOW
+        return Finding(
+            judged=known_rows,
+            speaks=spoke,
+            level=level,
+            measure=known(value[rows], known_rows),
+            expected=known(middle, known_rows),
+            lower=known(middle - limit, known_rows),
+            upper=known(middle + limit, known_rows),
+            score=known(tail_score(spreads[rows]), known_rows),
+        )
+
+    upper = expected + reach
+    if not judged.all():
+        expected = known(expected, judged)
+        upper = known(upper, judged)
+    return Answer(judged, speaks, told, spreads=spreads), _usual(expected, upper)
+
+
+def _between(pair: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what lies between two columns, by the share of the way from the first."""
+    before, after = pair
+    between: NDArray[np.float64] = after - before
+    between *= share
+    between += before
+    return between
+
+
+def _bounded(off: NDArray[np.float64], bound: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.minimum(np.maximum(off, -bound), bound)
 
 
 def usual(found: Finding) -> Usual:
     """Return what `shift` has to know of the same readings."""
-    return Usual(found.expected, (found.upper - found.expected) / _FAR_SPREADS)
+    return _usual(found.expected, found.upper)
+
+
+def _usual(expected: NDArray[np.float64], upper: NDArray[np.float64]) -> Usual:
+    return Usual(expected, (upper - expected) / _FAR_SPREADS)
 
 
 def _move(

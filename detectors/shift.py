@@ -31,7 +31,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, known, sound
+from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, sound, unless_all
 from detectors.table import NEVER
 
 # Levels.
@@ -137,36 +137,63 @@ def step(
         `measure` is the mean since the change began, as long as one is suspected or told, and the
         level otherwise; `expected` is the old level. Both are on top of what is usual now.
     """
-    distance = (value - usual.level) / usual.spread
+    return judge(state, time_ns, value, usable, usual).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    usual: Usual,
+) -> Answer:
+    """Judge one reading of each series, as `step`."""
+    distance = value - usual.level
+    distance /= usual.spread
     heard = sound(value, usable) & sound(distance, usable)
-    block = (time_ns - 1) // _BLOCK_NS
+    block = (moment(time_ns) - 1) // _BLOCK_NS
     over = np.flatnonzero(heard & (block != state.block))
     if len(over):
         _close(state, over[state.readings[over] > 0.0])
-        state.block[over] = block[over]
+        state.block[over] = np.broadcast_to(block, len(value))[over]
         state.total[over] = state.readings[over] = 0.0
-    np.copyto(state.total, state.total + distance, where=heard)
-    np.copyto(state.readings, state.readings + 1.0, where=heard)
+    where = unless_all(heard)
+    distance += state.total
+    put(state.total, distance, where)
+    put(state.readings, state.readings + 1.0, where)
 
     judged = heard & (state.learned >= _WARM_UP)
-    up = (state.told > 0.0) | ((state.told == 0.0) & (state.sums[0] >= state.sums[1]))
-    blocks = np.where(up, state.blocks[0], state.blocks[1])
-    since = np.where(up, state.since[0], state.since[1]) / blocks
-    measure = np.where(blocks > 0.0, since, state.level)
-    reach = (_SLACK + _LIMIT / np.maximum(blocks, 1.0)) * _spread(state.deviation)
-    level = np.zeros(len(value), np.uint8)
-    level[judged & (state.told > 0.0)] = UP
-    level[judged & (state.told < 0.0)] = DOWN
-    return Finding(
-        judged=judged,
-        speaks=level > 0,
-        level=level,
-        measure=known(usual.level + measure * usual.spread, judged),
-        expected=known(usual.level + state.level * usual.spread, judged),
-        lower=known(usual.level + (state.level - reach) * usual.spread, judged),
-        upper=known(usual.level + (state.level + reach) * usual.spread, judged),
-        score=known(np.where(up, state.sums[0], state.sums[1]) * _DECADES, judged),
-    )
+    is_told = state.told != 0.0
+    up, down = state.sums
+    score = np.maximum(up, down)
+    if is_told.any():
+        score = np.where(state.told > 0.0, up, np.where(is_told, down, score))
+    score *= _DECADES
+    speaks = judged & is_told
+
+    def told(rows: Rows) -> Finding:
+        change, sums, level = state.told[rows], state.sums[:, rows], state.level[rows]
+        is_up = (change > 0.0) | ((change == 0.0) & (sums[0] >= sums[1]))
+        blocks = np.where(is_up, state.blocks[0, rows], state.blocks[1, rows])
+        since = np.where(is_up, state.since[0, rows], state.since[1, rows]) / blocks
+        measure = np.where(blocks > 0.0, since, level)
+        reach = (_SLACK + _LIMIT / np.maximum(blocks, 1.0)) * _spread(state.deviation[rows])
+        known_rows, middle, spread = judged[rows], usual.level[rows], usual.spread[rows]
+        way = np.zeros(len(change), np.uint8)
+        way[known_rows & (change > 0.0)] = UP
+        way[known_rows & (change < 0.0)] = DOWN
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=way,
+            measure=known(middle + measure * spread, known_rows),
+            expected=known(middle + level * spread, known_rows),
+            lower=known(middle + (level - reach) * spread, known_rows),
+            upper=known(middle + (level + reach) * spread, known_rows),
+            score=known(score[rows], known_rows),
+        )
+
+    return Answer(judged, speaks, told, score=score)
 
 
 def _spread(deviation: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,9 +16,20 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, Threshold, ages, known, sound
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    ages,
+    known,
+    put,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
 from detectors.tail import tail_score
+from detectors.terms import Threshold
 
 # Levels.
 FAR: Final = 1
@@ -36,6 +47,8 @@ _SPREAD_OF_MAD: Final = 1.4826
 _TINY: Final = 1e-300
 # Older readings say nothing of the present one: the slowest usual period is five minutes.
 _FORGET_NS: Final = np.uint64(900_000_000_000)
+# Where less than one in so many rows moves, these are moved by themselves.
+_SPARSE_FROM: Final = 8
 # Batcher's odd-even merge sort of seven: pairs to put in order, one after the other.
 _SORTING: Final = (
     (0, 4), (1, 5), (2, 6), (0, 2), (1, 3), (4, 6), (2, 4), (3, 5),
@@ -94,66 +107,132 @@ def step(
         `lower` and `upper` are where far off begins. The score is that of `measure`; 0 for a
         reading that waits, and for one that confirms the one before.
     """
+    return judge(state, time_ns, value, usable, least_jump, far_spreads).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    least_jump: NDArray[np.float64],
+    far_spreads: Threshold,
+) -> Answer:
+    """Judge one reading of each series, as `step`."""
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
-    np.copyto(state.filled, 0.0, where=old)
-    np.copyto(state.suspect, np.nan, where=old)
+    if old.any():
+        np.copyto(state.filled, 0.0, where=old)
+        np.copyto(state.suspect, np.nan, where=old)
 
-    middle = _median(list(state.window))
-    deviation = _median([np.abs(one - middle) for one in state.window])
-    spread = np.maximum(deviation, state.deviation) * _SPREAD_OF_MAD
-    reach = np.maximum(spread * far_spreads, least_jump)
+    middle, deviation = _middle(state.window)
+    spread = np.maximum(deviation, state.deviation)
+    spread *= _SPREAD_OF_MAD
+    spread *= far_spreads
+    reach = np.maximum(spread, least_jump, out=spread)
     full = heard & (state.filled >= _WINDOW)
     judged = full & (state.learned >= _WARM_UP)
     off = value - middle
-    far = judged & (np.abs(off) > reach)
-    suspected = ~np.isnan(state.suspect)
-    confirmed = far & suspected & ((off > 0) == (state.suspect > middle))
-    spiked = judged & suspected & ~confirmed
-    measure = np.where(spiked, state.suspect, value)
-    # Each reading is scored once: one far off when it is known what it was.
-    away = np.where(far & ~spiked, 0.0, np.abs(measure - middle))
-    score = tail_score(away / np.maximum(reach, _TINY) * far_spreads)
+    away = np.abs(off)
+    far = judged & (away > reach)
+    # Nearly all rows are neither far off nor held against one that was.
+    rows = np.flatnonzero(far | ~np.isnan(state.suspect))
+    spiked, confirmed = np.zeros(len(value), np.bool_), np.zeros(len(value), np.bool_)
+    measure, waits = value, far
+    if len(rows):
+        suspect = state.suspect[rows]
+        is_judged, is_far, suspected = judged[rows], far[rows], ~np.isnan(suspect)
+        is_confirmed = is_far & suspected & ((off[rows] > 0) == (suspect > middle[rows]))
+        is_spiked = is_judged & suspected & ~is_confirmed
+        spiked[rows], confirmed[rows] = is_spiked, is_confirmed
+        measure = value.copy()
+        measure[rows] = np.where(is_spiked, suspect, value[rows])
+        # Each reading is scored once: one far off when it is known what it was.
+        is_told = np.abs(measure[rows] - middle[rows])
+        away[rows] = np.where(is_far & ~is_spiked, 0.0, is_told)
+        waits = far & ~confirmed
+    np.divide(away, np.maximum(reach, _TINY), out=away)
+    spreads = np.multiply(away, far_spreads, out=away)
 
-    count = state.learned + 1.0
-    weight = np.maximum(1.0 / count, _SLOW_WEIGHT)
-    slow = state.deviation + (deviation - state.deviation) * weight
-    np.copyto(state.deviation, slow, where=full)
-    np.copyto(state.learned, count, where=full)
-    # The suspect that was right comes first, then what confirms it.
-    _push(state, state.suspect, confirmed)
-    waits = far & ~confirmed
+    _learn(state, deviation, unless_all(full))
+    if len(rows):
+        # The suspect that was right comes first, then what confirms it.
+        _push(state, state.suspect, confirmed)
     _push(state, value, heard & ~waits)
-    np.copyto(state.suspect, np.where(waits, value, np.nan), where=heard)
-    np.copyto(state.previous_ns, time_ns, where=heard)
-    level = np.zeros(len(value), np.uint8)
-    level[far] = FAR
-    level[spiked] = SPIKE
-    return Finding(
-        judged=judged,
-        speaks=spiked,
-        level=level,
-        measure=known(measure, judged),
-        expected=known(middle, judged),
-        lower=known(middle - reach, judged),
-        upper=known(middle + reach, judged),
-        score=known(score, judged),
-    )
+    if len(rows):
+        rows = rows[heard[rows]]
+        state.suspect[rows] = np.where(waits[rows], value[rows], np.nan)
+    put(state.previous_ns, time_ns, unless_all(heard))
+
+    def told(rows: Rows) -> Finding:
+        known_rows, center, limit = judged[rows], middle[rows], reach[rows]
+        level = np.zeros(len(center), np.uint8)
+        level[far[rows]] = FAR
+        level[spiked[rows]] = SPIKE
+        return Finding(
+            judged=known_rows,
+            speaks=spiked[rows],
+            level=level,
+            measure=known(measure[rows], known_rows),
+            expected=known(center, known_rows),
+            lower=known(center - limit, known_rows),
+            upper=known(center + limit, known_rows),
+            score=known(tail_score(spreads[rows]), known_rows),
+        )
+
+    return Answer(judged, spiked, told, spreads=spreads)
+
+
+def _learn(state: State, deviation: NDArray[np.float64], where: NDArray[np.bool_] | None) -> None:
+    """Learn the deviations of windows that are full."""
+    count = state.learned + 1.0
+    weight: NDArray[np.float64] | float = _SLOW_WEIGHT
+    if count.min(initial=np.inf) * _SLOW_WEIGHT < 1.0:
+        weight = np.maximum(1.0 / count, _SLOW_WEIGHT)
+    slow = deviation - state.deviation
+    slow *= weight
+    slow += state.deviation
+    put(state.deviation, slow, where)
+    put(state.learned, count, where)
 
 
 def _push(state: State, value: NDArray[np.float64], where: NDArray[np.bool_]) -> None:
-    if not where.any():
+    """Put readings before those of the windows in these rows."""
+    window, filled = state.window, state.filled
+    pushed = np.count_nonzero(where)
+    if _SPARSE_FROM * pushed <= len(value):
+        if pushed:
+            rows = np.flatnonzero(where)
+            window[1:, rows] = window[:-1, rows]
+            window[0, rows] = value[rows]
+            filled[rows] = np.minimum(filled[rows] + 1.0, float(_WINDOW))
         return
+    # All rows move, and those that must not are put back.
+    others = np.flatnonzero(~where)
+    kept, before = window[:, others], filled[others]
     for place in range(_WINDOW - 1, 0, -1):
-        np.copyto(state.window[place], state.window[place - 1], where=where)
-    np.copyto(state.window[0], value, where=where)
-    np.copyto(state.filled, np.minimum(state.filled + 1.0, float(_WINDOW)), where=where)
+        window[place] = window[place - 1]
+    window[0] = value
+    np.minimum(filled + 1.0, float(_WINDOW), out=filled)
+    window[:, others], filled[others] = kept, before
 
 
-def _median(columns: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the median of seven columns, row by row."""
+def _middle(
+    window: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the medians of windows of seven, and the medians of the distances from them."""
+    columns, spare = list(window.copy()), np.empty_like(window[0])
     for low, high in _SORTING:
         one, other = columns[low], columns[high]
-        columns[low], columns[high] = np.minimum(one, other), np.maximum(one, other)
-    middle: NDArray[np.float64] = columns[_WINDOW // 2]
-    return middle
+        columns[low] = np.minimum(one, other, out=spare)
+        np.maximum(one, other, out=other)
+        spare = one
+    middle = columns[_WINDOW // 2]
+    # One distance is 0; of three below and three above, each rising, the third is the median.
+    below = [np.subtract(middle, one, out=one) for one in columns[2::-1]]
+    above = [np.subtract(one, middle, out=one) for one in columns[4:]]
+    crossed = np.maximum(below[0], above[1])
+    deviation = np.minimum(below[2], above[2], out=above[2])
+    np.minimum(deviation, crossed, out=deviation)
+    np.minimum(deviation, np.maximum(below[1], above[0], out=crossed), out=deviation)
+    return middle, deviation

@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, Threshold, ages, known, nothing, sound
+from detectors.finding import ALL, Answer, Finding, Rows, ages, known, nothing, sound
 from detectors.table import NEVER
+from detectors.terms import Threshold, part_of
 
 # Variance over mean of counts: parties of two or three, and readings a minute apart that see many
 # of the same people. A guess on the safe side.
@@ -54,6 +55,14 @@ class Thresholds:
 
     evidence_nats: Threshold = EVIDENCE_NATS
     least_ns: int | NDArray[np.int64] = LEAST_NS
+
+    def of(self, rows: NDArray[np.intp]) -> "Thresholds":
+        """Return those of some of the series."""
+        least_ns = self.least_ns
+        return Thresholds(
+            part_of(self.evidence_nats, rows),
+            least_ns[rows] if isinstance(least_ns, np.ndarray) and least_ns.ndim else least_ns,
+        )
 
 
 class State(NamedTuple):
@@ -93,29 +102,75 @@ def step(
     Finding
         `expected` is the usual count.
     """
+    return judge(state, time_ns, value, usable, usual, thresholds).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    usual: NDArray[np.float64],
+    thresholds: Thresholds,
+) -> Answer:
+    """Judge one count of each series, as `step`."""
     heard = sound(value, usable)
     is_known = sound(usual, usable)
-    zero = value <= 0.0
-    empty = heard & (zero | (is_known & (value <= usual * _NEXT_TO_NOBODY)))
-    some = heard & ~empty
-    counts = empty & is_known
+    judged = heard & is_known
+    empty = heard & ((value <= 0.0) | (is_known & (value <= usual * _NEXT_TO_NOBODY)))
+    speaks = np.zeros(len(value), np.bool_)
+    # Of the others nothing is counted, and nothing to be forgotten.
+    rows = np.flatnonzero(empty | (state.zeros != 0.0) | (state.begun_ns != NEVER))
+    if len(rows):
+        part = State._make(column[rows] for column in state)
+        one = _Counts(heard[rows], is_known[rows], empty[rows], value[rows] <= 0.0)
+        speaks[rows] = _count(part, time_ns[rows], one, usual[rows], thresholds.of(rows))
+        for column, some in zip(state, part, strict=True):
+            column[rows] = some
+    score = state.evidence * _DECADES_OF_NATS
+
+    def told(rows: Rows) -> Finding:
+        known_rows, spoke = judged[rows], speaks[rows]
+        return Finding(
+            judged=known_rows,
+            speaks=spoke,
+            level=spoke.astype(np.uint8),
+            measure=known(value[rows], known_rows),
+            expected=known(usual[rows], known_rows),
+            lower=nothing(len(spoke)),
+            upper=nothing(len(spoke)),
+            score=known(score[rows], known_rows),
+        )
+
+    return Answer(judged, speaks, told, score=score)
+
+
+class _Counts(NamedTuple):
+    """What is known of counts."""
+
+    heard: NDArray[np.bool_]
+    is_known: NDArray[np.bool_]
+    empty: NDArray[np.bool_]
+    zero: NDArray[np.bool_]
+
+
+def _count(
+    state: State,
+    time_ns: NDArray[np.int64],
+    one: _Counts,
+    usual: NDArray[np.float64],
+    thresholds: Thresholds,
+) -> NDArray[np.bool_]:
+    """Move the runs of some series on; return which speak."""
+    some = one.heard & ~one.empty
+    counts = one.empty & one.is_known
     np.copyto(state.evidence, 0.0, where=some)
     np.copyto(state.zeros, 0.0, where=some)
     np.copyto(state.begun_ns, NEVER, where=some)
     np.copyto(state.begun_ns, time_ns, where=counts & (state.begun_ns == NEVER))
-    lesson = np.maximum(usual, 0.0) * np.where(zero, 1.0, _FLICKER) / _DISPERSION
+    lesson = np.maximum(usual, 0.0) * np.where(one.zero, 1.0, _FLICKER) / _DISPERSION
     np.copyto(state.evidence, state.evidence + lesson, where=counts)
     np.copyto(state.zeros, state.zeros + 1.0, where=counts)
-    judged = heard & is_known
     speaks = counts & (state.evidence >= thresholds.evidence_nats) & (state.zeros >= _LEAST_ZEROS)
     speaks &= ages(state.begun_ns, time_ns) >= np.asarray(thresholds.least_ns).astype(np.uint64)
-    return Finding(
-        judged=judged,
-        speaks=speaks,
-        level=speaks.astype(np.uint8),
-        measure=known(value, judged),
-        expected=known(usual, judged),
-        lower=nothing(len(value)),
-        upper=nothing(len(value)),
-        score=known(state.evidence * _DECADES_OF_NATS, judged),
-    )
+    return speaks

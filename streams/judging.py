@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from detectors import HEALTH
 from detectors.episodes import Rule
-from detectors.finding import Finding
+from detectors.finding import Answer
 from detectors.minutes import MINUTE_NS
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
@@ -54,7 +54,9 @@ class Wave:
         value, usable = np.full(count, np.nan), np.zeros(count, np.bool_)
         value[place], usable[place] = self.value, self.usable
         # All rows are of one minute.
-        time_ns, offset_ns = (np.full(count, one[0]) for one in (self.time_ns, self.utc_offset_ns))
+        time_ns, offset_ns = (
+            np.broadcast_to(one[0], count) for one in (self.time_ns, self.utc_offset_ns)
+        )
         return Wave(time_ns, value, usable, offset_ns, self.means)
 
 
@@ -146,13 +148,13 @@ class Kernel:
     quantities : frozenset of str
         It has a place for every series of these.
     kinds : tuple of Kind
-        What its findings are about, in the order in which `step` returns them.
+        What its findings are about, in the order in which `judge` answers.
     new_state : callable
     terms : callable of (keys, facts, slot_of)
         Returns what is fixed for series of these keys, as columns. `slot_of` tells of all series
         of the partition: (sensor, quantity) to slot.
-    step : callable of (state, wave, terms)
-        Returns a finding for each kind.
+    judge : callable of (state, wave, terms)
+        Returns an answer for each kind.
     watched : callable of terms
         Returns for each kind of which series it can be judged at all; an open alert of another is
         closed.
@@ -170,7 +172,7 @@ class Kernel:
     kinds: tuple[Kind, ...]
     new_state: Callable[[int], Any]
     terms: Callable[[Sequence[SeriesKey], CityFacts, SlotOf], Terms]
-    step: Callable[[Any, Wave, Terms], tuple[Finding, ...]]
+    judge: Callable[[Any, Wave, Terms], tuple[Answer, ...]]
     watched: Callable[[Terms], Watched]
     thresholds: Callable[[Terms, Own], Terms] = no_thresholds
     of_clocks: bool = False

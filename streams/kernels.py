@@ -33,7 +33,7 @@ from detectors.air_quality_tables import (
     POLLUTANTS,
 )
 from detectors.episodes import Rule
-from detectors.finding import Finding
+from detectors.finding import Answer, answer
 from detectors.minutes import MINUTE_NS
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
@@ -88,8 +88,8 @@ _SPIKE: Final = Kernel(
     kinds=(Kind("spike", HEALTH, Rule(3, 60, 60, HOUR_NS), _MINOR, is_scored=True),),
     new_state=spike.new_state,
     terms=least(1.0),
-    step=lambda state, wave, terms: (
-        spike.step(
+    judge=lambda state, wave, terms: (
+        spike.judge(
             state, wave.time_ns, wave.value, wave.usable, terms["least"], terms["far_spreads"]
         ),
     ),
@@ -117,8 +117,8 @@ _NOISE_CHANGE: Final = Kernel(
     kinds=(Kind("noise-change", HEALTH, Rule(5, 5, 15, HOUR_NS), _MINOR, is_scored=True),),
     new_state=noise_change.new_state,
     terms=least(_NOISE_SHARE),
-    step=lambda state, wave, terms: (
-        noise_change.step(
+    judge=lambda state, wave, terms: (
+        noise_change.judge(
             state,
             wave.time_ns,
             wave.value,
@@ -149,7 +149,7 @@ def _air(facts: CityFacts) -> Kernel:
             "limit": exceedance.limit_columns(facts.limits, names),
         }
 
-    def step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+    def judge(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
         fixed = averages.Terms(np.full(len(wave.value), _HOLD_NS), wave.utc_offset_ns)
         added = averages.learn(state, wave.time_ns, wave.value, wave.usable, fixed)
         means = averages.means(state, wave.time_ns)
@@ -160,7 +160,7 @@ def _air(facts: CityFacts) -> Kernel:
             )
         else:
             index = air_quality.european(means, added, pollutant, bands, terms["speak_from"])
-        return index, exceedance.judge(means, added, terms["limit"])
+        return answer(index), answer(exceedance.judge(means, added, terms["limit"]))
 
     def watched(terms: Terms) -> Watched:
         edges = bands.edge_columns()[:, terms["pollutant"]]
@@ -183,7 +183,7 @@ def _air(facts: CityFacts) -> Kernel:
         ),
         new_state=averages.new_state,
         terms=terms,
-        step=step,
+        judge=judge,
         watched=watched,
         thresholds=thresholds,
     )
@@ -205,10 +205,10 @@ def _noise_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Term
     return {"limit_db": np.repeat(np.array(limits)[:, np.newaxis], len(keys), axis=1)}
 
 
-def _noise_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+def _noise_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     count = len(wave.value)
     fixed = noise.Terms(np.full(count, _HOLD_NS), wave.utc_offset_ns, terms["limit_db"])
-    return (noise.step(state, wave.time_ns, wave.value, wave.usable, fixed),)
+    return (answer(noise.step(state, wave.time_ns, wave.value, wave.usable, fixed)),)
 
 
 _NOISE: Final = Kernel(
@@ -217,7 +217,7 @@ _NOISE: Final = Kernel(
     kinds=(Kind("noise", CITY, Rule(3, 3, 10, HOUR_NS), {0: "minor", noise.CERTAIN: "major"}),),
     new_state=noise.new_state,
     terms=_noise_terms,
-    step=_noise_step,
+    judge=_noise_answer,
     watched=lambda terms: (is_known(terms["limit_db"]),),
     thresholds=lambda terms, own: {
         "limit_db": own.rows("noise", ("day_db", "evening_db", "night_db"), terms["limit_db"])
@@ -270,14 +270,16 @@ _SERVICE_LEVEL: Final = Kernel(
     kinds=(Kind("service-level", CITY, Rule(12, 15, 10, HOUR_NS), {0: "minor", 6: "major"}),),
     new_state=service_level.new_state,
     terms=_service_terms,
-    step=lambda state, wave, terms: (
-        service_level.step(
-            state,
-            wave.time_ns,
-            wave.value,
-            wave.usable,
-            service_level.Terms(terms["edges"], terms["falling"]),
-            terms["speak_from"],
+    judge=lambda state, wave, terms: (
+        answer(
+            service_level.step(
+                state,
+                wave.time_ns,
+                wave.value,
+                wave.usable,
+                service_level.Terms(terms["edges"], terms["falling"]),
+                terms["speak_from"],
+            )
         ),
     ),
     watched=lambda terms: (is_known(terms["edges"]),),
@@ -304,9 +306,11 @@ _CROWD: Final = Kernel(
     ),
     new_state=crowd.new_state,
     terms=_crowd_terms,
-    step=lambda state, wave, terms: (
-        crowd.step(
-            state, wave.time_ns, wave.value, wave.usable, terms["area_m2"], terms["speaks_from"]
+    judge=lambda state, wave, terms: (
+        answer(
+            crowd.step(
+                state, wave.time_ns, wave.value, wave.usable, terms["area_m2"], terms["speaks_from"]
+            )
         ),
     ),
     watched=lambda terms: (is_known(terms["area_m2"]),),
@@ -333,7 +337,7 @@ def _incident_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf
     }
 
 
-def _incident_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+def _incident_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     def of(slots: NDArray[np.int64]) -> Floats:
         found: Floats = np.where(slots >= 0, wave.means[slots], np.nan)
         return found
@@ -348,7 +352,8 @@ def _incident_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
         downstream_fall=terms["downstream_fall"],
         speed_fall=terms["speed_fall"],
     )
-    return (incident.step(state, wave.time_ns, wave.value, wave.usable, ahead, thresholds),)
+    found = incident.step(state, wave.time_ns, wave.value, wave.usable, ahead, thresholds)
+    return (answer(found),)
 
 
 def _incident_thresholds(terms: Terms, own: Own) -> Terms:
@@ -364,7 +369,7 @@ _INCIDENT: Final = Kernel(
     kinds=(Kind("incident", CITY, Rule(1, 1, 3, 5 * MINUTE_NS), _MAJOR),),
     new_state=incident.new_state,
     terms=_incident_terms,
-    step=_incident_step,
+    judge=_incident_answer,
     watched=lambda terms: (terms["ahead"] >= 0,),
     thresholds=_incident_thresholds,
     of_neighbours=True,

@@ -11,13 +11,13 @@ One long module, because all of it moves the same state, and what is saved of it
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors import CITY, HEALTH, NEVER, StateError, calibration, episodes
-from detectors.finding import Finding
+from detectors.finding import Answer, Finding
 from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
 from detectors.noise import energy
@@ -26,13 +26,17 @@ from ingest.topics import SeriesKey
 from streams.facts import CityFacts
 from streams.judging import Kernel, Kind, Own, Terms, Wave
 from streams.kernels import kernels
-from streams.ruling import Ruling
+
+if TYPE_CHECKING:
+    # By its name alone: rules are read with libraries that the stage does without.
+    from streams.ruling import Ruling
 
 # A minute is closed when the watermark is so far beyond its end.
 GRACE_NS: Final = 30 * 10**9
 # Where one in so many series of a kernel has a minute, all are shown to it: those without one are
 # not usable, which changes nothing, and columns need not be picked apart and put together again.
 _WHOLE_FROM: Final = 3
+_QUARTER_NS: Final = 15 * MINUTE_NS
 _NO_LAG: Final = int(np.iinfo(np.int64).max)
 # A sound level is averaged by its energy.
 _LEVEL: Final = "LAeq"
@@ -100,6 +104,25 @@ class Standing(NamedTuple):
     silent: NDArray[np.bool_]
 
 
+class _Minute(NamedTuple):
+    """One minute of all series of a partition.
+
+    Parameters
+    ----------
+    end_ns, offset_ns : int
+        Its end, and local time minus UTC.
+    value : (series,) float64
+        Means; NaN where there is none.
+    there : (series,) bool or None
+        Of which series there is one; None of all.
+    """
+
+    end_ns: int
+    offset_ns: int
+    value: NDArray[np.float64]
+    there: NDArray[np.bool_] | None
+
+
 @dataclass(slots=True)
 class _Running:
     """A kernel with the state of the series that it has a place for."""
@@ -110,6 +133,9 @@ class _Running:
     alerts: list[episodes.State] = field(default_factory=list)
     # Of each kind what its scores have been; None where they are not calibrated.
     scores: list[calibration.State | None] = field(default_factory=list)
+    # Of each kind, up to which spreads nothing new is learned this hour
+    # (`calibration.note_spreads`). It is no part of what is saved: minus infinity is always right.
+    reaches: list[NDArray[np.float64]] = field(default_factory=list)
     # Of each kind, from which calibrated score on it speaks.
     speaks_from: tuple[NDArray[np.float64], ...] = ()
     terms: Terms = field(default_factory=dict)
@@ -130,6 +156,11 @@ class _Running:
         self.scores = [
             calibration.new_state(0) if kind.is_scored else None for kind in self.kernel.kinds
         ]
+        self.forget_reaches()
+
+    def forget_reaches(self) -> None:
+        """Begin with reaches that are right whatever the scores have been."""
+        self.reaches = [np.full(len(self.slots), -np.inf) for _ in self.kernel.kinds]
 
     def count(self) -> None:
         """Note of which kinds an alert is open."""
@@ -156,28 +187,84 @@ class _Running:
         self.slots = np.concatenate((self.slots, slots))
         self.place_of = np.full(series, -1)
         self.everywhere = np.arange(len(self.slots))
+        self.forget_reaches()
         self.place_of[self.slots] = self.everywhere
 
-    def rated(
+    def shown(
+        self, minute: _Minute, doubtful: NDArray[np.bool_] | None, means: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], Wave] | None:
+        """Return what the kernel sees of a minute, and of which places; None of nothing.
+
+        `doubtful` is None where no series is.
+        """
+        slots, place = self.slots, self.everywhere
+        there = minute.there if minute.there is None else minute.there[slots]
+        count = len(slots) if there is None else np.count_nonzero(there)
+        if not count:
+            return None
+        if there is not None and _WHOLE_FROM * count < len(slots):
+            place = np.flatnonzero(there)
+            slots, there = slots[place], None
+        # Of a kernel that has a place for every series a place is a slot.
+        is_all = len(slots) == len(minute.value)
+        usable = there
+        if doubtful is not None:
+            sound = ~(doubtful if is_all else doubtful[slots])
+            usable = sound if there is None else there & sound
+        count = len(slots)
+        wave = Wave(
+            time_ns=np.broadcast_to(np.int64(minute.end_ns), count),
+            value=minute.value if is_all else minute.value[slots],
+            usable=np.ones(count, np.bool_) if usable is None else usable,
+            utc_offset_ns=np.broadcast_to(np.int64(minute.offset_ns), count),
+            means=means,
+        )
+        return place, wave
+
+    def rare(
         self,
         at: int,
         place: NDArray[np.int64],
         time_ns: NDArray[np.int64],
-        finding: Finding,
+        answer: Answer,
         judged: NDArray[np.bool_],
-    ) -> Finding:
-        """Return what was found of a kind: it speaks where its score, calibrated, is rare."""
+    ) -> NDArray[np.bool_]:
+        """Return where it speaks of a kind: where its score, calibrated, is rare as well."""
         whole = self.scores[at]
         if whole is None:
-            return finding
+            return answer.speaks
+        reach, speaks_from = self.reaches[at], self.speaks_from[at]
         is_whole = len(place) == len(self.slots)
-        scores = whole if is_whole else _part(whole, place)
-        speaks_from = self.speaks_from[at][place]
-        nominal = np.where(judged, finding.score, np.nan)
-        score = calibration.step(scores, time_ns, nominal, speaks_from)
+        scores = whole
+        if not is_whole:
+            scores, reach, speaks_from = _part(whole, place), reach[place], speaks_from[place]
+        begun = calibration.begin_hours(scores, time_ns, judged, speaks_from)
+        if answer.spreads is not None:
+            if begun is not None:
+                reach[begun] = -np.inf
+            calibration.note_spreads(scores, reach, judged, answer.spreads)
+        elif answer.score is not None:
+            calibration.note(scores, judged, answer.score)
         if not is_whole:
             _put(whole, place, scores)
-        return finding._replace(speaks=finding.speaks & (score >= speaks_from), score=score)
+            self.reaches[at][place] = reach
+        rows = np.flatnonzero(answer.speaks & judged)
+        speaks = np.zeros(len(place), np.bool_)
+        if len(rows):
+            score = self.rated(at, place, answer, rows).score
+            speaks[rows] = score >= speaks_from[rows]
+        return speaks
+
+    def rated(
+        self, at: int, place: NDArray[np.int64], answer: Answer, rows: NDArray[np.intp]
+    ) -> Finding:
+        """Return what was found of some rows, its scores calibrated."""
+        told, scores = answer.told(rows), self.scores[at]
+        if scores is None:
+            return told
+        some = place[rows]
+        score = calibration.calibrated(told.score, scores.share[some], scores.excess[some])
+        return told._replace(score=score)
 
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
@@ -212,6 +299,9 @@ class MinuteStage:
         # Series that the kernels have a place for; the rest get theirs at the next check.
         self._placed = 0
         self._is_level = np.empty(0, np.bool_)
+        self._levels = np.empty(0, np.intp)
+        # A quarter of an hour since 1970, and local time minus UTC in it: clocks change between.
+        self._offset = (-1, 0)
         # By slot, the first series of its sensor, which speaks for its clock.
         self._first = np.empty(0, np.int64)
         self._first_of: dict[str, int] = {}
@@ -232,11 +322,12 @@ class MinuteStage:
         self._minutes.add(len(keys))
         levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
         self._is_level = np.concatenate((self._is_level, levels))
+        self._levels = np.flatnonzero(self._is_level)
         first = np.array([self._first_of[key.sensor] for key in keys], np.int64)
         self._first = np.concatenate((self._first, first))
         self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
 
-    def judge_by(self, ruling: Ruling) -> None:
+    def judge_by(self, ruling: "Ruling") -> None:
         """Watch from now on for what is on, and speak of what is as rare as the rules ask for.
 
         What is open of what is off is over with the next check.
@@ -258,18 +349,22 @@ class MinuteStage:
         self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], value: NDArray[np.float64]
     ) -> None:
         """Add usable readings: fresh, not late, not bad, of each series in the order of time."""
-        level = self._is_level[slot]
-        if level.any():
+        if not len(slot):
+            return
+        place = slot.astype(np.intp)
+        level = np.flatnonzero(self._is_level[place])
+        if len(level):
             value = value.copy()
             value[level] = energy(value[level])
-        self._minutes.take(slot, time_ns, value)
+        self._minutes.take(place, time_ns, value)
 
     def hear(self, slot: NDArray[np.int32], time_ns: NDArray[np.int64], arrived_ns: int) -> None:
         """Take note of how long a message's readings took, by the sensors' own clocks.
 
         Only of messages that came when they were measured: in a replay they do not.
         """
-        np.minimum.at(self._lag_ns, self._first[slot], arrived_ns - time_ns)
+        if len(slot):
+            np.minimum.at(self._lag_ns, self._first[slot.astype(np.intp)], arrived_ns - time_ns)
 
     def check(self, check_ns: int, standing: Standing) -> list[Move]:
         """Close the minutes that are over, and return what becomes of alerts, in order.
@@ -346,6 +441,7 @@ class MinuteStage:
                 _restore(episode, f"{name}.{kind.name}", running.slots, columns)
             for kind, scores in running.scored():
                 _restore(scores, f"{name}.{kind.name}.scores", running.slots, columns)
+            running.forget_reaches()
             running.count()
 
     def _place(self, until: int | None = None) -> None:
@@ -395,14 +491,9 @@ class MinuteStage:
 
     def _judge(self, closed: Closed, standing: Standing) -> list[Move]:
         """Show one minute of some series to the kernels."""
-        slots = closed.series
-        level = self._is_level[slots]
-        mean = np.where(level, 10.0 * np.log10(closed.mean), closed.mean)
-        end_ns = int(closed.start_ns[0]) + MINUTE_NS
-        offset_ns = int(offsets_ns(self._zone, closed.start_ns[:1])[0])
-        doubtful = standing.in_doubt
-        means = np.full(len(self._keys), np.nan)
-        means[slots] = np.where(doubtful[slots], np.nan, mean)
+        minute = self._minute_of(closed)
+        doubtful = _some(standing.in_doubt)
+        means = _unless(minute.value, doubtful)
         moves: list[Move] = []
         is_about_city = False
         for running in self._running:
@@ -411,20 +502,26 @@ class MinuteStage:
             if not is_about_city and not running.kernel.is_of_sensors:
                 # From here on what the kernels before have found of sensors counts as well.
                 is_about_city = True
-                doubtful = self._doubtful(standing)
-                means[doubtful] = np.nan
-            place = running.place_of[slots]
-            rows = np.flatnonzero(place >= 0)
-            if len(rows):
-                wave = Wave(
-                    time_ns=np.full(len(rows), end_ns),
-                    value=mean[rows],
-                    usable=~doubtful[slots[rows]],
-                    utc_offset_ns=np.full(len(rows), offset_ns),
-                    means=means,
-                )
-                moves += self._ask(running, place[rows], wave, standing)
+                doubtful = _some(self._doubtful(standing))
+                means = _unless(minute.value, doubtful)
+            found = running.shown(minute, doubtful, means)
+            if found is not None:
+                moves += self._ask(running, *found, standing)
         return moves
+
+    def _minute_of(self, closed: Closed) -> "_Minute":
+        """Return a minute as columns of all series."""
+        count, start_ns = len(self._keys), int(closed.start_ns[0])
+        if len(closed.series) == count:
+            value, there = closed.mean.copy(), None
+        else:
+            value, there = np.full(count, np.nan), np.zeros(count, np.bool_)
+            value[closed.series], there[closed.series] = closed.mean, True
+        value[self._levels] = 10.0 * np.log10(value[self._levels])
+        quarter = start_ns // _QUARTER_NS
+        if quarter != self._offset[0]:
+            self._offset = quarter, int(offsets_ns(self._zone, closed.start_ns[:1])[0])
+        return _Minute(start_ns + MINUTE_NS, self._offset[1], value, there)
 
     def _judge_clocks(self, check_ns: int, standing: Standing) -> list[Move]:
         """Show the lags since the last minute to the kernel that judges clocks."""
@@ -437,14 +534,17 @@ class MinuteStage:
         for running in self._running:
             if running.kernel.of_clocks and len(slots):
                 wave = Wave(
-                    time_ns=np.full(len(slots), minute * MINUTE_NS),
+                    time_ns=np.broadcast_to(np.int64(minute * MINUTE_NS), len(slots)),
                     value=self._lag_ns[slots] / 1e9,
                     # A clock that the bridge calls wrong is an alert already.
                     usable=~standing.in_doubt[slots],
                     utc_offset_ns=np.zeros(len(slots), np.int64),
                     means=np.empty(0),
                 )
-                moves += self._ask(running, running.place_of[slots], wave, standing)
+                place = running.place_of[slots]
+                if _WHOLE_FROM * len(place) >= len(running.slots):
+                    wave, place = wave.whole(place, len(running.slots)), running.everywhere
+                moves += self._ask(running, place, wave, standing)
         self._lag_ns[:] = _NO_LAG
         return moves
 
@@ -462,8 +562,6 @@ class MinuteStage:
     ) -> list[Move]:
         """Ask one kernel about one minute of the series in these places."""
         kernel = running.kernel
-        if _WHOLE_FROM * len(place) >= len(running.slots):
-            wave, place = wave.whole(place, len(running.slots)), running.everywhere
         # Places are in order: where all are there the columns themselves can be worked on.
         is_whole = len(place) == len(running.slots)
         state = running.state if is_whole else _part(running.state, place)
@@ -473,26 +571,27 @@ class MinuteStage:
                 name: column[..., place] if column.ndim else column
                 for name, column in terms.items()
             }
-        findings = kernel.step(state, wave, terms)
+        answers = kernel.judge(state, wave, terms)
         if not is_whole:
             _put(running.state, place, state)
         blocked = running.blocked(place)
         moves: list[Move] = []
-        for at, (kind, finding, whole) in enumerate(
-            zip(kernel.kinds, findings, running.alerts, strict=True)
+        for at, (kind, answer, whole) in enumerate(
+            zip(kernel.kinds, answers, running.alerts, strict=True)
         ):
-            judged = finding.judged
+            judged = answer.judged
             if blocked is not None and kind.category == CITY:
                 judged = judged & ~blocked
-            rated = running.rated(at, place, wave.time_ns, finding, judged)
+            speaks = running.rare(at, place, wave.time_ns, answer, judged)
             if running.on is not None:
                 judged = judged & running.on[at][place]
             episode = whole if is_whole else _part(whole, place)
-            flips = episodes.step(episode, wave.time_ns, judged, rated.speaks & judged, kind.rule)
+            flips = episodes.step(episode, wave.time_ns, judged, speaks & judged, kind.rule)
             if not is_whole:
                 _put(whole, place, episode)
             if flips is not None:
-                moves += _flipped(kind, running.slots[place], wave, rated, flips)
+                rated = running.rated(at, place, answer, flips.place)
+                moves += _flipped(kind, running.slots[place[flips.place]], wave, rated, flips)
         if moves:
             running.count()
         return [self._told(move, standing) for move in moves]
@@ -568,12 +667,13 @@ def _flipped(
     finding: Finding,
     flips: episodes.Flips,
 ) -> list[Move]:
+    """Return the moves of alerts that flipped; slots and findings are of those alone."""
     return [
         Move(
             slot=int(slots[row]),
             kind=kind,
             state="opened" if opened else "resolved",
-            at_ns=int(wave.time_ns[row]),
+            at_ns=int(wave.time_ns[place]),
             opened_ns=opened_ns,
             cause=kind.name if opened else _OVER,
             level=int(finding.level[row]),
@@ -583,10 +683,19 @@ def _flipped(
             upper=float(finding.upper[row]),
             score=float(finding.score[row]),
         )
-        for row, opened, opened_ns in zip(
-            flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True
+        for row, (place, opened, opened_ns) in enumerate(
+            zip(flips.place.tolist(), flips.opened.tolist(), flips.opened_ns.tolist(), strict=True)
         )
     ]
+
+
+def _some(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Return a mask that has something in it, or None."""
+    return mask if mask.any() else None
+
+
+def _unless(value: NDArray[np.float64], mask: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    return value if mask is None else np.where(mask, np.nan, value)
 
 
 def _longer(state: Any, more: Any) -> Any:

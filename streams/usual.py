@@ -24,7 +24,7 @@ from detectors import (
     tampering,
 )
 from detectors.episodes import Rule
-from detectors.finding import Finding
+from detectors.finding import Answer, answer
 from detectors.local_time import day_numbers
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
@@ -107,17 +107,16 @@ def _profile(
             "dispersion": np.array(dispersion, np.float64),
         }
 
-    def step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+    def judge(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
         rest = iter(state)
         parts = [module.State._make(islice(rest, len(module.State._fields))) for module in modules]
         fixed = season.Terms(wave.utc_offset_ns, terms["least"], terms["dispersion"])
         arguments = (wave.time_ns, wave.value, wave.usable)
-        found = season.step(parts[0], *arguments, fixed, holidays)
-        findings = [found, shift.step(parts[1], *arguments, season.usual(found))]
-        if len(parts) > len(findings):
-            empty = tampering.Thresholds(terms["evidence_nats"], least_ns=terms["least_ns"])
-            findings.append(tampering.step(parts[-1], *arguments, found.expected, empty))
-        return tuple(findings)
+        found, norm = season.judge(parts[0], *arguments, fixed, holidays)
+        answers = [found, shift.judge(parts[1], *arguments, norm)]
+        empty = tampering.Thresholds(terms["evidence_nats"], least_ns=terms["least_ns"])
+        answers += [tampering.judge(part, *arguments, norm.level, empty) for part in parts[2:]]
+        return tuple(answers)
 
     def thresholds(terms: Terms, own: Own) -> Terms:
         del terms
@@ -131,7 +130,7 @@ def _profile(
     def watched(terms: Terms) -> Watched:
         return everywhere(terms) * len(kinds)
 
-    return Kernel(name, quantities, kinds, new_state, terms, step, watched, thresholds)
+    return Kernel(name, quantities, kinds, new_state, terms, judge, watched, thresholds)
 
 
 # By itself a value that surprises is no reason to wake anybody: `level` tells of those that stay.
@@ -150,16 +149,16 @@ _FORECAST: Final = Kernel(
     ),
     new_state=autoregression.new_state,
     terms=least(_SPREAD_SHARE),
-    step=lambda state, wave, terms: (
-        autoregression.step(state, wave.time_ns, wave.value, wave.usable, terms["least"]),
+    judge=lambda state, wave, terms: (
+        autoregression.judge(state, wave.time_ns, wave.value, wave.usable, terms["least"]),
     ),
     watched=everywhere,
 )
 
 
-def _novelty_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+def _novelty_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     del terms
-    return (record.step(state, wave.time_ns, wave.value, wave.usable, wave.utc_offset_ns),)
+    return (record.judge(state, wave.time_ns, wave.value, wave.usable, wave.utc_offset_ns),)
 
 
 # What breaks a record is the record: the next five minutes are held against it, so one mean tells
@@ -181,7 +180,7 @@ _NOVELTY: Final = Kernel(
     ),
     new_state=record.new_state,
     terms=least(_SPREAD_SHARE),
-    step=_novelty_step,
+    judge=_novelty_answer,
     watched=everywhere,
 )
 
@@ -202,11 +201,11 @@ def _drift_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -
     return {"neighbours": neighbours, "tolerance": least_of(keys, 1.0)}
 
 
-def _drift_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+def _drift_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     slots = terms["neighbours"]
     neighbours = np.where(slots >= 0, wave.means[slots], np.nan)
     return (
-        drift.step(state, wave.time_ns, wave.value, wave.usable, neighbours, terms["tolerance"]),
+        drift.judge(state, wave.time_ns, wave.value, wave.usable, neighbours, terms["tolerance"]),
     )
 
 
@@ -217,7 +216,7 @@ DRIFT: Final = Kernel(
     kinds=(Kind("drift", HEALTH, Rule(15, 15, 15, HOUR_NS), {0: "minor"}),),
     new_state=drift.new_state,
     terms=_drift_terms,
-    step=_drift_step,
+    judge=_drift_answer,
     watched=lambda terms: ((terms["neighbours"] >= 0).sum(axis=0) >= _LEAST_NEIGHBOURS,),
     thresholds=lambda terms, own: {
         "tolerance": own.rows("drift", ("tolerance",), terms["tolerance"][np.newaxis])[0]
@@ -226,12 +225,12 @@ DRIFT: Final = Kernel(
 )
 
 
-def _clock_step(state: Any, wave: Wave, terms: Terms) -> tuple[Finding, ...]:
+def _clock_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     count = len(wave.value)
     limits = clock_skew.Limits(
         *(np.broadcast_to(terms[name], count) for name in ("ahead_s", "behind_s"))
     )
-    return (clock_skew.step(state, wave.time_ns, wave.value, wave.usable, limits),)
+    return (answer(clock_skew.step(state, wave.time_ns, wave.value, wave.usable, limits)),)
 
 
 def _no_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
@@ -245,7 +244,7 @@ CLOCK_SKEW: Final = Kernel(
     kinds=(Kind("clock-skew", HEALTH, Rule(5, 5, 60, HOUR_NS), {0: "minor"}, unit="s"),),
     new_state=clock_skew.new_state,
     terms=_no_terms,
-    step=_clock_step,
+    judge=_clock_answer,
     watched=everywhere,
     thresholds=lambda _terms, own: {
         "ahead_s": own.number("clock-skew", "ahead_s", _AHEAD_S),
