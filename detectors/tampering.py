@@ -91,7 +91,7 @@ def step(
     Returns
     -------
     Finding
-        `expected` is the usual count.
+        `expected` is the usual count, `lower` what is as good as nobody.
     """
     heard = sound(value, usable)
     is_known = sound(usual, usable)
@@ -115,7 +115,7 @@ def step(
         level=speaks.astype(np.uint8),
         measure=known(value, judged),
         expected=known(usual, judged),
-        lower=nothing(len(value)),
+        lower=known(usual * _NEXT_TO_NOBODY, judged),
         upper=nothing(len(value)),
         score=known(state.evidence * _DECADES_OF_NATS, judged),
     )
