@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.air_quality_tables import POLLUTANTS, Bands, Scale
-from detectors.averages import COVERAGE, Means, State, Terms, learn, means, new_state
+from detectors.averages import COVERAGE, DAY, Means, State, Terms, learn, means, new_state
 from detectors.finding import Finding, edges_of, known, nothing
 
 __all__ = [
@@ -93,7 +93,7 @@ def european(
     Finding
         `level` is the band, 1 (good), 2 (fair), 3 (moderate), 4 (poor), 5 (very poor) and 6
         (extremely poor); `measure` the mean; `upper` the highest concentration that would not
-        speak.
+        speak; `expected` the mean of the last 24 hours, where the window is shorter.
     """
     row = np.arange(len(pollutant))
     window = bands.windows()[pollutant]
@@ -104,12 +104,13 @@ def european(
     for edge in edges:
         level += mean > edge
     level[~judged] = 0
+    has_day = judged & (window < DAY) & (found.coverage[DAY] >= COVERAGE)
     return Finding(
         judged=judged,
         speaks=level >= speak_from,
         level=level,
         measure=known(mean, judged),
-        expected=nothing(len(row)),
+        expected=known(found.mean[DAY], has_day),
         lower=nothing(len(row)),
         upper=known(edges_of(edges, speak_from - 2), judged),
         score=nothing(len(judged)),

@@ -92,8 +92,9 @@ def step(
     -------
     Finding
         `measure` is the smallest lag of this hour and the one before; where the clock is ahead it
-        is the present one, and where it drifts `expected` is the smallest of the first hour. Until
-        a whole hour has been seen a lag above the limit is not judged.
+        is the present one. `expected` is the lag of a right clock on a fast way, 0; where it drifts
+        it is the smallest of the first hour. Until a whole hour has been seen a lag above the limit
+        is not judged.
     """
     heard = sound(value, usable)
     hour = (time_ns - 1) // HOUR_NS
@@ -118,7 +119,7 @@ def step(
         speaks=level > 0,
         level=level,
         measure=known(np.where(ahead, value, offset), judged),
-        expected=np.where(drifts, state.past[-1], nothing(len(value))),
+        expected=known(np.where(drifts, state.past[-1], 0.0), judged),
         lower=known(-limits.ahead_s, judged & (limits.ahead_s < np.inf)),
         upper=known(limits.behind_s, judged & (limits.behind_s < np.inf)),
         score=nothing(len(judged)),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detectors.averages import (
     CALENDAR_DAY,
     COVERAGE,
+    DAY,
     EIGHT_HOURS,
     HOUR,
     WINDOW_NAMES,
@@ -132,7 +133,8 @@ def step(
     """Judge one reading of each series by the means that it completes.
 
     `level` is 1 plus the window that is nearest to its limit, or furthest above it; `measure` is
-    its mean and `upper` its limit. `limit` is (4, n), as `limit_columns` gives it.
+    its mean, `upper` its limit, and `expected` the mean of the last 24 hours where the window is
+    shorter. `limit` is (4, n), as `limit_columns` gives it.
     """
     added = learn(state, time_ns, value, usable, terms)
     return judge(means(state, time_ns), added, limit)
@@ -154,12 +156,13 @@ def judge(found: Means, added: NDArray[np.bool_], limit: NDArray[np.float64]) ->
         np.copyto(upper, bound, where=worse)
         level[worse] = window + 1
     judged = level > 0
+    has_day = judged & (level <= DAY) & (found.coverage[DAY] >= COVERAGE)
     return Finding(
         judged=judged,
         speaks=judged & (measure > upper),
         level=level,
         measure=measure,
-        expected=nothing(count),
+        expected=known(found.mean[DAY], has_day),
         lower=nothing(count),
         upper=known(upper, judged),
         score=nothing(len(judged)),

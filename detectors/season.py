@@ -265,6 +265,25 @@ def _bounded(off: NDArray[np.float64], bound: NDArray[np.float64]) -> NDArray[np
     return np.minimum(np.maximum(off, -bound), bound)
 
 
+def hourly(
+    state: State, rows: NDArray[np.intp], local_ns: NDArray[np.int64], holidays: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the usual mean of an hour, of some series; NaN until it was visited three times.
+
+    Parameters
+    ----------
+    state : State
+    rows : (n,) intp
+        Which series.
+    local_ns : (n,) int64
+        A moment of the hour, local time; the full hour belongs to the hour before.
+    holidays : (m,) int64
+        As of `profile_bin`.
+    """
+    mean, _, seen = _read(state, rows, profile_bin((local_ns - 1) // HOUR_NS, holidays))
+    return known(mean, seen >= _KNOWN_AFTER)
+
+
 def usual(found: Finding) -> Usual:
     """Return what `shift` has to know of the same readings."""
     return _usual(found.expected, found.upper)

@@ -72,6 +72,9 @@ class Silences:
         True where an open alert became stale, False where a silence opened one.
     opened_ns : (m,) int64
         Identity of the alert; of a silence the event time of the last reading.
+    pause_s, usual_s, allowed_s : (m,) float64
+        Seconds by the watermark: the pause so far, the usual longest one, and the longest that
+        would have been no silence.
     last : (m,) float64
         Last usable value of the series, in its unit; NaN where there was none.
     """
@@ -80,6 +83,9 @@ class Silences:
     category: NDArray[np.uint8]
     stale: NDArray[np.bool_]
     opened_ns: NDArray[np.int64]
+    pause_s: NDArray[np.float64]
+    usual_s: NDArray[np.float64]
+    allowed_s: NDArray[np.float64]
     last: NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -173,8 +179,7 @@ def fall_silent(columns: Columns, watermark_ns: int, terms: Terms) -> Silences:
     heard_ns = columns.heard_ns[place]
     quiet = (heard_ns != NEVER) & (columns.silent_ns[place] == NEVER)
     quiet &= columns.state[place] == 0
-    allowance_s = columns.pause_s[place] * part_of(terms.silence_factor, place)
-    np.maximum(allowance_s, part_of(terms.silence_floor_s, place), out=allowance_s)
+    allowance_s = _allowed_s(columns, terms, place)
     quiet &= (watermark_ns - heard_ns).view(np.uint64) / _NS_PER_S > allowance_s
     place = place[quiet]
     columns.silent_ns[place] = watermark_ns
@@ -194,13 +199,22 @@ def fall_silent(columns: Columns, watermark_ns: int, terms: Terms) -> Silences:
         is_health, columns.health_opened_ns[series], columns.city_opened_ns[series]
     )
     stale = ~(is_health & (columns.health_kind[series] == SILENCE))
+    series = series[order]
     return Silences(
-        series=series[order].astype(np.int32),
+        series=series.astype(np.int32),
         category=category[order],
         stale=stale[order],
         opened_ns=opened_ns[order],
-        last=columns.previous[series[order]],
+        pause_s=(watermark_ns - columns.heard_ns[series]).view(np.uint64) / _NS_PER_S,
+        usual_s=columns.pause_s[series],
+        allowed_s=_allowed_s(columns, terms, series),
+        last=columns.previous[series],
     )
+
+
+def _allowed_s(columns: Columns, terms: Terms, place: NDArray[np.intp]) -> NDArray[np.float64]:
+    allowed_s = columns.pause_s[place] * part_of(terms.silence_factor, place)
+    return np.maximum(allowed_s, part_of(terms.silence_floor_s, place), out=allowed_s)
 
 
 def excuse(columns: Columns, watermark_ns: int) -> None:

@@ -100,7 +100,7 @@ def step(
     Returns
     -------
     Finding
-        `expected` is the usual count.
+        `expected` is the usual count, `lower` what is as good as nobody.
     """
     return judge(state, time_ns, value, usable, usual, thresholds).told(ALL)
 
@@ -137,7 +137,7 @@ def judge(
             level=spoke.astype(np.uint8),
             measure=known(value[rows], known_rows),
             expected=known(usual[rows], known_rows),
-            lower=nothing(len(spoke)),
+            lower=known(usual[rows] * _NEXT_TO_NOBODY, known_rows),
             upper=nothing(len(spoke)),
             score=known(score[rows], known_rows),
         )

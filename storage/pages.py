@@ -29,6 +29,8 @@ _SPOKEN_UNITS: Final = {
     "mg/m3": "mg/m³",
     "{person}/m2": "persons/m²",
 }
+# Kinds whose figures have a unit of their own, whatever their sensor measures.
+UNITS: Final = {"silence": "s", "clock-skew": "s", "crowd": "{person}/m2"}
 # What a sensor does when it is at fault; of the city one says how it is.
 _VERBS: Final = {
     "flatline": "is stuck at",
@@ -108,10 +110,11 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     resolved_at : datetime or None
         Event time of the reading that closed it; given exactly when `event` is 'resolved'.
     seen : float
-        The value that made the transition, in `unit`; of a silence the last one, or 0 and quality
-        9 where there was none.
+        The value that made the transition, in `unit`; of a silence that begins its pause so far in
+        seconds, with quality 9 where the sensor has never said anything usable.
     expected, lower, upper : float or None
-        What was expected, and the range in which no alert would open, in `unit`.
+        What was expected, and the range in which no alert would open, in `unit`; where a limit is
+        all that is known, that.
     score : float or None
         -log10 of the tail probability; of what minutes show, of how often an event of the series
         goes as far in a minute.
@@ -211,8 +214,8 @@ def sentence(page: Page) -> str:
             offset = f"{abs(page.clock_offset_s):,.0f} s {way}"
             return f"{subject} comes from a clock that is {offset}, since {_clock(page.since)} UTC"
         if page.kind == "silence":
-            last = "" if page.quality == MISSING else f"; its last value was {seen}"
-            return f"{subject} is silent since {_clock(page.since)} UTC{last}"
+            within = "" if page.upper is None else f"; expected within {_number(page.upper)} s"
+            return f"{subject} is silent since {_clock(page.since)} UTC{within}"
         expected = f"; expected {usual}" if usual else ""
         verb = _VERBS.get(page.kind, "is")
         if page.kind == "flatline" and page.seen == 0 and page.quantity in _PEOPLE:
@@ -221,6 +224,20 @@ def sentence(page: Page) -> str:
         return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC{rare}"
     expected = f", expected {usual}" if usual else ""
     return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
+
+
+def with_last_value(page: Page, value: float, unit: str) -> Page:
+    """Return the page of a silence that also says what was heard last.
+
+    Parameters
+    ----------
+    page : Page
+    value : float
+    unit : str
+        UCUM code of the series.
+    """
+    last = _with_unit(_number(value), _SPOKEN_UNITS.get(unit, unit))
+    return structs.replace(page, sentence=f"{page.sentence}; its last value was {last}")
 
 
 def judged_anew(page: Page, at: datetime) -> Page:
@@ -258,7 +275,8 @@ def _usual(expected: float | None, lower: float | None, upper: float | None, uni
         ]
         return " and ".join(bounds)
     if lower is None or upper is None:
-        return _with_unit(_number(expected), unit)
+        bound = _usual(None, lower, upper, unit)
+        return ", ".join(filter(None, (_with_unit(_number(expected), unit), bound)))
     below, above = expected - lower, upper - expected
     if abs(below - above) <= _SYMMETRY_TOLERANCE * max(abs(below), abs(above)):
         return _with_unit(f"{_number(expected)} ± {_number(above)}", unit)

@@ -69,8 +69,11 @@ ORDER BY time DESC
 LIMIT %(limit)s
 """
 
+# Units as `storage.pages.UNITS` has them.
 OPEN_ALERTS: Final = """
-SELECT a.alert_id, a.series_id, s.name AS sensor, s.zone, q.quantity, q.unit,
+SELECT a.alert_id, a.series_id, s.name AS sensor, s.zone, q.quantity,
+       CASE a.kind WHEN 'silence' THEN 's' WHEN 'clock-skew' THEN 's'
+            WHEN 'crowd' THEN '{person}/m2' ELSE q.unit END AS unit,
        a.category, a.kind, a.severity, a.state, a.opened_at,
        a.seen, nullif(a.expected, 'NaN') AS expected, nullif(a.band, 'NaN') AS band,
        nullif(a.score, 'NaN') AS score, a.sentence

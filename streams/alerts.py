@@ -8,10 +8,10 @@ from uuid import UUID, uuid5
 
 import numpy as np
 
-from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, NEVER, SILENCE, Silences
+from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, NEVER, RANGE, SILENCE, Silences
 from ingest.quantities import QUANTITIES
 from storage.flush import Change, Claim, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
-from storage.pages import MISSING, Category, Page, Severity
+from storage.pages import MISSING, UNITS, Category, Page, Severity, with_last_value
 from streams.minutes import Move
 from streams.partition import Partition
 from streams.rules import BY_MINUTES
@@ -159,11 +159,15 @@ def _fallen_silent(
             event="firing",
             kind=KIND_NAMES[SILENCE],
             since=_moment(opened_ns),
-            seen=0.0 if last is None else last,
+            seen=float(silences.pause_s[index]),
+            expected=_finite(silences.usual_s[index]),
+            upper=_finite(silences.allowed_s[index]),
             quality=MISSING if last is None else None,
-            **_identity(who, HEALTH, opened_ns, namespace),
+            **_identity(who, HEALTH, opened_ns, namespace) | {"unit": UNITS["silence"]},
             severity=_severity(who, scored, SILENCE, HEALTH),
         )
+        if last is not None:
+            page = with_last_value(page, last, QUANTITIES[who.key.quantity].unit)
         found.append(Opened(series_id, None, page, _SUITE, is_told=who.key.sensor not in told))
         told.add(who.key.sensor)
     return found
@@ -248,7 +252,10 @@ def _page(who: Who, scored: Scored, index: int, namespace: str) -> Page:
     expected, band = _finite(verdicts.expected[row]), _finite(verdicts.band[row])
     resolved_at = None if moves.opened[index] else _moment(int(scored.time_ns[row]))
     lower = upper = None
-    if expected is not None and band is not None:
+    if moves.kind[index] == RANGE:
+        limits = scored.ruling.limits([who.key])
+        lower, upper = _finite(limits.low[0]), _finite(limits.high[0])
+    elif expected is not None and band is not None:
         lower, upper = expected - band, expected + band
     return Page(
         event="firing" if resolved_at is None else "resolved",

@@ -161,6 +161,11 @@ class Kernel:
     thresholds : callable of (terms, own)
         Returns what `step` and `watched` find among the terms beside what is fixed, or in its
         place: columns, or one number for all. Asked for anew when rules change.
+    expected : callable of (terms, place, usual), or None
+        Returns what was expected of the series at a place, in the unit of what is measured, where
+        its finding does not say: `usual` is the mean of the hour, NaN where nobody knows it.
+    usual : callable of (state, place, local_ns), or None
+        Returns that mean, of a kernel that learns it.
     of_clocks : bool
         Whether it judges clocks: it has a place for the first series of every sensor then.
     of_neighbours : bool
@@ -175,6 +180,8 @@ class Kernel:
     judge: Callable[[Any, Wave, Terms], tuple[Answer, ...]]
     watched: Callable[[Terms], Watched]
     thresholds: Callable[[Terms, Own], Terms] = no_thresholds
+    expected: Callable[[Terms, int, float], float] | None = None
+    usual: Callable[[Any, int, int], float] | None = None
     of_clocks: bool = False
     of_neighbours: bool = False
 

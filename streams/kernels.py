@@ -222,22 +222,20 @@ _NOISE: Final = Kernel(
     thresholds=lambda terms, own: {
         "limit_db": own.rows("noise", ("day_db", "evening_db", "night_db"), terms["limit_db"])
     },
+    expected=lambda _terms, _place, usual: usual,
 )
 
 
 def _service_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Terms:
     free_flow, length = facts.of_sensors("free_flow_kmh"), facts.of_sensors("seen_length_m")
-    speed = service_level.speed_terms(
-        np.array(
-            [
-                free_flow.get(key.sensor, np.nan)
-                if key.quantity == "averageVehicleSpeed"
-                else np.nan
-                for key in keys
-            ],
-            np.float64,
-        )
+    free_flow_kmh = np.array(
+        [
+            free_flow.get(key.sensor, np.nan) if key.quantity == "averageVehicleSpeed" else np.nan
+            for key in keys
+        ],
+        np.float64,
     )
+    speed = service_level.speed_terms(free_flow_kmh)
     occupancy = service_level.occupancy_terms(
         np.array(
             [
@@ -251,7 +249,8 @@ def _service_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Te
         )
     )
     falling = np.array([key.quantity == "averageVehicleSpeed" for key in keys], np.float64)
-    return {"edges": np.where(falling == 1.0, speed.edges, occupancy.edges), "falling": falling}
+    edges = np.where(falling == 1.0, speed.edges, occupancy.edges)
+    return {"edges": edges, "falling": falling, "free_flow_kmh": free_flow_kmh}
 
 
 def _service_thresholds(terms: Terms, own: Own) -> Terms:
@@ -284,6 +283,8 @@ _SERVICE_LEVEL: Final = Kernel(
     ),
     watched=lambda terms: (is_known(terms["edges"]),),
     thresholds=_service_thresholds,
+    # Of a street how fast one drives when it is empty.
+    expected=lambda terms, place, _usual: float(terms["free_flow_kmh"][place]),
 )
 
 
@@ -317,6 +318,7 @@ _CROWD: Final = Kernel(
     thresholds=lambda _terms, own: {
         "speaks_from": own.number("crowd", "persons_per_m2", crowd.SPEAKS_FROM)
     },
+    expected=lambda terms, place, usual: usual / float(terms["area_m2"][place]),
 )
 
 

@@ -594,7 +594,21 @@ class MinuteStage:
                 moves += _flipped(kind, running.slots[place[flips.place]], wave, rated, flips)
         if moves:
             running.count()
+            moves = [self._expecting(running, move, wave) for move in moves]
         return [self._told(move, standing) for move in moves]
+
+    def _expecting(self, running: _Running, move: Move, wave: Wave) -> Move:
+        """Return a move that says what was expected, where another kernel knows what is usual."""
+        known = running.kernel.expected
+        if known is None or not np.isnan(move.expected):
+            return move
+        usual = np.nan
+        for one in self._running:
+            if one.kernel.usual is not None and one.place_of[move.slot] >= 0:
+                local_ns = move.at_ns + int(wave.utc_offset_ns[0])
+                usual = one.kernel.usual(one.state, int(one.place_of[move.slot]), local_ns)
+        place = int(running.place_of[move.slot])
+        return replace(move, expected=known(running.ruled, place, usual))
 
     def _told(self, move: Move, standing: Standing) -> Move:
         """Return a move that says whether people are told."""

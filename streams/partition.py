@@ -357,6 +357,8 @@ class Partition:
         try:
             saved = msgspec.msgpack.decode(resumption.state, type=_Saved)
             keys = [SeriesKey.parse(text) for text in saved.keys]
+            # What a later version knows of the city is compared, not understood.
+            msgspec.json.decode(saved.city or b"{}")
         except (msgspec.MsgspecError, ValueError) as error:
             raise StateError(f"saved state is damaged: {error}") from error
         self.suite = Suite.load(saved.suite, config)

@@ -130,7 +130,14 @@ def _profile(
     def watched(terms: Terms) -> Watched:
         return everywhere(terms) * len(kinds)
 
-    return Kernel(name, quantities, kinds, new_state, terms, judge, watched, thresholds)
+    def of_hour(state: Any, place: int, local_ns: int) -> float:
+        profile = season.State._make(islice(iter(state), len(season.State._fields)))
+        found = season.hourly(profile, np.array([place]), np.array([local_ns]), holidays)
+        return float(found[0])
+
+    return Kernel(
+        name, quantities, kinds, new_state, terms, judge, watched, thresholds, usual=of_hour
+    )
 
 
 # By itself a value that surprises is no reason to wake anybody: `level` tells of those that stay.

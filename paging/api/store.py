@@ -41,9 +41,12 @@ RowT = TypeVar("RowT", bound=BaseModel)
 MAX_ROWS: Final = 500
 MAX_MEMBERS: Final = 200
 
+# Units as `storage.pages.UNITS` has them.
 _ALERT: Final = """
     SELECT a.alert_id, a.state, a.severity, a.category, a.kind, s.domain, s.zone, s.name AS sensor,
-           q.quantity, q.unit, a.opened_at, a.resolved_at, a.recorded_at,
+           q.quantity, CASE a.kind WHEN 'silence' THEN 's' WHEN 'clock-skew' THEN 's'
+                WHEN 'crowd' THEN '{person}/m2' ELSE q.unit END AS unit,
+           a.opened_at, a.resolved_at, a.recorded_at,
            nullif(a.seen, 'NaN') AS seen, nullif(a.expected, 'NaN') AS expected,
            nullif(a.band, 'NaN') AS band, nullif(a.score, 'NaN') AS score, a.sentence
     FROM alert a JOIN series q USING (series_id) JOIN sensor s USING (sensor_id)

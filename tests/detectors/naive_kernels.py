@@ -105,7 +105,9 @@ class Exceedance:
         if best is None:
             return SILENT
         level, mean, limit = best
-        return True, mean > limit, level, mean, NAN, NAN, limit, NAN
+        day, covered = self.means.windows(time_ns)[2]
+        expected = day if level <= 2 and covered >= 0.75 else NAN
+        return True, mean > limit, level, mean, expected, NAN, limit, NAN
 
 
 class European:
@@ -124,12 +126,14 @@ class European:
             return SILENT
         edges = self.bands.edges[self.name]
         level = next((band for band, edge in enumerate(edges, 1) if mean <= edge), 6)
+        day, covered = self.means.windows(time_ns)[2]
+        is_shorter = self.bands.window[self.name] < 2
         return (
             True,
             level >= self.speak_from,
             level,
             mean,
-            NAN,
+            day if is_shorter and covered >= 0.75 else NAN,
             NAN,
             edges[self.speak_from - 2],
             NAN,
@@ -468,4 +472,4 @@ class Tampering:
             and time_ns - self.run[0][0] >= self.least_ns
         )
         score = evidence / math.log(10)
-        return True, speaks, int(speaks), value, usual, NAN, NAN, score
+        return True, speaks, int(speaks), value, usual, usual * 0.02, NAN, score

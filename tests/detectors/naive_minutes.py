@@ -303,7 +303,7 @@ class ClockSkew:
         last = self.past[-12:]
         moves = [after - before for before, after in pairwise(last)]
         one_way = all(one > 0 for one in moves) or all(one < 0 for one in moves)
-        level, expected = 0, NAN
+        level, expected = 0, 0.0
         if value < -self.ahead:
             level, offset = 1, value
         elif offset > self.behind:

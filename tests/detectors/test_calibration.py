@@ -230,3 +230,15 @@ def test_its_state_is_five_columns_of_eight_bytes() -> None:
     state = calibration.new_state(3)
     assert [column.dtype for column in state] == [np.int64, *[np.float64] * 4]
     assert sum(column.nbytes for column in state) == 3 * 40
+
+
+def test_scores_that_hardly_vary_are_taken_to_vary_a_little() -> None:
+    """A quarter of what is nominal, or any step of them would be as rare as one likes."""
+    state = calibration.new_state(2)
+    state.excess[:] = 1e-6, 0.1
+    hour = np.full(2, HOUR)
+    first, second = calibration.step(state, hour, np.full(2, 2.5)).tolist()
+    threshold, _ = calibration.step(state, hour, np.full(2, 1.5)).tolist()
+    assert first == second
+    # One decade above the threshold, in excesses of a tenth.
+    assert first - threshold == pytest.approx(10.0 / math.log(10.0))

@@ -75,6 +75,26 @@ def test_a_level_shift_opens_one_city_alert_that_closes_after_the_return(
     assert verdicts.transitions.opened_ns.tolist() == [(opening[0] + 1) * S] * 2
 
 
+@pytest.mark.parametrize(("height", "opens"), [(3.9, False), (4.6, True)])
+def test_by_default_three_readings_beyond_4_2_spreads_open(
+    noise: NDArray[np.float64], height: float, opens: bool
+) -> None:
+    # Each a little higher, for it is no flatline.
+    noise[500:503] = 20.0 + height + np.arange(3) * 1e-3
+    assert bool(told(watch(noise[:505]))) == opens
+
+
+def test_by_default_a_new_level_is_adopted_after_200_readings(
+    noise: NDArray[np.float64],
+) -> None:
+    values = np.tile(noise, 2)
+    values[200:] += 8.0
+    verdicts = watch(values)
+    opening = told(verdicts)[0][0]
+    assert verdicts.expected[opening + 190] == pytest.approx(20.0, abs=1.0)
+    assert verdicts.expected[opening + 210] == pytest.approx(28.0, abs=1.0)
+
+
 @pytest.mark.parametrize("shift", [8.0, 1e3, 1e6])
 def test_a_lasting_shift_is_adopted_in_the_end(noise: NDArray[np.float64], shift: float) -> None:
     values = np.tile(noise, 8)

@@ -125,7 +125,7 @@ def test_the_sentence_names_the_days_when_they_differ() -> None:
         ({"unit": "1", "quantity": "occupancy"}, "is 8.1; expected 48 ± 9 since"),
         ({"unit": "Cel"}, "is 8.1 °C; expected 48 ± 9 °C since"),
         ({"lower": 40.0}, "expected 48 (40 to 57) km/h since"),
-        ({"lower": None}, "expected 48 km/h since"),
+        ({"lower": None}, "expected 48 km/h, at most 57 km/h since"),
         ({"expected": None, "upper": None}, "expected at least 39 km/h since"),
         (
             {"expected": None},

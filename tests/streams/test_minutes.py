@@ -16,7 +16,7 @@ from storage.flush import Change, Moved, Opened, Resolved
 from storage.sink import Resumption
 from streams.facts import CityFacts, Group
 from streams.kernels import kernels
-from streams.minutes import MinuteStage, Standing
+from streams.minutes import MinuteStage, Move, Standing
 from streams.partition import STATE_VERSION, Partition
 from streams.rules import Rules
 from tests.streams.citylog import said_of
@@ -119,7 +119,7 @@ def test_an_obstacle_on_a_road_is_told_once_and_taken_back() -> None:
     assert (page.quantity, page.seen, page.expected) == ("occupancy", 0.553, 0.033)
     assert page.sentence == (
         "occupancy of b (z) tells of an obstacle before the next station, at 0.553;"
-        " expected 0.033 since 06:32:00 UTC"
+        " expected 0.033, at most 0.066 since 06:32:00 UTC"
     )
     assert resolved.page.alert_id == page.alert_id
     assert (resolved.cause, resolved.kinds) == ("minutes without it", ())
@@ -548,6 +548,52 @@ def test_a_clock_that_runs_off_is_told_by_the_trend_of_its_lag() -> None:
         found = [one for one in drive.changes if not is_of_suite(one)]
         alerts[vouched] = told(found)
     assert alerts == {True: [("Opened", "clock-skew", "slow minor")], False: []}
+
+
+def heard_early(stage: MinuteStage, minute: int, standing: Standing) -> list[Move]:
+    """Let a message come that was written ten seconds after it came."""
+    now_ns = START_NS + minute * 60 * S
+    stage.hear(np.zeros(1, np.int32), np.array([now_ns + 10 * S]), now_ns)
+    return stage.check(now_ns + 60 * S, standing)
+
+
+@pytest.mark.parametrize("in_doubt", [False, True])
+def test_a_clock_whose_sensor_is_in_doubt_is_not_judged(in_doubt: bool) -> None:
+    stage = MinuteStage(CityFacts())
+    stage.add([SeriesKey("traffic", "z", "a", "intensity")])
+    no = np.zeros(1, np.bool_)
+    standing = Standing(np.array([in_doubt]), no, no)
+    moves = [move for minute in range(9) for move in heard_early(stage, minute, standing)]
+    assert [move.kind.name for move in moves] == ([] if in_doubt else ["clock-skew"])
+
+
+def test_a_lag_that_waits_for_its_minute_comes_through_a_restart() -> None:
+    keys = [SeriesKey("traffic", "z", "a", "intensity")]
+    no = np.zeros(1, np.bool_)
+    stage, again = MinuteStage(CityFacts()), MinuteStage(CityFacts())
+    stage.add(keys)
+    again.add(keys)
+    heard_early(stage, 0, Standing(no, no, no))
+    stage.hear(np.zeros(1, np.int32), np.array([START_NS + 90 * S]), START_NS + 80 * S)
+    again.load(stage.save())
+    assert again.save() == stage.save()
+    check_ns = START_NS + 120 * S
+    for one in (stage, again):
+        one.check(check_ns, Standing(no, no, no))
+    assert again.save() == stage.save()
+
+
+def test_a_station_ahead_that_is_at_fault_itself_is_compared_with_nobody() -> None:
+    calm = road(range(100, 130))
+    ahead = "traffic/z/c/occupancy"
+    steady = calm[ahead]
+    loose = calm | {ahead: lambda m: 0.9 if m in {60, 70, 80} else steady(m)}
+    found = {
+        name: {kind for _, kind, _ in told(Drive(ROAD).run(140, values))}
+        for name, values in (("calm", calm), ("loose", loose))
+    }
+    assert found["calm"] == {"incident"}
+    assert found["loose"] == {"spike"}
 
 
 def test_neighbours_are_of_the_same_quantity_and_of_one_group() -> None:

@@ -425,7 +425,7 @@ def test_a_silent_sensor_is_told_of_once_for_all_its_quantities() -> None:
     assert page.since == datetime.fromisoformat("2023-11-14T22:21:30+00:00")
     assert page.sentence == (
         "averageVehicleSpeed of loop-9 (harbour) is silent since 22:21:30 UTC;"
-        " its last value was 0.5 km/h"
+        " expected within 134 s; its last value was 0.5 km/h"
     )
 
 

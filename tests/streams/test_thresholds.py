@@ -223,6 +223,28 @@ def test_a_threshold_of_a_series_counts_for_that_one_alone(name: tuple[str, str]
         assert of_another.changes == by_default.changes
 
 
+@pytest.mark.parametrize(("lag_s", "told_of"), [(-4.0, set()), (-6.0, {"a"}), (3600.0, set())])
+def test_by_default_a_clock_may_be_five_seconds_ahead_and_late_without_end(
+    lag_s: float, told_of: set[str]
+) -> None:
+    assert opened(of_defaults(lagging(lag_s)), "clock-skew") == told_of
+
+
+def test_a_shadow_hears_how_late_messages_come() -> None:
+    rules = Rules.read({"shadow": {"strict": {"minutes": {"clock-skew": {"ahead_s": 2.0}}}}})
+    drive = lagging(-3.0)(rules)
+    assert opened(drive, "clock-skew") == set()
+    (stage,) = drive.partition.shadow_minutes.values()
+    (clocks,) = (one for one in stage._running if one.kernel.of_clocks)
+    assert len(clocks.standing()) == 1
+
+
+def test_a_covered_camera_says_nothing_of_the_hour() -> None:
+    drive = of_defaults(covered)
+    assert opened(drive, "tampering") == {"cam"}
+    assert opened(drive, "season") == set()
+
+
 def test_every_threshold_has_a_story() -> None:
     fields = {
         (field.alias or name, threshold)
