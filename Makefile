@@ -52,7 +52,7 @@ bench-ingest: $(STAMP) ## Measure the front door: rates, crashes, outages (15 mi
 bench-database: $(STAMP) ## Measure the database of a large city: newest readings, charts, migrations
 	$(BIN)/python benchmarks/large_city.py $(ARGS)
 
-bench-paging: $(STAMP) ## Measure the pager: a storm, kill -9 for five minutes, load (9 minutes)
+bench-paging: $(STAMP) ## Measure the pager: a storm, kill -9, a hook away for ten minutes, load (22 minutes)
 	$(BIN)/python benchmarks/pager.py $(ARGS)
 
 bench-streams: $(STAMP) ## Measure the worker: scores, rows, state, restart (6 minutes)

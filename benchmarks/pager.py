@@ -1,4 +1,4 @@
-"""The pager in a storm, under kill -9 and under load: one page a cause, in time, none lost.
+"""The pager in storms, under kill -9, with a hook away, under load: one page a cause, none lost.
 
 STORM-GATEWAYS
     10,000 sensors of 20 gateways, each gateway in a zone of its own, go dark within 30 s and come
@@ -9,6 +9,10 @@ STORM-ZONE
 KILLED
     Two pagers, one of them killed at random every few seconds, and 1,000 alerts of as many causes.
     Must be: every delivery came, each key once after the receiver's own deduplication.
+AWAY
+    Two hooks are told the same, and one of them is away for ten minutes while alerts open and are
+    over. Must be: nothing is lost and nothing comes twice under one key at either, of each cause
+    its begin before its end; the other hook's time to page, p99, is what it is without the outage.
 LOAD
     The demo at 2,000 messages a second. Must be: sensor to page p99 under 3 s, without the wait for
     more of the same, which is said.
@@ -17,7 +21,7 @@ Alerts come in the way workers write them (`storage/sink.py`), and leave by HTTP
 the pagers are processes, `citywatch pager`. Times are from the transaction that wrote an area's
 first alert to the arrival of its page. Raw repeats are counted. The last line is one JSON object.
 
-    python benchmarks/pager.py [--seconds 300] [--alerts 1000] [--only KILLED]
+    python benchmarks/pager.py [--seconds 300] [--alerts 1000] [--away-s 600] [--only KILLED]
 """
 
 import argparse
@@ -30,11 +34,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import numpy as np
@@ -65,6 +70,15 @@ MAX_P99_MS: Final = 3_000.0
 # What the routes of the demo wait for more of the same (`webhook_routes`).
 GROUP_WAIT_MS: Final = 1_000.0
 DEADLINE_S: Final = 120.0
+# One alert a second, each over some seconds after it was told.
+ALERTS_S: Final = 1.0
+OPEN_ALERTS: Final = 10
+# Before and after an outage, where it is as long or longer.
+BESIDE_S: Final = 60.0
+# What a p99 of some dozens of pages may differ by, of two stretches of one undisturbed run.
+P99_SLACK: Final = 1.25
+P99_SLACK_S: Final = 0.25
+FAULTS: Final = ("missing", "unknown", "twice_after_dedup", "changed", "end_before_begin")
 EMPTY: Final = Rows.concatenate([])
 ROUTES: Final = """
 [hook.control]
@@ -78,6 +92,22 @@ name = "all"
 policy = "all"
 group_by = {group_by}
 {gateways}
+"""
+TWO_HOOKS: Final = """
+[hook.steady]
+type = "webhook"
+url = "{steady}"
+per_minute = 60000
+[hook.away]
+type = "webhook"
+url = "{away}"
+per_minute = 60000
+[policy.all]
+steps = [{{ to = ["hook:steady", "hook:away"] }}]
+[[route]]
+name = "all"
+policy = "all"
+group_by = ["sensor"]
 """
 
 
@@ -193,11 +223,13 @@ def _page(name: str, zone: str, kind: str, now: datetime) -> Page:
 
 
 @contextmanager
-def pagers(dsn: str, routes: str, folder: Path, count: int) -> Iterator[list[Any]]:
+def pagers(
+    dsn: str, routes: str, folder: Path, count: int, *, backoff_cap_s: float = 5.0
+) -> Iterator[list[Any]]:
     """Run pagers in processes of their own; the list yielded starts them again."""
     file = folder / "routes.toml"
     file.write_text(routes, encoding="utf-8")
-    running = [start_pager(dsn, file) for _ in range(count)]
+    running = [start_pager(dsn, file, backoff_cap_s) for _ in range(count)]
     try:
         yield running
     finally:
@@ -206,7 +238,7 @@ def pagers(dsn: str, routes: str, folder: Path, count: int) -> Iterator[list[Any
             pager.wait()
 
 
-def start_pager(dsn: str, file: Path) -> subprocess.Popen[bytes]:
+def start_pager(dsn: str, file: Path, backoff_cap_s: float = 5.0) -> subprocess.Popen[bytes]:
     """Start `citywatch pager`."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("CITYWATCH_")
@@ -214,7 +246,7 @@ def start_pager(dsn: str, file: Path) -> subprocess.Popen[bytes]:
         "CITYWATCH_DATABASE__DSN": dsn,
         "CITYWATCH_PAGER__ROUTES_FILE": str(file),
         "CITYWATCH_PAGER__LEASE_S": "10",
-        "CITYWATCH_PAGER__BACKOFF_CAP_S": "5",
+        "CITYWATCH_PAGER__BACKOFF_CAP_S": str(backoff_cap_s),
         "CITYWATCH_PAGER__METRICS_PORT": "0",
     }
     argv = [sys.executable, "-m", "citywatch", "pager"]
@@ -386,6 +418,123 @@ async def killed(dsn: str, folder: Path, alerts: int, seconds: float) -> dict[st
     return facts | {"ok": ok}
 
 
+async def away(dsn: str, folder: Path, seconds: float) -> dict[str, Any]:
+    """Close the port of one of two hooks for a while."""
+    beside_s = min(BESIDE_S, seconds)
+    alerts = 1 + round((seconds + 2 * beside_s) * ALERTS_S)
+    zones = {f"s{number}": f"zone-{number % 12}" for number in range(alerts)}
+    city = City(dsn, list(zones.items()))
+    await city.settle()
+    steady, gone = Hook(), Hook()
+    names = list(zones)
+    # The first one shows that the pagers are up.
+    opened = 1
+    over: set[str] = set()
+
+    async def live(until: float) -> None:
+        nonlocal opened
+        while time.monotonic() < until:
+            due = min(alerts, 1 + round((time.monotonic() - begun) * ALERTS_S))
+            if due > opened:
+                await city.open(names[opened:due], zones, "level")
+                opened = due
+                past = [
+                    name for name in steady.sensors("trigger")[:-OPEN_ALERTS] if name not in over
+                ]
+                if past:
+                    await city.close_alerts(past)
+                    over.update(past)
+            await asyncio.sleep(0.1)
+
+    async with AsyncExitStack() as exits:
+        steady_url = await exits.enter_async_context(serve(steady))
+        present = await exits.enter_async_context(AsyncExitStack())
+        gone_url = await present.enter_async_context(serve(gone))
+        port = urlsplit(gone_url).port or 0
+        routes = TWO_HOOKS.format(steady=steady_url, away=gone_url)
+        exits.enter_context(pagers(dsn, routes, folder, 2, backoff_cap_s=60.0))
+        await city.open(names[:1], zones, "level")
+        await settled(dsn, gone, lambda hook: hook.count("trigger") == 1)
+        begun = time.monotonic()
+        await live(begun + beside_s)
+        left_at = datetime.now(UTC)
+        await present.aclose()
+        before = gone.posts
+        await live(begun + beside_s + seconds)
+        posts_away = gone.posts - before
+        await exits.enter_async_context(serve(gone, port=port))
+        back_at = datetime.now(UTC)
+        await live(begun + 2 * beside_s + seconds)
+        # What is over before it was told would be told to nobody.
+        await settled(dsn, steady, lambda hook: hook.count("trigger") == opened)
+        await city.close_alerts([name for name in names[:opened] if name not in over])
+        is_told = await settled(
+            dsn, steady, lambda hook: hook.count("resolve") == gone.count("resolve") == opened
+        )
+    await city.close()
+    facts = _outage(dsn, steady, gone, (left_at, back_at)) | {"posts_while_away": posts_away}
+    bound_s = facts["steady_page_s_p99_beside"]
+    bound_s = max(P99_SLACK * bound_s, bound_s + P99_SLACK_S)
+    ok = (
+        is_told
+        and steady.count("trigger") == gone.count("trigger") == opened == alerts
+        and facts["steady_page_s_p99_away"] <= bound_s
+        and not any(facts[name] for name in ("posts_while_away", "abandoned", *FAULTS))
+    )
+    return {"alerts": opened} | facts | {"ok": ok}
+
+
+def _outage(dsn: str, steady: Hook, gone: Hook, span: tuple[datetime, datetime]) -> dict[str, Any]:
+    """Return how two hooks were told, of which one was away for a while."""
+    left_at, back_at = span
+    written = dict(
+        ask(
+            dsn,
+            "SELECT m.group_key, o.created_at FROM page_member m"
+            " JOIN outbox o ON o.alert_id = m.alert_id AND o.event = 'firing'",
+        )
+    )
+    waits: dict[bool, list[float]] = {True: [], False: []}
+    for arrival in steady.arrivals:
+        if arrival.notice.event == "trigger" and arrival is not steady.arrivals[0]:
+            at = written[arrival.notice.group]
+            waits[left_at <= at < back_at].append((arrival.at - at).total_seconds())
+    late = [one.at for one in gone.arrivals if one.notice.at < back_at <= one.at]
+    ((attempts,),) = ask(dsn, "SELECT sum(attempts) FROM delivery WHERE hook = 'away'")
+    p99 = {is_away: round(float(np.percentile(found, 99)), 3) for is_away, found in waits.items()}
+    return {
+        "away_s": round((back_at - left_at).total_seconds(), 1),
+        "told_late": len(late),
+        "attempts_in_vain": int(attempts) - gone.posts,
+        "caught_up_s": round((max(late, default=back_at) - back_at).total_seconds(), 1),
+        "abandoned": len(ask(dsn, "SELECT FROM delivery WHERE abandoned_at IS NOT NULL")),
+        **_faults(dsn, {"steady": steady, "away": gone}),
+        "steady_page_s_p99_beside": p99[False],
+        "steady_page_s_p99_away": p99[True],
+    }
+
+
+def _faults(dsn: str, hooks: dict[str, Hook]) -> dict[str, int]:
+    """Return what is wrong with what came at some hooks, and what came again."""
+    found = dict.fromkeys((*FAULTS, "raw_repeats"), 0)
+    for name, hook in hooks.items():
+        keys = {key for key, whose in ask(dsn, "SELECT key, hook FROM delivery") if whose == name}
+        came = {arrival.key for arrival in hook.arrivals}
+        words = [(arrival.notice.group, arrival.notice.event) for arrival in hook.arrivals]
+        first = {word: number for number, word in reversed(list(enumerate(words)))}
+        found["missing"] += len(keys - came)
+        found["unknown"] += len(came - keys)
+        found["twice_after_dedup"] += len(words) - len(set(words))
+        found["changed"] += len(hook.changed)
+        found["end_before_begin"] += sum(
+            number < first.get((group, "trigger"), len(words))
+            for (group, event), number in first.items()
+            if event == "resolve"
+        )
+        found["raw_repeats"] += hook.repeats
+    return found
+
+
 def load(seconds: float) -> dict[str, Any]:
     """Run the demo at 2,000 messages a second."""
     facts = measure(2_000.0, 2_000, seconds, "auto")
@@ -406,10 +555,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--alerts", type=int, default=1_000)
+    parser.add_argument("--away-s", type=float, default=600.0)
     parser.add_argument("--only", action="append")
     options = parser.parse_args()
     found: dict[str, Any] = {}
-    scenarios = options.only or ["STORM-GATEWAYS", "STORM-ZONE", "KILLED", "LOAD"]
+    scenarios = options.only or ["STORM-GATEWAYS", "STORM-ZONE", "KILLED", "AWAY", "LOAD"]
     for name in scenarios:
         if name == "LOAD":
             found[name] = load(60.0)
@@ -432,6 +582,8 @@ def on_a_stack(name: str, folder: Path, options: argparse.Namespace) -> dict[str
         migrate(dsn, SCHEMA)
         if name == "KILLED":
             return asyncio.run(killed(dsn, folder, options.alerts, options.seconds))
+        if name == "AWAY":
+            return asyncio.run(away(dsn, folder, options.away_s))
         return asyncio.run(storm(dsn, folder, is_one_zone=name == "STORM-ZONE"))
     finally:
         stack.remove()

@@ -450,7 +450,9 @@ class _Reader:
                 continue
             self._guarded(partial(kind.read, options), where)
             events = terms.events or kind.events
-            yield name, Hook(msgspec.structs.replace(terms, events=events), options)
+            rate = terms.per_minute if "per_minute" in given else kind.per_minute
+            own = msgspec.structs.replace(terms, events=events, per_minute=rate)
+            yield name, Hook(own, options)
 
     def _people(self) -> Iterator[tuple[str, dict[str, str | None]]]:
         for name, given in self._tables("person"):

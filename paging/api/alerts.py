@@ -23,11 +23,11 @@ from paging.api.forms import (
     PageQuery,
     Remark,
 )
-from paging.api.guard import Database, Responder, Viewer
+from paging.api.guard import Database, GuardedRoute, Responder, Viewer
 from paging.api.problems import ProblemError, responses
 from paging.api.tokens import Connection
 
-router: Final = APIRouter(prefix="/v1", tags=["alerts"])
+router: Final = APIRouter(prefix="/v1", tags=["alerts"], route_class=GuardedRoute)
 _UNCHANGED: Final[dict[int | str, dict[str, Any]]] = {
     304: {"description": "Nothing has changed since `If-None-Match`"}
 }

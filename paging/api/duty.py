@@ -23,7 +23,7 @@ from paging.api.forms import (
     Test,
     Times,
 )
-from paging.api.guard import Admin, Database, Responder, Viewer
+from paging.api.guard import Admin, Database, GuardedRoute, Responder, Viewer
 from paging.api.orders import span_of
 from paging.api.problems import ProblemError, responses
 from paging.api.tokens import Connection
@@ -32,7 +32,7 @@ from paging.schedule import turn_at, turns
 from paging.turn import test_group
 from storage import duty
 
-router: Final = APIRouter(prefix="/v1", tags=["duty"])
+router: Final = APIRouter(prefix="/v1", tags=["duty"], route_class=GuardedRoute)
 # A quarter of a year: a few hundred shifts, and as many turns.
 _LONGEST: Final = timedelta(days=92)
 _MOST_OVERRIDES: Final = 500

@@ -5,13 +5,17 @@ OpenAPI document says it, and the test of all operations reads it there.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 from time import monotonic
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from starlette.exceptions import HTTPException
 
 from paging.api.problems import ProblemError
 from paging.api.tokens import Caller, Connection, Role, find, hashed, is_token
@@ -144,10 +148,17 @@ async def _caller(
     # For the document: the header is read above, before a connection is taken.
     _bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> Caller:
+    return await _permitted(request, database, token, scopes.scopes)
+
+
+async def _permitted(
+    request: Request, database: Connection, token: str, roles: Iterable[str]
+) -> Caller:
     caller = await authenticated(request, database, token)
-    for role in scopes.scopes:
+    for role in roles:
         if not caller.may(role):  # type: ignore[arg-type] # a scope here is a role
             raise ProblemError(403, f"this needs the role {role}; {caller.name} is {caller.role}")
+    request.state.caller = caller
     return caller
 
 
@@ -159,6 +170,37 @@ def at_least(role: Role) -> Any:
 Viewer = Annotated[Caller, at_least("viewer")]
 Responder = Annotated[Caller, at_least("responder")]
 Admin = Annotated[Caller, at_least("admin")]
+
+
+class GuardedRoute(APIRoute):
+    """An operation that says what is wrong with a request to none but those who may make it.
+
+    The framework reads a body before it asks who is there, so that is asked here where it could
+    not be read.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of requests."""
+        handle = super().get_route_handler()
+        roles = [
+            role
+            for one in self.dependant.dependencies
+            if one.call is _caller
+            for role in one.own_oauth_scopes or ()
+        ]
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (RequestValidationError, HTTPException) as error:
+                is_form = getattr(error, "status_code", None) in (None, HTTPStatus.BAD_REQUEST)
+                if is_form and not hasattr(request.state, "caller"):
+                    token = shown(request)
+                    async with request.app.state.pool.connection() as lent:
+                        await _permitted(request, lent, token, roles)
+                raise
+
+        return guarded
 
 
 def _unknown() -> ProblemError:

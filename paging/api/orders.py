@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query
 
 from paging.api import store
 from paging.api.forms import Listing, NewOrder, Order, OrderQuery
-from paging.api.guard import Admin, Database, Responder, Viewer
+from paging.api.guard import Admin, Database, GuardedRoute, Responder, Viewer
 from paging.api.problems import ProblemError, responses
 from paging.api.tokens import Connection
 from paging.matching import read_match
 
-router: Final = APIRouter(prefix="/v1", tags=["silences"])
+router: Final = APIRouter(prefix="/v1", tags=["silences"], route_class=GuardedRoute)
 # A silence is for a night or a week; what takes longer is planned, and an admin's.
 LONGEST: Final[dict[store.OrderKind, timedelta]] = {
     "silence": timedelta(days=7),

@@ -64,7 +64,7 @@ class _SignedOutError(Exception):
         self.status = status
 
 
-@router.get("/alerts/{alert_id}")
+@router.get("/alerts/{alert_id:uuid}")
 async def show_alert(request: Request, alert_id: UUID) -> Response:
     """Show an alert, or ask for a token."""
     try:
@@ -86,7 +86,7 @@ async def show_alert(request: Request, alert_id: UUID) -> Response:
     )
 
 
-@router.get("/groups/{page_id}")
+@router.get("/groups/{page_id:uuid}")
 async def show_group(request: Request, page_id: UUID) -> Response:
     """Show a page of several alerts, or ask for a token."""
     try:
@@ -108,13 +108,13 @@ async def show_group(request: Request, page_id: UUID) -> Response:
     )
 
 
-@router.post("/alerts/{alert_id}/acknowledge")
+@router.post("/alerts/{alert_id:uuid}/acknowledge")
 async def acknowledge_alert(request: Request, alert_id: UUID) -> Response:
     """Acknowledge an alert by the button of its screen."""
     return await _acknowledge(request, "alerts", alert_id)
 
 
-@router.post("/groups/{page_id}/acknowledge")
+@router.post("/groups/{page_id:uuid}/acknowledge")
 async def acknowledge_group(request: Request, page_id: UUID) -> Response:
     """Acknowledge a page by the button of its screen."""
     return await _acknowledge(request, "groups", page_id)
@@ -160,10 +160,10 @@ async def sign_out(request: Request) -> Response:
 
 async def _acknowledge(request: Request, kind: str, of: UUID) -> Response:
     _from_here(request)
-    fields = await _fields(request)
     try:
         async with request.app.state.pool.connection() as database:
             caller, token = await _signed_in(request, database)
+            fields = await _fields(request)
             proof = fields.get("proof", "").encode()
             if not hmac.compare_digest(proof, _proof(token, kind, of).encode()):
                 raise ProblemError(403, "the form was not made for this token")

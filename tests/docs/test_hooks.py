@@ -50,6 +50,13 @@ def test_the_types_and_terms_are_all_named_with_their_defaults() -> None:
         default = row(name)[0]
         if name not in {"type", "events"}:
             assert float(default) == field.default
+    rates = {kind.name: kind.per_minute for kind in KINDS.values()}
+    own = re.findall(r"of `(\w+)` (\d+)", row("per_minute")[1])
+    assert (
+        dict.fromkeys(rates, TERMS["per_minute"].default)
+        | {name: float(rate) for name, rate in own}
+        == rates
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))

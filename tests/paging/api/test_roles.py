@@ -85,6 +85,82 @@ def test_without_a_good_token_nothing_opens(api: Api, method: str, path: str) ->
         assert call(api, token and token.encode().decode("latin-1"), method, path) == 401
 
 
+BAD_BODIES = {
+    "broken": b'{"comment": "sesame',
+    "no-text": b'{"comment": "\xff\xfe"}',
+    "endless": b"[" * 60_000,
+    "other": b"[1]",
+    "unknown-key": b'{"sesame": 1}',
+}
+
+
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+@pytest.mark.parametrize(
+    ("method", "path", "operation"), GUARDED, ids=[f"{one[0]} {one[1]}" for one in GUARDED]
+)
+def test_what_is_wrong_with_a_request_is_told_to_those_who_may_make_it(
+    api: Api, method: str, path: str, operation: dict[str, Any], body: bytes
+) -> None:
+    """Bad bodies, ids and queries alike, of those who show no token, one of nobody, one too low."""
+    filled = re.sub(r"\{\w+\}", "no-id", path) + "?limit=sesame&since=sesame"
+    json = {"Content-Type": "application/json"}
+    for token in (None, "garbage", mint()):
+        answer = api.ask(token, method, filled, data=body, headers=json)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.json() == {
+            "type": "about:blank",
+            "title": "Unauthorized",
+            "status": 401,
+            "detail": "a valid token is needed",
+        }
+    for role in WRONG_SCOPE[role_of(operation)]:
+        assert api.ask(role, method, filled, data=body, headers=json).status_code == 403
+    if "requestBody" in operation:
+        answer = api.ask(role_of(operation), method, filled, data=body, headers=json)
+        assert answer.status_code in (400, 422)
+        assert "sesame" not in answer.text.replace('"where":"body.sesame"', "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1", 404),
+        ("POST", "/v1/nothing", 404),
+        ("GET", "/v1/alerts/", 404),
+        ("GET", "/v1/../api_token", 404),
+        ("POST", "/v1/alerts", 405),
+        ("BREW", "/v1/silences", 405),
+        ("PATCH", "/v1/silences/no-id", 405),
+        ("GET", "/alerts/no-id", 404),
+        ("POST", "/groups/no-id/acknowledge", 404),
+        ("DELETE", "/healthz", 405),
+    ],
+)
+def test_what_is_not_there_is_the_same_for_everybody(
+    api: Api, method: str, path: str, status: int
+) -> None:
+    answers = [
+        api.ask(token, method, path, data=body, headers={"Content-Type": "application/json"})
+        for token in (None, mint(), "admin")
+        for body in (b"", BAD_BODIES["broken"])
+    ]
+    assert {answer.status_code for answer in answers} == {status}
+    assert {answer.headers["Content-Type"] for answer in answers} == {"application/problem+json"}
+    title = {404: "Not Found", 405: "Method Not Allowed"}[status]
+    problem = {"type": "about:blank", "title": title, "status": status}
+    assert all(answer.json() == problem for answer in answers)
+
+
+def test_a_form_that_cannot_be_read_is_nobodys_before_it_is_wrong(api: Api) -> None:
+    many = "&".join(f"a{number}=1" for number in range(20))
+    for kind in ("alerts", "groups"):
+        path = f"/{kind}/{uuid4()}/acknowledge"
+        assert api.ask(None, "POST", path, data=many).status_code == 401
+        cookies = {"citywatch": api.tokens["responder"]}
+        assert api.ask(None, "POST", path, data=many, cookies=cookies).status_code == 400
+
+
 def test_a_token_of_another_scheme_is_none(api: Api) -> None:
     token = api.tokens["admin"]
     for header in (f"Basic {token}", token, f"Bearer{token}", f"Bearer {token}x", "Bearer "):

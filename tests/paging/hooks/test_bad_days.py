@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from itertools import pairwise
 from uuid import uuid4
 
 import msgspec
@@ -28,7 +29,7 @@ WEBHOOK = """
 type = "webhook"
 url = "{url}/{name}"
 keys = [{{ env = "HOOK_KEY" }}]
-timeout_s = 0.3
+timeout_s = {timeout_s}
 per_minute = 100000
 """
 OTHERS = """
@@ -69,10 +70,15 @@ async def hang_up(request: web.Request) -> web.Response:
 
 BAD: dict[str, Answer] = {
     "failing": answer(500),
-    "limiting": answer(429, Retry_After="0"),
+    "limiting": answer(429, Retry_After="1"),
     "unavailable": answer(503, Retry_After="1"),
     "hanging": hang,
     "closing": hang_up,
+    # These have taken the notice, and cannot say so.
+    "heard-failing": answer(500),
+    "heard-limiting": answer(429, Retry_After="1"),
+    "heard-hanging": hang,
+    "heard-closing": hang_up,
     "chat": answer(502),
     # Its own limit of a minute counts these attempts, too.
     "pagerduty": answer(429, Retry_After="3"),
@@ -87,22 +93,37 @@ class FarSide:
         self.service = Service(limit=1000)
         self.asked: Counter[str] = Counter()
         self.told: dict[str, list[tuple[str, str, int]]] = {}
+        # Of each key what came under it, and when it was asked to wait and was tried.
+        self.bodies: dict[str, set[bytes]] = {}
+        self.tried: dict[str, list[float]] = {}
         self.chat: Counter[str] = Counter()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         name = {"/v2/enqueue": "pagerduty"}.get(request.path, request.path.strip("/"))
         self.asked[name] += 1
+        if name not in {"pagerduty", "chat"}:
+            key = request.headers["webhook-id"]
+            self.tried.setdefault(key, []).append(asyncio.get_running_loop().time())
+            self.bodies.setdefault(key, set()).add(await request.read())
         if not self.well and name in BAD:
+            if name.startswith("heard-"):
+                self._take(name, await request.read(), key)
             return await BAD[name](request)
         if name == "pagerduty":
             return await self.service.handle(request)
         if name == "chat":
             self.chat[(await request.json())["title"]] += 1
             return web.Response()
-        notice = decode_notice(await request.read())
-        came = (request.headers["webhook-id"], notice.group, notice.revision)
-        self.told.setdefault(name, []).append(came)
+        self._take(name, await request.read(), key)
         return web.Response()
+
+    def _take(self, name: str, body: bytes, key: str) -> None:
+        """Take a notice as receivers should: one key is one notice."""
+        notice = decode_notice(body)
+        came = (key, notice.group, notice.revision)
+        told = self.told.setdefault(name, [])
+        if not name.startswith("heard-") or came not in told:
+            told.append(came)
 
 
 @asynccontextmanager
@@ -123,8 +144,12 @@ def pager_to(table: Table, url: str, away: str) -> Pager:
     targets = msgspec.json.encode(
         [f"hook:{name}" for name in (*webhooks, "away", *("pagerduty", "chat"))]
     )
-    text = "".join(WEBHOOK.format(name=name, url=url) for name in webhooks)
-    text += WEBHOOK.format(name="away", url=away)
+    # A busy machine is no reason to try the good one again.
+    text = "".join(
+        WEBHOOK.format(name=name, url=url, timeout_s=20 if name == "good" else 0.3)
+        for name in webhooks
+    )
+    text += WEBHOOK.format(name="away", url=away, timeout_s=0.3)
     routes = read_routes(text + OTHERS.format(url=url, targets=targets.decode()), KINDS)
     return Pager(
         table.dsn,
@@ -188,6 +213,19 @@ def test_nothing_is_lost_or_doubled_and_the_good_hook_waits_for_nobody(
 
     with ExitStack() as stack:
         asyncio.run(main(stack))
+
+    # The good one was told at once, and the ones that asked for a second have had it.
+    assert table.count("hook = 'good' AND attempts = 1") == 2 * PAGES
+    for row in table.execute(
+        "SELECT key, attempts, event FROM delivery WHERE hook LIKE '%%limiting'"
+    ):
+        tries = far.tried[row["key"]]
+        assert len(tries) <= row["attempts"]
+        assert len(tries) > 1 or row["event"] == "resolve"
+        assert all(later - earlier >= 1 for earlier, later in pairwise(tries))
+    heard = [key for key, tries in far.tried.items() if len(tries) > 1 and "/heard-" in key]
+    assert len(heard) >= 4 * PAGES
+    assert {len(bodies) for bodies in far.bodies.values()} == {1}, "a key is one notice"
 
     hooks = [name for name in (*BAD, "good", "away") if name not in {"chat", "pagerduty"}]
     assert sorted(far.told) == sorted(hooks)
