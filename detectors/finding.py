@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.table import LARGEST_VALUE
+from detectors.tail import tail_score
 
 # Rows of a wave, and all of them.
 Rows = NDArray[np.intp] | slice
@@ -82,6 +83,12 @@ class Answer(NamedTuple):
     told: Callable[[Rows], Finding]
     spreads: NDArray[np.float64] | None = None
     score: NDArray[np.float64] | None = None
+
+    def scored(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the scores of some rows that are judged; NaN where there are none."""
+        if self.spreads is not None:
+            return tail_score(self.spreads[rows])
+        return nothing(len(rows)) if self.score is None else self.score[rows]
 
 
 def answer(found: Finding, *, is_scored: bool = False) -> Answer:

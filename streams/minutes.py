@@ -24,7 +24,7 @@ from detectors.noise import energy
 from detectors.saved import from_bytes, to_bytes
 from ingest.topics import SeriesKey
 from streams.facts import CityFacts
-from streams.judging import Kernel, Kind, Terms, Wave
+from streams.judging import HOUR_NS, Kernel, Kind, Terms, Wave
 from streams.kernels import kernels
 
 if TYPE_CHECKING:
@@ -145,8 +145,11 @@ class _Running:
     # By slot, the place among `slots`; -1 where there is none.
     place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    # Kinds of which an alert is open: nearly always none, and then there is nothing to look for.
-    open: list[int] = field(default_factory=list)
+    # Of kinds of which an alert is open, the places: nearly always there is nothing to look for.
+    open: dict[int, NDArray[np.intp]] = field(default_factory=dict)
+    # Of each kind, the hour whose scores are learned, since 1970, and the places in which it has
+    # not begun yet.
+    waiting: list[tuple[int, NDArray[np.intp]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.state = self.kernel.new_state(0)
@@ -159,21 +162,23 @@ class _Running:
     def forget_reaches(self) -> None:
         """Begin with reaches that are right whatever the scores have been."""
         self.reaches = [np.full(len(self.slots), -np.inf) for _ in self.kernel.kinds]
+        self.waiting = [(-1, self.everywhere) for _ in self.kernel.kinds]
 
     def count(self) -> None:
-        """Note of which kinds an alert is open."""
-        self.open = [
-            at for at, one in enumerate(self.alerts) if bool((one.opened_ns != NEVER).any())
-        ]
+        """Note of what an alert is open."""
+        places = (np.flatnonzero(one.opened_ns != NEVER) for one in self.alerts)
+        self.open = {at: place for at, place in enumerate(places) if len(place)}
 
     def scored(self) -> list[tuple[Kind, calibration.State]]:
         """Return the kinds whose scores are calibrated."""
         pairs = zip(self.kernel.kinds, self.scores, strict=True)
         return [(kind, scores) for kind, scores in pairs if scores is not None]
 
-    def standing(self) -> list[tuple[int, Kind, episodes.State]]:
-        """Return the kinds of which an alert is open."""
-        return [(at, self.kernel.kinds[at], self.alerts[at]) for at in self.open]
+    def standing(self) -> list[tuple[int, Kind, episodes.State, NDArray[np.intp]]]:
+        """Return the kinds of which an alert is open, and of which places."""
+        return [
+            (at, self.kernel.kinds[at], self.alerts[at], place) for at, place in self.open.items()
+        ]
 
     def grow(self, slots: NDArray[np.int64], series: int) -> None:
         """Make places for new series; `series` is how many there are in the partition."""
@@ -231,27 +236,49 @@ class _Running:
         whole = self.scores[at]
         if whole is None:
             return answer.speaks
-        reach, speaks_from = self.reaches[at], self.speaks_from[at]
-        is_whole = len(place) == len(self.slots)
-        scores = whole
-        if not is_whole:
-            scores, reach, speaks_from = _part(whole, place), reach[place], speaks_from[place]
-        begun = calibration.begin_hours(scores, time_ns, judged, speaks_from)
-        if answer.spreads is not None:
-            if begun is not None:
-                reach[begun] = -np.inf
-            calibration.note_spreads(scores, reach, judged, answer.spreads)
-        elif answer.score is not None:
-            calibration.note(scores, judged, answer.score)
-        if not is_whole:
-            _put(whole, place, scores)
-            self.reaches[at][place] = reach
+        spreads, score, at_all = answer.spreads, answer.score, judged
+        if len(place) != len(self.slots):
+            # Little is written: the rest is not taken apart for it.
+            at_all = np.zeros(len(self.slots), np.bool_)
+            at_all[place] = judged
+            spreads, score = (self._spread_out(place, one) for one in (spreads, score))
+        self._begin_hour(at, whole, int(time_ns[0]), at_all)
+        if spreads is not None:
+            calibration.note_spreads(whole, self.reaches[at], at_all, spreads)
+        elif score is not None:
+            calibration.note(whole, at_all, score)
         rows = np.flatnonzero(answer.speaks & judged)
         speaks = np.zeros(len(place), np.bool_)
         if len(rows):
-            score = self.rated(at, place, answer, rows).score
-            speaks[rows] = score >= speaks_from[rows]
+            nominal, some = answer.scored(rows), place[rows]
+            rarity = calibration.calibrated(nominal, whole.share[some], whole.excess[some])
+            speaks[rows] = rarity >= self.speaks_from[at][some]
         return speaks
+
+    def _begin_hour(
+        self, at: int, scores: calibration.State, time_ns: int, judged: NDArray[np.bool_]
+    ) -> None:
+        """Begin the hour of a time in the places that are judged, where it has not begun yet."""
+        hour = (time_ns - 1) // HOUR_NS
+        of_hour, waiting = self.waiting[at]
+        if of_hour != hour:
+            waiting = np.flatnonzero(scores.hour != hour)
+        if len(waiting):
+            there = judged[waiting]
+            begun, waiting = waiting[there], waiting[~there]
+            if len(begun):
+                calibration.begin_hours(scores, begun, hour, self.speaks_from[at])
+                self.reaches[at][begun] = -np.inf
+        self.waiting[at] = hour, waiting
+
+    def _spread_out(
+        self, place: NDArray[np.int64], column: NDArray[np.float64] | None
+    ) -> NDArray[np.float64] | None:
+        if column is None:
+            return None
+        whole = np.full(len(self.slots), np.nan)
+        whole[place] = column
+        return whole
 
     def rated(
         self, at: int, place: NDArray[np.int64], answer: Answer, rows: NDArray[np.intp]
@@ -269,7 +296,7 @@ class _Running:
         if self.kernel.is_of_sensors:
             return None
         found = None
-        for _, kind, episode in self.standing():
+        for _, kind, episode, _ in self.standing():
             if kind.category == HEALTH:
                 is_open = episode.opened_ns[place] != NEVER
                 found = is_open if found is None else found | is_open
@@ -306,6 +333,8 @@ class MinuteStage:
         # By that series, the smallest lag since the last one was judged, in nanoseconds.
         self._lag_ns = np.empty(0, np.int64)
         self._clock_minute = NEVER // MINUTE_NS
+        # Whether there may be a stale alert, and whether one may be open that is not watched.
+        self._has_stale = self._is_changed = True
 
     def __len__(self) -> int:
         """Return the number of series."""
@@ -441,6 +470,7 @@ class MinuteStage:
                 _restore(scores, f"{name}.{kind.name}.scores", running.slots, columns)
             running.forget_reaches()
             running.count()
+        self._has_stale = True
 
     def _place(self, until: int | None = None) -> None:
         """Give series up to `until` their places with the kernels."""
@@ -468,6 +498,7 @@ class MinuteStage:
 
     def _watch(self, running: _Running) -> None:
         """Find out which series are watched, what is off is not, and from which score on."""
+        self._is_changed = True
         running.watched, running.on = running.kernel.watched(running.terms), None
         kinds, ruling = running.kernel.kinds, self._ruling
         default = np.full(len(running.slots), calibration.SPEAKS_FROM)
@@ -549,8 +580,8 @@ class MinuteStage:
         doubtful = standing.in_doubt.copy()
         for running in self._running:
             if running.kernel.is_of_sensors and not running.kernel.of_clocks:
-                for _, _, episode in running.standing():
-                    doubtful[running.slots[episode.opened_ns != NEVER]] = True
+                for *_, place in running.standing():
+                    doubtful[running.slots[place]] = True
         return doubtful
 
     def _ask(
@@ -587,6 +618,7 @@ class MinuteStage:
                 moves += _flipped(kind, running.slots[place[flips.place]], wave, rated, flips)
         if moves:
             running.count()
+            self._is_changed = True
         return [self._told(move, standing) for move in moves]
 
     def _told(self, move: Move, standing: Standing) -> Move:
@@ -602,7 +634,7 @@ class MinuteStage:
         """Say whether another alert of minutes is open of the city that this series says."""
         for running in self._running:
             place = int(running.place_of[move.slot]) if not running.kernel.of_clocks else -1
-            for _, kind, episode in running.standing():
+            for _, kind, episode, _ in running.standing():
                 is_other = kind is not move.kind and kind.category == CITY
                 if place >= 0 and is_other and episode.opened_ns[place] != NEVER:
                     return True
@@ -610,11 +642,12 @@ class MinuteStage:
 
     def _moved(self, check_ns: int, due: NDArray[np.bool_], *, is_stale: bool) -> list[Move]:
         """Let open alerts become stale, or be open again, where that is due."""
+        if not (due.any() if is_stale else self._has_stale):
+            return []
         moves = []
         for running in self._running:
-            for _, kind, episode in running.standing():
-                others = (episode.opened_ns != NEVER) & (episode.stale != is_stale)
-                place = np.flatnonzero(others)
+            for _, kind, episode, opened in running.standing():
+                place = opened[episode.stale[opened] != is_stale]
                 place = place[due[running.slots[place]]]
                 episode.stale[place] = is_stale
                 moves += [
@@ -628,15 +661,21 @@ class MinuteStage:
                     )
                     for one in place.tolist()
                 ]
+        standing = (one for running in self._running for one in running.standing())
+        self._has_stale = any(episode.stale[opened].any() for *_, episode, opened in standing)
         return moves
 
     def _unwatched(self, check_ns: int) -> list[Move]:
         """End the alerts of series that can no longer be judged: what is set has changed."""
+        if not self._is_changed:
+            return []
+        self._is_changed = False
         moves = []
         for running in self._running:
-            for at, kind, episode in running.standing():
-                watched = running.watched[at]
-                place = np.flatnonzero((episode.opened_ns != NEVER) & ~watched)
+            for at, kind, episode, opened in running.standing():
+                place = opened[~running.watched[at][opened]]
+                if not len(place):
+                    continue
                 moves += [
                     Move(
                         int(running.slots[one]),
