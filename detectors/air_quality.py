@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from detectors.air_quality_tables import POLLUTANTS, Bands, Scale
 from detectors.averages import COVERAGE, Means, State, Terms, learn, means, new_state
-from detectors.finding import Finding, known, nothing
+from detectors.finding import ALL, Answer, Finding, Rows, known, nothing
 
 __all__ = [
     "EU_MOLAR_VOLUME",
@@ -80,7 +80,7 @@ def european_step(
 ) -> Finding:
     """Judge one reading of each series, in ug/m3, by the European index; see `european`."""
     added = learn(state, time_ns, value, usable, terms)
-    return european(means(state, time_ns), added, pollutant, bands, speak_from)
+    return european(means(state, time_ns), added, pollutant, bands, speak_from).told(ALL)
 
 
 def european(
@@ -89,8 +89,8 @@ def european(
     pollutant: NDArray[np.intp],
     bands: Bands,
     speak_from: int,
-) -> Finding:
-    """Return the band of each series.
+) -> Answer:
+    """Judge the band of each series.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def european(
 
     Returns
     -------
-    Finding
+    Answer
         `level` is the band, 1 (good), 2 (fair), 3 (moderate), 4 (poor), 5 (very poor) and 6
         (extremely poor); `measure` the mean; `upper` the highest concentration that would not
         speak.
@@ -115,22 +115,30 @@ def european(
     row = np.arange(len(pollutant))
     window = bands.windows()[pollutant]
     mean = found.mean[window, row]
-    edges = bands.edge_columns()[:, pollutant]
-    judged = added & (found.coverage[window, row] >= COVERAGE) & ~np.isnan(edges[0])
-    level = np.ones(len(row), np.uint8)
-    for edge in edges:
-        level += mean > edge
-    level[~judged] = 0
-    return Finding(
-        judged=judged,
-        speaks=level >= speak_from,
-        level=level,
-        measure=known(mean, judged),
-        expected=nothing(len(row)),
-        lower=nothing(len(row)),
-        upper=known(edges[speak_from - 2], judged),
-        score=nothing(len(judged)),
-    )
+    columns = bands.edge_columns()
+    judged = added & (found.coverage[window, row] >= COVERAGE) & ~np.isnan(columns[0])[pollutant]
+    bound = columns[speak_from - 2][pollutant]
+    # Every band begins above the one before.
+    speaks = judged & (mean > bound)
+
+    def told(rows: Rows) -> Finding:
+        known_rows, some = judged[rows], mean[rows]
+        level = np.ones(len(some), np.uint8)
+        for edge in columns[:, pollutant[rows]]:
+            level += some > edge
+        level[~known_rows] = 0
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=level,
+            measure=known(some, known_rows),
+            expected=nothing(len(some)),
+            lower=nothing(len(some)),
+            upper=known(bound[rows], known_rows),
+            score=nothing(len(some)),
+        )
+
+    return Answer(judged, speaks, told)
 
 
 def united_states_step(

@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
+from detectors.finding import rows_of
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -111,7 +112,7 @@ def step(
     """
     there = ~np.isnan(score)
     hour = (time_ns - 1) // HOUR_NS
-    rows = np.flatnonzero(there & (hour != state.hour))
+    rows = rows_of(there & (hour != state.hour))
     if len(rows):
         begin_hours(state, rows, hour[rows], speaks_from)
     note(state, there, score)
@@ -144,7 +145,7 @@ def begin_hours(
 
 def note(state: State, there: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
     """Take note of scores in those rows that are there, in an hour that has begun."""
-    rows = np.flatnonzero(there & (score > state.peak))
+    rows = rows_of(there & (score > state.peak))
     if len(rows):
         state.peak[rows] = score[rows]
 
@@ -164,7 +165,7 @@ def note_spreads(
     there : (n,) bool
     spreads : (n,) float64
     """
-    rows = np.flatnonzero(there & (spreads > reach))
+    rows = rows_of(there & (spreads > reach))
     if len(rows):
         some = spreads[rows]
         state.peak[rows] = np.maximum(state.peak[rows], tail_score(some))

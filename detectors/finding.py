@@ -113,7 +113,12 @@ def put(column: NDArray[Any], new: NDArray[Any] | float, where: NDArray[np.bool_
 
 def unless_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     """Return a mask, or None where it is true of all rows."""
-    return None if mask.all() else mask
+    return None if np.count_nonzero(mask) == len(mask) else mask
+
+
+def rows_of(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the rows in which a mask is true: `numpy.flatnonzero`, without its wrappers."""
+    return mask.nonzero()[0]
 
 
 def moment(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,7 +16,18 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import ALL, Answer, Finding, Rows, ages, known, put, sound, unless_all
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    ages,
+    known,
+    put,
+    rows_of,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -106,7 +117,7 @@ def judge(
     """Judge one reading of each series, as `step`."""
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
-    if old.any():
+    if np.count_nonzero(old):
         np.copyto(state.filled, 0.0, where=old)
         np.copyto(state.suspect, np.nan, where=old)
 
@@ -121,7 +132,7 @@ def judge(
     away = np.abs(off)
     far = judged & (away > reach)
     # Nearly all rows are neither far off nor held against one that was.
-    rows = np.flatnonzero(far | ~np.isnan(state.suspect))
+    rows = rows_of(far | ~np.isnan(state.suspect))
     spiked, confirmed = np.zeros(len(value), np.bool_), np.zeros(len(value), np.bool_)
     measure, waits = value, far
     if len(rows):
@@ -187,13 +198,13 @@ def _push(state: State, value: NDArray[np.float64], where: NDArray[np.bool_]) ->
     pushed = np.count_nonzero(where)
     if _SPARSE_FROM * pushed <= len(value):
         if pushed:
-            rows = np.flatnonzero(where)
+            rows = rows_of(where)
             window[1:, rows] = window[:-1, rows]
             window[0, rows] = value[rows]
             filled[rows] = np.minimum(filled[rows] + 1.0, float(_WINDOW))
         return
     # All rows move, and those that must not are put back.
-    others = np.flatnonzero(~where)
+    others = rows_of(~where)
     kept, before = window[:, others], filled[others]
     for place in range(_WINDOW - 1, 0, -1):
         window[place] = window[place - 1]

@@ -115,12 +115,14 @@ def _air(facts: CityFacts) -> Kernel:
         means = averages.means(state, wave.time_ns)
         pollutant = terms["pollutant"]
         if is_us:
-            index = air_quality.united_states(
-                means, state.nowcast, added, pollutant, AQI_2024, speak_from
+            index = answer(
+                air_quality.united_states(
+                    means, state.nowcast, added, pollutant, AQI_2024, speak_from
+                )
             )
         else:
             index = air_quality.european(means, added, pollutant, EAQI_2024, speak_from)
-        return answer(index), answer(exceedance.judge(means, added, terms["limit"]))
+        return index, exceedance.judge(means, added, terms["limit"])
 
     def watched(terms: Terms) -> Watched:
         bands = EAQI_2024.edge_columns()[:, terms["pollutant"]]
@@ -152,7 +154,7 @@ def _noise_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Term
 def _noise_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     count = len(wave.value)
     fixed = noise.Terms(np.full(count, _HOLD_NS), wave.utc_offset_ns, terms["limit_db"])
-    return (answer(noise.step(state, wave.time_ns, wave.value, wave.usable, fixed)),)
+    return (noise.judge(state, wave.time_ns, wave.value, wave.usable, fixed),)
 
 
 _NOISE: Final = Kernel(
@@ -203,15 +205,13 @@ _SERVICE_LEVEL: Final = Kernel(
     new_state=service_level.new_state,
     terms=_service_terms,
     judge=lambda state, wave, terms: (
-        answer(
-            service_level.step(
-                state,
-                wave.time_ns,
-                wave.value,
-                wave.usable,
-                service_level.Terms(terms["edges"], terms["falling"]),
-                len(service_level.LEVEL_NAMES),
-            )
+        service_level.judge(
+            state,
+            wave.time_ns,
+            wave.value,
+            wave.usable,
+            service_level.Terms(terms["edges"], terms["falling"]),
+            len(service_level.LEVEL_NAMES),
         ),
     ),
     watched=lambda terms: (is_known(terms["edges"]),),
@@ -238,7 +238,7 @@ _CROWD: Final = Kernel(
     new_state=crowd.new_state,
     terms=_crowd_terms,
     judge=lambda state, wave, terms: (
-        answer(crowd.step(state, wave.time_ns, wave.value, wave.usable, terms["area_m2"])),
+        crowd.judge(state, wave.time_ns, wave.value, wave.usable, terms["area_m2"]),
     ),
     watched=lambda terms: (is_known(terms["area_m2"]),),
 )
@@ -270,7 +270,7 @@ def _incident_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]
     ahead = incident.Downstream(
         np.where(np.isnan(occupancy), NEVER, wave.time_ns), occupancy, of(terms["speed"])
     )
-    return (answer(incident.step(state, wave.time_ns, wave.value, wave.usable, ahead)),)
+    return (incident.judge(state, wave.time_ns, wave.value, wave.usable, ahead),)
 
 
 # The tree has its own persistence: it speaks of what two minutes have confirmed.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import CITY, HEALTH, NEVER, StateError, calibration, episodes
-from detectors.finding import Answer, Finding
+from detectors.finding import Answer, Finding, rows_of
 from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
 from detectors.noise import energy
@@ -109,16 +109,16 @@ class _Minute(NamedTuple):
 
     Parameters
     ----------
-    end_ns, offset_ns : int
-        Its end, and local time minus UTC.
+    end_ns, offset_ns : (series,) int64
+        Its end, and local time minus UTC: a number that is broadcast.
     value : (series,) float64
         Means; NaN where there is none.
     there : (series,) bool or None
         Of which series there is one; None of all.
     """
 
-    end_ns: int
-    offset_ns: int
+    end_ns: NDArray[np.int64]
+    offset_ns: NDArray[np.int64]
     value: NDArray[np.float64]
     there: NDArray[np.bool_] | None
 
@@ -151,7 +151,12 @@ class _Running:
     # not begun yet.
     waiting: list[tuple[int, NDArray[np.intp]]] = field(default_factory=list)
 
+    is_of_sensors: bool = False
+    of_clocks: bool = False
+
     def __post_init__(self) -> None:
+        # Asked again and again.
+        self.is_of_sensors, self.of_clocks = self.kernel.is_of_sensors, self.kernel.of_clocks
         self.state = self.kernel.new_state(0)
         self.alerts = [episodes.new_state(0) for _ in self.kernel.kinds]
         self.scores = [
@@ -166,7 +171,7 @@ class _Running:
 
     def count(self) -> None:
         """Note of what an alert is open."""
-        places = (np.flatnonzero(one.opened_ns != NEVER) for one in self.alerts)
+        places = (rows_of(one.opened_ns != NEVER) for one in self.alerts)
         self.open = {at: place for at, place in enumerate(places) if len(place)}
 
     def scored(self) -> list[tuple[Kind, calibration.State]]:
@@ -206,7 +211,7 @@ class _Running:
         if not count:
             return None
         if there is not None and _WHOLE_FROM * count < len(slots):
-            place = np.flatnonzero(there)
+            place = rows_of(there)
             slots, there = slots[place], None
         # Of a kernel that has a place for every series a place is a slot.
         is_all = len(slots) == len(minute.value)
@@ -214,12 +219,11 @@ class _Running:
         if doubtful is not None:
             sound = ~(doubtful if is_all else doubtful[slots])
             usable = sound if there is None else there & sound
-        count = len(slots)
         wave = Wave(
-            time_ns=np.broadcast_to(np.int64(minute.end_ns), count),
+            time_ns=minute.end_ns[: len(slots)],
             value=minute.value if is_all else minute.value[slots],
-            usable=np.ones(count, np.bool_) if usable is None else usable,
-            utc_offset_ns=np.broadcast_to(np.int64(minute.offset_ns), count),
+            usable=np.ones(len(slots), np.bool_) if usable is None else usable,
+            utc_offset_ns=minute.offset_ns[: len(slots)],
             means=means,
         )
         return place, wave
@@ -247,7 +251,7 @@ class _Running:
             calibration.note_spreads(whole, self.reaches[at], at_all, spreads)
         elif score is not None:
             calibration.note(whole, at_all, score)
-        rows = np.flatnonzero(answer.speaks & judged)
+        rows = rows_of(answer.speaks & judged)
         speaks = np.zeros(len(place), np.bool_)
         if len(rows):
             nominal, some = answer.scored(rows), place[rows]
@@ -262,7 +266,7 @@ class _Running:
         hour = (time_ns - 1) // HOUR_NS
         of_hour, waiting = self.waiting[at]
         if of_hour != hour:
-            waiting = np.flatnonzero(scores.hour != hour)
+            waiting = rows_of(scores.hour != hour)
         if len(waiting):
             there = judged[waiting]
             begun, waiting = waiting[there], waiting[~there]
@@ -293,7 +297,7 @@ class _Running:
 
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
-        if self.kernel.is_of_sensors:
+        if self.is_of_sensors or not self.open:
             return None
         found = None
         for _, kind, episode, _ in self.standing():
@@ -349,7 +353,7 @@ class MinuteStage:
         self._minutes.add(len(keys))
         levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
         self._is_level = np.concatenate((self._is_level, levels))
-        self._levels = np.flatnonzero(self._is_level)
+        self._levels = rows_of(self._is_level)
         first = np.array([self._first_of[key.sensor] for key in keys], np.int64)
         self._first = np.concatenate((self._first, first))
         self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
@@ -379,7 +383,7 @@ class MinuteStage:
         if not len(slot):
             return
         place = slot.astype(np.intp)
-        level = np.flatnonzero(self._is_level[place])
+        level = rows_of(self._is_level[place])
         if len(level):
             value = value.copy()
             value[level] = energy(value[level])
@@ -407,18 +411,16 @@ class MinuteStage:
             self._place()
         moves = self._moved(check_ns, ~standing.silent, is_stale=False)
         closed = self._minutes.close(check_ns - GRACE_NS)
-        starts = np.flatnonzero(np.diff(closed.start_ns, prepend=NEVER))
         with np.errstate(all="ignore"):
             moves += self._judge_clocks(check_ns, standing)
-            for start, stop in pairwise([*starts.tolist(), len(closed.series)]):
-                wave = Closed._make(column[start:stop] for column in closed)
-                moves += self._judge(wave, standing)
+            for minute in _minutes_of(closed):
+                moves += self._judge(minute, standing)
         moves += self._unwatched(check_ns)
         return moves + self._moved(check_ns, standing.silent, is_stale=True)
 
     def save(self) -> bytes:
         """Return the state of all series, exactly."""
-        lags = np.flatnonzero(self._lag_ns != _NO_LAG)
+        lags = rows_of(self._lag_ns != _NO_LAG)
         columns: dict[str, NDArray[Any]] = {
             "minutes": np.frombuffer(self._minutes.save(), np.uint8),
             "placed": np.array([self._placed], np.int64),
@@ -431,7 +433,7 @@ class MinuteStage:
             place = _differing(running.state, running.kernel.new_state(1))
             columns |= _saved(f"{name}.state", running.state, running.slots, place)
             for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
-                place = np.flatnonzero(episodes.remembers(episode))
+                place = rows_of(episodes.remembers(episode))
                 columns |= _saved(f"{name}.{kind.name}", episode, running.slots, place)
             for kind, scores in running.scored():
                 place = _differing(scores, calibration.new_state(1))
@@ -524,9 +526,9 @@ class MinuteStage:
         moves: list[Move] = []
         is_about_city = False
         for running in self._running:
-            if running.kernel.of_clocks:
+            if running.of_clocks:
                 continue
-            if not is_about_city and not running.kernel.is_of_sensors:
+            if not is_about_city and not running.is_of_sensors:
                 # From here on what the kernels before have found of sensors counts as well.
                 is_about_city = True
                 doubtful = _some(self._doubtful(standing))
@@ -548,7 +550,10 @@ class MinuteStage:
         quarter = start_ns // _QUARTER_NS
         if quarter != self._offset[0]:
             self._offset = quarter, int(offsets_ns(self._zone, closed.start_ns[:1])[0])
-        return _Minute(start_ns + MINUTE_NS, self._offset[1], value, there)
+        end_ns, offset_ns = np.int64(start_ns + MINUTE_NS), np.int64(self._offset[1])
+        return _Minute(
+            np.broadcast_to(end_ns, count), np.broadcast_to(offset_ns, count), value, there
+        )
 
     def _judge_clocks(self, check_ns: int, standing: Standing) -> list[Move]:
         """Show the lags since the last minute to the kernel that judges clocks."""
@@ -556,10 +561,10 @@ class MinuteStage:
         if minute <= self._clock_minute:
             return []
         self._clock_minute = minute
-        slots = np.flatnonzero(self._lag_ns != _NO_LAG)
+        slots = rows_of(self._lag_ns != _NO_LAG)
         moves: list[Move] = []
         for running in self._running:
-            if running.kernel.of_clocks and len(slots):
+            if running.of_clocks and len(slots):
                 wave = Wave(
                     time_ns=np.broadcast_to(np.int64(minute * MINUTE_NS), len(slots)),
                     value=self._lag_ns[slots] / 1e9,
@@ -579,7 +584,7 @@ class MinuteStage:
         """Return of which series nothing is said of the city."""
         doubtful = standing.in_doubt.copy()
         for running in self._running:
-            if running.kernel.is_of_sensors and not running.kernel.of_clocks:
+            if running.is_of_sensors and not running.of_clocks:
                 for *_, place in running.standing():
                     doubtful[running.slots[place]] = True
         return doubtful
@@ -633,7 +638,7 @@ class MinuteStage:
     def _has_other(self, move: Move) -> bool:
         """Say whether another alert of minutes is open of the city that this series says."""
         for running in self._running:
-            place = int(running.place_of[move.slot]) if not running.kernel.of_clocks else -1
+            place = int(running.place_of[move.slot]) if not running.of_clocks else -1
             for _, kind, episode, _ in running.standing():
                 is_other = kind is not move.kind and kind.category == CITY
                 if place >= 0 and is_other and episode.opened_ns[place] != NEVER:
@@ -690,6 +695,19 @@ class MinuteStage:
                 episodes.end(episode, place, check_ns, kind.rule)
                 running.count()
         return moves
+
+
+def _minutes_of(closed: Closed) -> list[Closed]:
+    """Return what is closed, minute by minute."""
+    start_ns = closed.start_ns
+    if not len(start_ns):
+        return []
+    if start_ns[0] == start_ns[-1]:
+        return [closed]
+    starts = [0, *(rows_of(start_ns[1:] != start_ns[:-1]) + 1).tolist(), len(start_ns)]
+    return [
+        Closed._make(column[start:stop] for column in closed) for start, stop in pairwise(starts)
+    ]
 
 
 def _flipped(
@@ -753,7 +771,7 @@ def _differing(state: Any, new: Any) -> NDArray[np.int64]:
     for column, start in zip(state, new, strict=True):
         unlike = column.view(np.int64) != start.view(np.int64)
         differs |= unlike.any(axis=tuple(range(unlike.ndim - 1)))
-    return np.flatnonzero(differs)
+    return rows_of(differs)
 
 
 def _saved(

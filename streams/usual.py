@@ -24,7 +24,7 @@ from detectors import (
     tampering,
 )
 from detectors.episodes import Rule
-from detectors.finding import Answer, answer
+from detectors.finding import Answer
 from detectors.local_time import day_numbers
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
@@ -212,15 +212,13 @@ DRIFT: Final = Kernel(
 
 
 def _clock_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
-    del terms
-    count = len(wave.value)
-    limits = clock_skew.Limits(np.full(count, _AHEAD_S), np.full(count, np.inf))
-    return (answer(clock_skew.step(state, wave.time_ns, wave.value, wave.usable, limits)),)
+    limits = clock_skew.Limits(terms["ahead_s"], terms["behind_s"])
+    return (clock_skew.judge(state, wave.time_ns, wave.value, wave.usable, limits),)
 
 
-def _no_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
+def _clock_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
     del facts, slot_of
-    return {"least": np.ones(len(keys))}
+    return {"ahead_s": np.full(len(keys), _AHEAD_S), "behind_s": np.full(len(keys), np.inf)}
 
 
 CLOCK_SKEW: Final = Kernel(
@@ -228,8 +226,8 @@ CLOCK_SKEW: Final = Kernel(
     quantities=frozenset(),
     kinds=(Kind("clock-skew", HEALTH, Rule(5, 5, 60, HOUR_NS), {0: "minor"}, unit="s"),),
     new_state=clock_skew.new_state,
-    terms=_no_terms,
+    terms=_clock_terms,
     judge=_clock_answer,
-    watched=everywhere,
+    watched=lambda terms: (np.ones(len(terms["ahead_s"]), np.bool_),),
     of_clocks=True,
 )
