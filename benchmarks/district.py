@@ -43,7 +43,7 @@ _BLOCK: Final = (
 KINDS: Final = tuple(kind for _, count, kinds in _BLOCK for _ in range(count) for kind in kinds)
 # So many blocks have their air sensors for neighbours of each other.
 _AIR_BLOCKS: Final = 2
-_NOISE_LIMITS_DB: Final = (70.0, 65.0, 60.0)
+_NOISE_LIMITS_DB: Final = (85.0, 80.0, 80.0)
 
 
 def keys(count: int) -> list[SeriesKey]:

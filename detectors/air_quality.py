@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from detectors.air_quality_tables import POLLUTANTS, Bands, Scale
 from detectors.averages import COVERAGE, DAY, Means, State, Terms, learn, means, new_state
-from detectors.finding import Finding, edges_of, known, nothing
+from detectors.finding import ALL, Answer, Finding, Rows, edges_of, known, nothing
 
 __all__ = [
     "EU_MOLAR_VOLUME",
@@ -63,7 +63,7 @@ def european_step(
 ) -> Finding:
     """Judge one reading of each series, in ug/m3, by the European index; see `european`."""
     added = learn(state, time_ns, value, usable, terms)
-    return european(means(state, time_ns), added, pollutant, bands, speak_from)
+    return european(means(state, time_ns), added, pollutant, bands, speak_from).told(ALL)
 
 
 def european(
@@ -72,8 +72,8 @@ def european(
     pollutant: NDArray[np.intp],
     bands: Bands,
     speak_from: int | NDArray[np.intp],
-) -> Finding:
-    """Return the band of each series.
+) -> Answer:
+    """Judge the band of each series.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def european(
 
     Returns
     -------
-    Finding
+    Answer
         `level` is the band, 1 (good), 2 (fair), 3 (moderate), 4 (poor), 5 (very poor) and 6
         (extremely poor); `measure` the mean; `upper` the highest concentration that would not
         speak; `expected` the mean of the last 24 hours, where the window is shorter.
@@ -98,23 +98,31 @@ def european(
     row = np.arange(len(pollutant))
     window = bands.windows()[pollutant]
     mean = found.mean[window, row]
-    edges = bands.edge_columns()[:, pollutant]
-    judged = added & (found.coverage[window, row] >= COVERAGE) & ~np.isnan(edges[0])
-    level = np.ones(len(row), np.uint8)
-    for edge in edges:
-        level += mean > edge
-    level[~judged] = 0
+    columns = bands.edge_columns()
+    judged = added & (found.coverage[window, row] >= COVERAGE) & ~np.isnan(columns[0])[pollutant]
+    bound = np.broadcast_to(edges_of(columns[:, pollutant], speak_from - 2), len(mean))
+    # Every band begins above the one before.
+    speaks = judged & (mean > bound)
     has_day = judged & (window < DAY) & (found.coverage[DAY] >= COVERAGE)
-    return Finding(
-        judged=judged,
-        speaks=level >= speak_from,
-        level=level,
-        measure=known(mean, judged),
-        expected=known(found.mean[DAY], has_day),
-        lower=nothing(len(row)),
-        upper=known(edges_of(edges, speak_from - 2), judged),
-        score=nothing(len(judged)),
-    )
+
+    def told(rows: Rows) -> Finding:
+        known_rows, some = judged[rows], mean[rows]
+        level = np.ones(len(some), np.uint8)
+        for edge in columns[:, pollutant[rows]]:
+            level += some > edge
+        level[~known_rows] = 0
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=level,
+            measure=known(some, known_rows),
+            expected=known(found.mean[DAY, rows], has_day[rows]),
+            lower=nothing(len(some)),
+            upper=known(bound[rows], known_rows),
+            score=nothing(len(some)),
+        )
+
+    return Answer(judged, speaks, told)
 
 
 def united_states_step(

@@ -123,7 +123,7 @@ def judge(
     """Judge one reading of each series, as `step`."""
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
-    if old.any():
+    if np.count_nonzero(old):
         np.copyto(state.filled, 0.0, where=old)
 
     ready = heard & (state.filled >= _ORDER)
@@ -138,7 +138,7 @@ def judge(
     spread = state.deviation * _SPREAD_OF_DEVIATION
     np.maximum(spread, least, out=spread)
     bound = spread * _BOUND_SPREADS
-    if not judged.all():
+    if np.count_nonzero(judged) < len(judged):
         bound = np.where(judged, bound, np.inf)
     bounded = np.maximum(error, -bound)
     np.minimum(bounded, bound, out=bounded)
@@ -146,7 +146,7 @@ def judge(
     side = np.sign(error - bounded)
     again = (side != 0.0) & (state.side != 0.0)
     moved = None
-    if again.any():
+    if np.count_nonzero(again):
         taken = np.where(again, value, taken)
         moved = heard & again & (side == state.side)
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import sound, spans_ns
+from detectors.finding import moment, put, rows_of, sound, spans_ns, unless_all
 from detectors.table import NEVER
 
 # The windows, as indices into the rows of `Means`.
@@ -38,6 +38,7 @@ _HOUR_S: Final = 3_600.0
 _NS_PER_S: Final = 1e9
 _HOURS_KEPT: Final = 24
 _ROLLING_HOURS: Final = (1, 8, 24)
+_ROLLING_S: Final = np.array(_ROLLING_HOURS)[:, np.newaxis] * _HOUR_S
 # Before every hour and day that a time can be in.
 _NO_HOUR: Final = NEVER // HOUR_NS - 1
 # NowCast: hours it looks at, the least weight, and how many of the newest hours must be there.
@@ -130,44 +131,52 @@ def learn(
 ) -> NDArray[np.bool_]:
     """Add one reading of each series to its windows; return which were added."""
     added = sound(value, usable)
+    # One moment alone is broadcast to the series.
+    now_at = moment(time_ns)
     span = spans_ns(time_ns, state.previous_ns, np.minimum(terms.hold_ns, HOUR_NS))
     # A reading on the full hour belongs to the hour before, and closes it.
-    hour = time_ns // HOUR_NS
-    now_ns = np.minimum(span, time_ns - hour * HOUR_NS)
-    over = np.flatnonzero(added & (hour > state.hour))
+    hour = now_at // HOUR_NS
+    now_ns = np.minimum(span, now_at - hour * HOUR_NS)
+    over = rows_of(added & (hour > state.hour))
     if len(over):
         before = (span - now_ns)[over] / _NS_PER_S
-        _close_hours(state, over, hour[over], value[over] * before, before)
+        hours = np.broadcast_to(hour, len(value))[over]
+        _close_hours(state, over, hours, value[over] * before, before)
     now = now_ns / _NS_PER_S
-    np.copyto(state.now_total, state.now_total + value * now, where=added)
-    np.copyto(state.now_cover, state.now_cover + now, where=added)
+    where = unless_all(added)
+    put(state.now_total, state.now_total + value * now, where)
+    put(state.now_cover, state.now_cover + now, where)
 
-    local = time_ns + terms.utc_offset_ns
+    local = now_at + moment(terms.utc_offset_ns)
     day = (local - 1) // _DAY_NS
     same = day == state.day
-    today = np.where(same, span, np.minimum(span, local - day * _DAY_NS)) / _NS_PER_S
-    np.copyto(state.day_total, np.where(same, state.day_total, 0.0) + value * today, where=added)
-    np.copyto(state.day_cover, np.where(same, state.day_cover, 0.0) + today, where=added)
-    np.copyto(state.day, day, where=added)
-    np.copyto(state.previous_ns, time_ns, where=added)
+    if np.count_nonzero(same) == len(value):
+        today = span / _NS_PER_S
+        put(state.day_total, state.day_total + value * today, where)
+        put(state.day_cover, state.day_cover + today, where)
+    else:
+        today = np.where(same, span, np.minimum(span, local - day * _DAY_NS)) / _NS_PER_S
+        put(state.day_total, np.where(same, state.day_total, 0.0) + value * today, where)
+        put(state.day_cover, np.where(same, state.day_cover, 0.0) + today, where)
+        np.copyto(state.day, day, where=added)
+    put(state.previous_ns, time_ns, where)
     return added
 
 
 def means(state: State, time_ns: NDArray[np.int64]) -> Means:
     """Return the means of all windows at the time of the reading that was just learned."""
-    left = 1.0 - (time_ns - state.hour * HOUR_NS) / HOUR_NS
-    count = len(time_ns)
-    mean = np.empty((len(WINDOW_NAMES), count))
-    coverage = np.empty((len(WINDOW_NAMES), count))
-    for window, hours in enumerate(_ROLLING_HOURS):
-        past, edge = state.past_total[window], state.edge_total[window]
-        total = state.now_total + past + edge * left
-        past, edge = state.past_cover[window], state.edge_cover[window]
-        cover = state.now_cover + past + edge * left
-        mean[window] = total / cover
-        coverage[window] = cover / (hours * _HOUR_S)
-    mean[CALENDAR_DAY] = state.day_total / state.day_cover
-    coverage[CALENDAR_DAY] = state.day_cover / (_HOURS_KEPT * _HOUR_S)
+    left = 1.0 - (moment(time_ns) - state.hour * HOUR_NS) / HOUR_NS
+    shape = len(WINDOW_NAMES), len(time_ns)
+    mean, coverage = np.empty(shape), np.empty(shape)
+    rolling = slice(len(_ROLLING_HOURS))
+    total = np.add(state.now_total, state.past_total)
+    total += state.edge_total * left
+    cover = np.add(state.now_cover, state.past_cover)
+    cover += state.edge_cover * left
+    np.divide(total, cover, out=mean[rolling])
+    np.divide(cover, _ROLLING_S, out=coverage[rolling])
+    np.divide(state.day_total, state.day_cover, out=mean[CALENDAR_DAY])
+    np.divide(state.day_cover, _HOURS_KEPT * _HOUR_S, out=coverage[CALENDAR_DAY])
     return Means(mean, coverage)
 
 

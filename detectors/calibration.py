@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
-from detectors.finding import moment
+from detectors.finding import rows_of
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -111,34 +111,41 @@ def step(
         -log10 of how often in a minute an event goes as far.
     """
     there = ~np.isnan(score)
-    begin_hours(state, time_ns, there, speaks_from)
+    hour = (time_ns - 1) // HOUR_NS
+    rows = rows_of(there & (hour != state.hour))
+    if len(rows):
+        begin_hours(state, rows, hour[rows], speaks_from)
     note(state, there, score)
     return calibrated(score, state.share, state.excess)
 
 
 def begin_hours(
     state: State,
-    time_ns: NDArray[np.int64],
-    there: NDArray[np.bool_],
+    rows: NDArray[np.intp],
+    hour: NDArray[np.int64] | int,
     speaks_from: NDArray[np.float64] | float = SPEAKS_FROM,
-) -> NDArray[np.intp] | None:
-    """Learn the hours that are over in those rows that are there; return which began another."""
-    hour = (moment(time_ns) - 1) // HOUR_NS
-    moved = there & (hour != state.hour)
-    if not moved.any():
-        return None
-    rows = np.flatnonzero(moved)
+) -> None:
+    """Learn the hours of some series that are over, and begin another.
+
+    Parameters
+    ----------
+    state : State
+    rows : (m,) intp
+    hour : (m,) int64 or int
+        Hours since 1970.
+    speaks_from : (n,) float64 or float
+        As of `step`.
+    """
     over = rows[state.hour[rows] != _NO_HOUR]
     if len(over):
         _learn(state, over, speaks_from)
-    np.copyto(state.hour, hour, where=moved)
+    state.hour[rows] = hour
     state.peak[rows] = 0.0
-    return rows
 
 
 def note(state: State, there: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
     """Take note of scores in those rows that are there, in an hour that has begun."""
-    rows = np.flatnonzero(there & (score > state.peak))
+    rows = rows_of(there & (score > state.peak))
     if len(rows):
         state.peak[rows] = score[rows]
 
@@ -158,7 +165,7 @@ def note_spreads(
     there : (n,) bool
     spreads : (n,) float64
     """
-    rows = np.flatnonzero(there & (spreads > reach))
+    rows = rows_of(there & (spreads > reach))
     if len(rows):
         some = spreads[rows]
         state.peak[rows] = np.maximum(state.peak[rows], tail_score(some))

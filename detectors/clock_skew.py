@@ -23,7 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
-from detectors.finding import Finding, known, nothing, sound
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    known,
+    moment,
+    nothing,
+    put,
+    rows_of,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
 
 # Levels.
@@ -96,34 +108,51 @@ def step(
         it is the smallest of the first hour. Until a whole hour has been seen a lag above the limit
         is not judged.
     """
+    return judge(state, time_ns, value, usable, limits).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    limits: Limits,
+) -> Answer:
+    """Judge one lag of each sensor, as `step`."""
     heard = sound(value, usable)
-    hour = (time_ns - 1) // HOUR_NS
-    over = np.flatnonzero(heard & (hour != state.hour))
+    hour = (moment(time_ns) - 1) // HOUR_NS
+    over = rows_of(heard & (hour != state.hour))
     if len(over):
-        _close(state, over, hour[over])
+        _close(state, over, np.broadcast_to(hour, len(value))[over])
     least = np.minimum(state.least, value)
-    np.copyto(state.least, least, where=heard)
+    put(state.least, least, unless_all(heard))
 
     offset = np.fmin(least, state.past[0])
     ahead = heard & (value < -limits.ahead_s)
     above = offset > limits.behind_s
-    whole = ~np.isnan(state.past[0])
-    judged = heard & (ahead | ~above | whole)
-    level = np.zeros(len(value), np.uint8)
-    level[judged & (state.trend > 0.0)] = DRIFTS
-    level[judged & above] = BEHIND
-    level[ahead] = AHEAD
-    drifts = level == DRIFTS
-    return Finding(
-        judged=judged,
-        speaks=level > 0,
-        level=level,
-        measure=known(np.where(ahead, value, offset), judged),
-        expected=known(np.where(drifts, state.past[-1], 0.0), judged),
-        lower=known(-limits.ahead_s, judged & (limits.ahead_s < np.inf)),
-        upper=known(limits.behind_s, judged & (limits.behind_s < np.inf)),
-        score=nothing(len(judged)),
-    )
+    judged = heard & (ahead | ~above | ~np.isnan(state.past[0]))
+    speaks = (judged & (above | (state.trend > 0.0))) | ahead
+
+    def told(rows: Rows) -> Finding:
+        known_rows, is_ahead, offset_s = judged[rows], ahead[rows], offset[rows]
+        level = np.zeros(len(offset_s), np.uint8)
+        level[known_rows & (state.trend[rows] > 0.0)] = DRIFTS
+        level[known_rows & above[rows]] = BEHIND
+        level[is_ahead] = AHEAD
+        ahead_s, behind_s = limits.ahead_s[rows], limits.behind_s[rows]
+        drifted = np.where(level == DRIFTS, state.past[-1, rows], 0.0)
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=level,
+            measure=known(np.where(is_ahead, value[rows], offset_s), known_rows),
+            expected=known(drifted, known_rows),
+            lower=known(-ahead_s, known_rows & (ahead_s < np.inf)),
+            upper=known(behind_s, known_rows & (behind_s < np.inf)),
+            score=nothing(len(level)),
+        )
+
+    return Answer(judged, speaks, told)
 
 
 def _trend(past: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, known, nothing, sound
-from detectors.terms import Threshold
+from detectors.finding import ALL, Answer, Finding, Rows, known, nothing, sound
+from detectors.terms import Threshold, part_of
 
 LEVEL_NAMES: Final = (
     "A", "B", "C", "D", "E", "F", "involuntary contact", "dangerous forces", "critical",
@@ -69,20 +69,38 @@ def step(
         `level` is 1 (A) to 9 (critical); `measure` is the density, and `upper` the density from
         which on it speaks, in persons a square metre.
     """
+    return judge(state, time_ns, value, usable, area_m2, speaks_from).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    area_m2: NDArray[np.float64],
+    speaks_from: Threshold,
+) -> Answer:
+    """Judge one count of persons of each series, as `step`."""
     del state, time_ns
     judged = sound(value, usable) & (area_m2 > 0.0) & (area_m2 < np.inf)
     density = value / area_m2
-    level = np.ones(len(value), np.uint8)
-    for edge in _EDGES:
-        level += density >= edge
-    level[~judged] = 0
-    return Finding(
-        judged=judged,
-        speaks=judged & (density >= speaks_from),
-        level=level,
-        measure=known(density, judged),
-        expected=nothing(len(value)),
-        lower=nothing(len(value)),
-        upper=known(speaks_from, judged),
-        score=nothing(len(judged)),
-    )
+    speaks = judged & (density >= speaks_from)
+
+    def told(rows: Rows) -> Finding:
+        known_rows, dense = judged[rows], density[rows]
+        level = np.ones(len(dense), np.uint8)
+        for edge in _EDGES:
+            level += dense >= edge
+        level[~known_rows] = 0
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=level,
+            measure=known(dense, known_rows),
+            expected=nothing(len(dense)),
+            lower=nothing(len(dense)),
+            upper=known(part_of(speaks_from, rows), known_rows),
+            score=nothing(len(dense)),
+        )
+
+    return Answer(judged, speaks, told)

@@ -28,7 +28,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import COVERAGE, HOUR_NS
-from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, sound, unless_all
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    known,
+    moment,
+    put,
+    rows_of,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -126,8 +137,8 @@ def judge(
     heard = sound(value, usable) & enough
     hour = (moment(time_ns) - 1) // HOUR_NS
     fresh = heard & (hour != state.hour)
-    if fresh.any():
-        over = np.flatnonzero(fresh & (hour // _DAY_HOURS != state.hour // _DAY_HOURS))
+    if np.count_nonzero(fresh):
+        over = rows_of(fresh & (hour // _DAY_HOURS != state.hour // _DAY_HOURS))
         if len(over):
             _close(state, over, tolerance)
         np.copyto(state.hours, state.hours + 1.0, where=fresh)

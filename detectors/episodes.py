@@ -6,17 +6,19 @@ After it has closed it stays closed for a while.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import ages
+from detectors.finding import ages, put, rows_of, unless_all
 from detectors.table import NEVER
 
 # Of so many minutes it is remembered whether they spoke.
 MOST_MINUTES: Final = 63
 # What was found before a longer break is no part of what is found after it: as `forget_after_s`.
+_ONE: Final = np.uint64(1)
 _FORGET_NS: Final = np.uint64(7_200_000_000_000)
 
 
@@ -99,14 +101,10 @@ def step(
         As in a `Finding`.
     rule : Rule
     """
-    is_open = state.opened_ns != NEVER
     # Of nearly all series nothing is open and nothing spoke: a minute more changes nothing of them.
-    rows = np.flatnonzero(speaks | is_open | (state.history != 0))
-    flips = _counted(state, rows, time_ns, judged, speaks, rule) if len(rows) else None
-    if judged.all():
-        np.copyto(state.judged_ns, time_ns)
-    else:
-        np.copyto(state.judged_ns, time_ns, where=judged)
+    rows = rows_of(speaks | (state.opened_ns != NEVER) | (state.history != 0))
+    flips = _counted(state, rows, time_ns[rows], judged[rows], speaks[rows], rule)
+    put(state.judged_ns, time_ns, unless_all(judged))
     return flips
 
 
@@ -119,22 +117,24 @@ def _counted(
     rule: Rule,
 ) -> Flips | None:
     """Count the minute of some of the series; `judged_ns` is still that of the minute before."""
-    is_judged, speaks, time_ns = judged[rows], speaks[rows], time_ns[rows]
+    if not len(rows):
+        return None
     before_ns = state.opened_ns[rows]
     is_open = before_ns != NEVER
     history = state.history[rows].view(np.uint64)
     forgotten = ~is_open & (ages(state.judged_ns[rows], time_ns) > _FORGET_NS)
-    history = np.where(forgotten, np.uint64(0), history)
-    history = np.where(is_judged, history << np.uint64(1) | speaks, history)
-    spoke = np.bitwise_count(history & _mask(rule.open_within))
-    opens = is_judged & speaks & ~is_open & (spoke >= rule.open_after)
-    opens &= time_ns >= state.rests_ns[rows]
-    closes = is_judged & is_open & (history & _mask(rule.close_after) == 0)
+    if np.count_nonzero(forgotten):
+        history[forgotten] = 0
+    history = np.where(judged, history << _ONE | speaks, history)
     state.history[rows] = history.view(np.int64)
-    flipped = np.flatnonzero(opens | closes)
+    spoke = np.bitwise_count(history & _mask(rule.open_within))
+    flips = judged & speaks & ~is_open & (spoke >= rule.open_after)
+    flips &= time_ns >= state.rests_ns[rows]
+    flips |= judged & is_open & (history & _mask(rule.close_after) == 0)
+    flipped = rows_of(flips)
     if not len(flipped):
         return None
-    place, opened, at_ns = rows[flipped], opens[flipped], time_ns[flipped]
+    place, opened, at_ns = rows[flipped], ~is_open[flipped], time_ns[flipped]
     opened_ns = np.where(opened, at_ns, before_ns[flipped])
     state.opened_ns[place] = np.where(opened, opened_ns, NEVER)
     end(state, place[~opened], at_ns[~opened], rule)
@@ -157,5 +157,6 @@ def remembers(state: State) -> NDArray[np.bool_]:
     return known
 
 
+@cache
 def _mask(minutes: int) -> np.uint64:
     return np.uint64((1 << minutes) - 1)

@@ -25,7 +25,7 @@ from detectors.averages import (
     means,
     new_state,
 )
-from detectors.finding import Finding, known, nothing
+from detectors.finding import ALL, Answer, Finding, Rows, known, nothing, rows_of
 
 __all__ = ["STANDARDS", "Limit", "State", "Terms", "judge", "limit_columns", "new_state", "step"]
 
@@ -137,11 +137,30 @@ def step(
     shorter. `limit` is (4, n), as `limit_columns` gives it.
     """
     added = learn(state, time_ns, value, usable, terms)
-    return judge(means(state, time_ns), added, limit)
+    return judge(means(state, time_ns), added, limit).told(ALL)
 
 
-def judge(found: Means, added: NDArray[np.bool_], limit: NDArray[np.float64]) -> Finding:
-    """Hold means against limits; `added` says which rows brought something new."""
+def judge(found: Means, added: NDArray[np.bool_], limit: NDArray[np.float64]) -> Answer:
+    """Hold means against limits, as `step`; `added` says which rows brought something new."""
+    covered = found.coverage >= COVERAGE
+    covered &= found.mean / limit > -np.inf
+    judged = added & covered.any(axis=0)
+    # It speaks where the worst mean is above its limit: where none is, there is nothing to weigh.
+    covered &= found.mean > limit
+    rows = rows_of(added & covered.any(axis=0))
+    speaks = np.zeros(len(added), np.bool_)
+
+    def told(rows: Rows) -> Finding:
+        part = Means(found.mean[:, rows], found.coverage[:, rows])
+        return _worst(part, added[rows], limit[:, rows])
+
+    if len(rows):
+        speaks[rows] = told(rows).speaks
+    return Answer(judged, speaks, told)
+
+
+def _worst(found: Means, added: NDArray[np.bool_], limit: NDArray[np.float64]) -> Finding:
+    """Return what is nearest to its limit, or furthest above it."""
     count = len(added)
     worst = np.full(count, -np.inf)
     level = np.zeros(count, np.uint8)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.table import LARGEST_VALUE
+from detectors.tail import tail_score
 
 # Rows of a wave, and all of them.
 Rows = NDArray[np.intp] | slice
@@ -83,6 +84,12 @@ class Answer(NamedTuple):
     spreads: NDArray[np.float64] | None = None
     score: NDArray[np.float64] | None = None
 
+    def scored(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the scores of some rows that are judged; NaN where there are none."""
+        if self.spreads is not None:
+            return tail_score(self.spreads[rows])
+        return nothing(len(rows)) if self.score is None else self.score[rows]
+
 
 def answer(found: Finding, *, is_scored: bool = False) -> Answer:
     """Return a finding as an answer."""
@@ -106,7 +113,12 @@ def put(column: NDArray[Any], new: NDArray[Any] | float, where: NDArray[np.bool_
 
 def unless_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     """Return a mask, or None where it is true of all rows."""
-    return None if mask.all() else mask
+    return None if np.count_nonzero(mask) == len(mask) else mask
+
+
+def rows_of(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the rows in which a mask is true: `numpy.flatnonzero`, without its wrappers."""
+    return mask.nonzero()[0]
 
 
 def moment(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -20,15 +20,27 @@ APID (Masters, Lam & Wong, 1991). Thresholds belong to a road: the defaults are 
 have to be calibrated: rules say them for a station.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, ages, known, nothing, sound
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    ages,
+    known,
+    nothing,
+    put,
+    rows_of,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
-from detectors.terms import Threshold
+from detectors.terms import Threshold, part_of
 
 # Levels.
 TENTATIVE: Final = 1
@@ -75,6 +87,16 @@ class Thresholds:
     speed_fall: Threshold = 0.2
     skew_ns: int = 60_000_000_000
     forget_ns: int = 300_000_000_000
+
+    def of(self, rows: NDArray[np.intp]) -> "Thresholds":
+        """Return those of some of the pairs."""
+        return replace(
+            self,
+            difference=part_of(self.difference, rows),
+            relative_difference=part_of(self.relative_difference, rows),
+            downstream_fall=part_of(self.downstream_fall, rows),
+            speed_fall=part_of(self.speed_fall, rows),
+        )
 
 
 class State(NamedTuple):
@@ -146,18 +168,84 @@ def step(
         occupancy, `expected` the downstream one, and `upper` the highest upstream occupancy that
         would end an incident.
     """
+    return judge(state, time_ns, value, usable, downstream, thresholds).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    downstream: Downstream,
+    thresholds: Thresholds = Thresholds(),
+) -> Answer:
+    """Judge a reading of the upstream station of each pair, as `step`."""
     ahead = downstream.occupancy
     apart = np.abs(time_ns - downstream.time_ns).view(np.uint64)
     judged = sound(value, usable) & sound(ahead, usable) & (apart <= np.uint64(thresholds.skew_ns))
-    forget = np.uint64(thresholds.forget_ns)
-    phase = np.where(ages(state.time_ns[0], time_ns) > forget, _FREE, state.phase)
-    # Two readings ago is more than one interval, and less than two silences.
-    recent = ages(state.time_ns[1], time_ns) <= 2 * forget
-
     difference = value - ahead
     relative = difference / value >= thresholds.relative_difference
-    change = np.where(recent, 1.0 - ahead / state.downstream[1], np.nan)
-    fallen = 1.0 - downstream.speed / np.where(recent, state.speed[1], np.nan)
+    # Nearly all are free and stay it: what begins something is an obstacle or a wave.
+    starts = relative & (difference >= thresholds.difference)
+    starts |= ahead >= thresholds.dense
+    rows = rows_of(judged & (starts | (state.phase != _FREE)))
+    if len(rows):
+        part = State(
+            state.phase[rows],
+            state.time_ns[:, rows],
+            state.downstream[:, rows],
+            state.speed[:, rows],
+        )
+        seen = Downstream(time_ns[rows], ahead[rows], downstream.speed[rows])
+        state.phase[rows] = _phase(
+            part, seen, difference[rows], relative[rows], thresholds.of(rows)
+        )
+    where = unless_all(judged)
+    for column, new in (
+        (state.time_ns, time_ns),
+        (state.downstream, ahead),
+        (state.speed, downstream.speed),
+    ):
+        put(column[1], column[0], where)
+        put(column[0], new, where)
+    speaks = judged & (state.phase == _CONFIRMED)
+
+    def told(rows: Rows) -> Finding:
+        known_rows, occupancy, phase = judged[rows], ahead[rows], state.phase[rows]
+        level = np.zeros(len(phase), np.uint8)
+        level[known_rows & (phase == _TENTATIVE)] = TENTATIVE
+        level[known_rows & (phase == _CONFIRMED)] = CONFIRMED
+        least = part_of(thresholds.relative_difference, rows)
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=level,
+            measure=known(value[rows], known_rows),
+            expected=known(occupancy, known_rows),
+            lower=nothing(len(phase)),
+            upper=known(occupancy / (1.0 - least), known_rows),
+            score=nothing(len(phase)),
+        )
+
+    return Answer(judged, speaks, told)
+
+
+def _phase(
+    before: State,
+    now: Downstream,
+    difference: NDArray[np.float64],
+    relative: NDArray[np.bool_],
+    thresholds: Thresholds,
+) -> NDArray[np.float64]:
+    """Return the phases of some pairs after this reading; `relative` is where OCCRDF is high."""
+    ahead, time_ns = now.occupancy, now.time_ns
+    forget = np.uint64(thresholds.forget_ns)
+    phase = np.where(ages(before.time_ns[0], time_ns) > forget, _FREE, before.phase)
+    # Two readings ago is more than one interval, and less than two silences.
+    recent = ages(before.time_ns[1], time_ns) <= 2 * forget
+
+    change = np.where(recent, 1.0 - ahead / before.downstream[1], np.nan)
+    fallen = 1.0 - now.speed / np.where(recent, before.speed[1], np.nan)
     slower = ~(fallen < thresholds.speed_fall)
     begins = relative & slower & (difference >= thresholds.difference)
     begins &= change >= thresholds.downstream_fall
@@ -168,26 +256,4 @@ def step(
     idle = np.where(wave, _WAVE, idle)
     broken = np.where(wave & (phase == _TENTATIVE), _WAVE, _FREE)
     active = np.where(relative, _CONFIRMED, broken)
-    phase = np.where(phase >= _TENTATIVE, active, idle)
-
-    np.copyto(state.phase, phase, where=judged)
-    for column, new in (
-        (state.time_ns, time_ns),
-        (state.downstream, ahead),
-        (state.speed, downstream.speed),
-    ):
-        np.copyto(column[1], column[0], where=judged)
-        np.copyto(column[0], new, where=judged)
-    level = np.zeros(len(value), np.uint8)
-    level[judged & (phase == _TENTATIVE)] = TENTATIVE
-    level[judged & (phase == _CONFIRMED)] = CONFIRMED
-    return Finding(
-        judged=judged,
-        speaks=level == CONFIRMED,
-        level=level,
-        measure=known(value, judged),
-        expected=known(ahead, judged),
-        lower=nothing(len(value)),
-        upper=known(ahead / (1.0 - thresholds.relative_difference), judged),
-        score=nothing(len(judged)),
-    )
+    return np.where(phase >= _TENTATIVE, active, idle)

@@ -19,7 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import COVERAGE, HOUR_NS
-from detectors.finding import Finding, known, nothing, sound, spans_ns
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    known,
+    moment,
+    nothing,
+    put,
+    rows_of,
+    sound,
+    spans_ns,
+    unless_all,
+)
 from detectors.table import NEVER
 
 PERIOD_NAMES: Final = ("day", "evening", "night")
@@ -97,9 +110,21 @@ def step(
     `measure` is the average of the period so far and `upper` its limit, both in dB; `level` is
     `ABOVE` or `CERTAIN` where it speaks.
     """
+    return judge(state, time_ns, value, usable, terms).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    terms: Terms,
+) -> Answer:
+    """Judge one reading of each series, as `step`."""
     added = sound(value, usable)
-    # A reading on the stroke of the hour closes the period.
-    local = time_ns - 1 + terms.utc_offset_ns - _BEGIN_NS
+    count = len(value)
+    # A reading on the stroke of the hour closes the period. One moment alone is broadcast.
+    local = moment(time_ns) - 1 + moment(terms.utc_offset_ns) - _BEGIN_NS
     day = local // _DAY_NS
     into_day = local - day * _DAY_NS
     kind = (into_day >= _STARTS_NS[1]).astype(np.intp) + (into_day >= _STARTS_NS[2])
@@ -108,35 +133,41 @@ def step(
 
     span = spans_ns(time_ns, state.previous_ns, np.minimum(terms.hold_ns, HOUR_NS))
     now_ns = np.minimum(span, elapsed_ns)
-    loud = energy(value)
-    over = np.flatnonzero(added & (period > state.period))
+    limit_db = terms.limit_db[kind[0]] if len(kind) == 1 else terms.limit_db[kind, np.arange(count)]
+    # In one go: it is a dozen steps, and the series are few.
+    loud, limit = energy(np.concatenate((value, limit_db))).reshape(2, count)
+    over = rows_of(added & (period > state.period))
     if len(over):
-        state.period[over] = period[over]
+        state.period[over] = np.broadcast_to(period, count)[over]
         state.total[over] = state.cover[over] = 0.0
     now = now_ns / _NS_PER_S
-    np.copyto(state.total, state.total + loud * now, where=added)
-    np.copyto(state.cover, state.cover + now, where=added)
-    np.copyto(state.previous_ns, time_ns, where=added)
+    where = unless_all(added)
+    put(state.total, state.total + loud * now, where)
+    put(state.cover, state.cover + now, where)
+    put(state.previous_ns, time_ns, where)
 
-    limit_db = terms.limit_db[kind, np.arange(len(kind))]
-    limit = energy(limit_db)
     mean = state.total / state.cover
     enough = np.maximum(elapsed_ns / _NS_PER_S * COVERAGE, _LEAST_COVER_S)
     certain = state.total > limit * _LENGTHS_S[kind]
     judged = added & ~np.isnan(limit_db) & ((state.cover >= enough) | certain)
-    above = judged & (mean > limit)
-    level = above.astype(np.uint8)
-    level[judged & certain] = CERTAIN
-    return Finding(
-        judged=judged,
-        speaks=level > 0,
-        level=level,
-        measure=known(10.0 * np.log10(mean), judged),
-        expected=nothing(len(kind)),
-        lower=nothing(len(kind)),
-        upper=known(limit_db, judged),
-        score=nothing(len(judged)),
-    )
+    speaks = judged & (certain | (mean > limit))
+
+    def told(rows: Rows) -> Finding:
+        known_rows, spoke = judged[rows], speaks[rows]
+        level = spoke.astype(np.uint8)
+        level[spoke & certain[rows]] = CERTAIN
+        return Finding(
+            judged=known_rows,
+            speaks=spoke,
+            level=level,
+            measure=known(10.0 * np.log10(mean[rows]), known_rows),
+            expected=nothing(len(level)),
+            lower=nothing(len(level)),
+            upper=known(limit_db[rows], known_rows),
+            score=nothing(len(level)),
+        )
+
+    return Answer(judged, speaks, told)
 
 
 def energy(level: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -133,7 +133,7 @@ def judge(
     quieter = judged & (now < before * quieter_from)
     speaks = louder | quieter
     weight = np.maximum(1.0 / count, _LONG_WEIGHT)
-    if speaks.any():
+    if np.count_nonzero(speaks):
         weight[speaks] = _CHANGED_WEIGHT
     long = square - state.long
     long *= weight

@@ -33,6 +33,7 @@ from detectors.finding import (
     known,
     moment,
     put,
+    rows_of,
     sound,
     unless_all,
 )
@@ -138,15 +139,15 @@ def judge(
     block = (moment(time_ns) - 1) // _BLOCK_NS
     others = heard & (block != state.block)
     over = np.empty(0, np.intp)
-    if others.any():
-        over = np.flatnonzero(others & (state.heard > 0.0))
+    if np.count_nonzero(others):
+        over = rows_of(others & (state.heard > 0.0))
     if len(over):
         found = _nothing(len(value))
         _judge(state, over, utc_offset_ns, found, config, learn_for_ns)
         said = answer(found, is_scored=True)
     else:
         said = _unsaid(len(value))
-    if others.any():
+    if np.count_nonzero(others):
         np.copyto(state.block, block, where=others)
         np.copyto(state.total, 0.0, where=others)
         np.copyto(state.heard, 0.0, where=others)

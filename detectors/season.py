@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
-from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, unless_all
+from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, rows_of, unless_all
 from detectors.shift import Usual
 from detectors.table import NEVER
 from detectors.tail import tail_score
@@ -189,7 +189,7 @@ def judge(
     # One moment alone is broadcast to the series.
     local = moment(time_ns) + moment(terms.utc_offset_ns)
     half = (local - 1) // _HALF_NS
-    moved = np.flatnonzero(heard & (half != state.half))
+    moved = rows_of(heard & (half != state.half))
     if len(moved):
         _move(state, moved, np.broadcast_to(half, len(value))[moved], holidays)
 
@@ -210,7 +210,7 @@ def judge(
     reach = spread * _FAR_SPREADS
 
     bound = spread * _BOUND_SPREADS
-    if is_known.all():
+    if np.count_nonzero(is_known) == len(is_known):
         bounded = _bounded(off, bound)
         lesson, distance = expected + bounded, np.abs(bounded)
     else:
@@ -246,7 +246,7 @@ def judge(
         )
 
     upper = expected + reach
-    if not judged.all():
+    if np.count_nonzero(judged) < len(judged):
         expected = known(expected, judged)
         upper = known(upper, judged)
     return Answer(judged, speaks, told, spreads=spreads), _usual(expected, upper)
@@ -299,7 +299,7 @@ def _move(
     """Let the present half-hour of some series be `half`; learn what is over."""
     hour = half >> 1
     ended = (hour != state.half[rows] >> 1) & (state.readings[rows] > 0.0)
-    if ended.any():
+    if np.count_nonzero(ended):
         _learn(state, rows[ended])
     # Between the middles of the hour before and of this one, or of this one and the next.
     late = half & 1

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import Finding, edges_of, known, nothing, sound
+from detectors.finding import ALL, Answer, Finding, Rows, edges_of, known, nothing, sound
 
 LEVEL_NAMES: Final = ("A", "B", "C", "D", "E", "F")
 
@@ -113,22 +113,47 @@ def step(
         `level` is 1 (A) to 6 (F); `lower` (of speed) or `upper` (of occupancy) is where the last
         level that does not speak ends.
     """
+    return judge(state, time_ns, value, usable, terms, speak_from).told(ALL)
+
+
+def judge(
+    state: State,
+    time_ns: NDArray[np.int64],
+    value: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    terms: Terms,
+    speak_from: int | NDArray[np.intp],
+) -> Answer:
+    """Judge one reading of each series, as `step`."""
     del state, time_ns
     falling = terms.falling == 1.0
     judged = sound(value, usable) & ~np.isnan(terms.edges[0])
-    level = np.ones(len(value), np.uint8)
-    for edge in terms.edges:
-        # A speed must exceed the edge to be better, a density may be on it.
-        level += np.where(falling, value <= edge, value > edge)
-    level[~judged] = 0
-    bound = edges_of(terms.edges, speak_from - 2)
-    return Finding(
-        judged=judged,
-        speaks=level >= speak_from,
-        level=level,
-        measure=known(value, judged),
-        expected=nothing(len(value)),
-        lower=known(bound, judged & falling),
-        upper=known(bound, judged & ~falling),
-        score=nothing(len(judged)),
-    )
+    bound = np.broadcast_to(edges_of(terms.edges, speak_from - 2), len(value))
+    # Every edge is worse than the one before: what is beyond this one is beyond those as well.
+    speaks = judged & _beyond(value, bound, falling)
+
+    def told(rows: Rows) -> Finding:
+        known_rows, is_falling, seen = judged[rows], falling[rows], value[rows]
+        level = np.ones(len(seen), np.uint8)
+        for edge in terms.edges:
+            level += _beyond(seen, edge[rows], is_falling)
+        level[~known_rows] = 0
+        return Finding(
+            judged=known_rows,
+            speaks=speaks[rows],
+            level=level,
+            measure=known(seen, known_rows),
+            expected=nothing(len(seen)),
+            lower=known(bound[rows], known_rows & is_falling),
+            upper=known(bound[rows], known_rows & ~is_falling),
+            score=nothing(len(seen)),
+        )
+
+    return Answer(judged, speaks, told)
+
+
+def _beyond(
+    value: NDArray[np.float64], edge: NDArray[np.float64], falling: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return what is worse: a speed must exceed the edge to be better, a density may be on it."""
+    return (value > edge) ^ falling

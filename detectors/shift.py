@@ -31,7 +31,18 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, sound, unless_all
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Rows,
+    known,
+    moment,
+    put,
+    rows_of,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
 
 # Levels.
@@ -152,7 +163,7 @@ def judge(
     distance /= usual.spread
     heard = sound(value, usable) & sound(distance, usable)
     block = (moment(time_ns) - 1) // _BLOCK_NS
-    over = np.flatnonzero(heard & (block != state.block))
+    over = rows_of(heard & (block != state.block))
     if len(over):
         _close(state, over[state.readings[over] > 0.0])
         state.block[over] = np.broadcast_to(block, len(value))[over]
@@ -166,7 +177,7 @@ def judge(
     is_told = state.told != 0.0
     up, down = state.sums
     score = np.maximum(up, down)
-    if is_told.any():
+    if np.count_nonzero(is_told):
         score = np.where(state.told > 0.0, up, np.where(is_told, down, score))
     score *= _DECADES
     speaks = judged & is_told

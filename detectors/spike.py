@@ -24,6 +24,7 @@ from detectors.finding import (
     ages,
     known,
     put,
+    rows_of,
     sound,
     unless_all,
 )
@@ -121,7 +122,7 @@ def judge(
     """Judge one reading of each series, as `step`."""
     heard = sound(value, usable)
     old = heard & (ages(state.previous_ns, time_ns) > _FORGET_NS)
-    if old.any():
+    if np.count_nonzero(old):
         np.copyto(state.filled, 0.0, where=old)
         np.copyto(state.suspect, np.nan, where=old)
 
@@ -136,7 +137,7 @@ def judge(
     away = np.abs(off)
     far = judged & (away > reach)
     # Nearly all rows are neither far off nor held against one that was.
-    rows = np.flatnonzero(far | ~np.isnan(state.suspect))
+    rows = rows_of(far | ~np.isnan(state.suspect))
     spiked, confirmed = np.zeros(len(value), np.bool_), np.zeros(len(value), np.bool_)
     measure, waits = value, far
     if len(rows):
@@ -202,13 +203,13 @@ def _push(state: State, value: NDArray[np.float64], where: NDArray[np.bool_]) ->
     pushed = np.count_nonzero(where)
     if _SPARSE_FROM * pushed <= len(value):
         if pushed:
-            rows = np.flatnonzero(where)
+            rows = rows_of(where)
             window[1:, rows] = window[:-1, rows]
             window[0, rows] = value[rows]
             filled[rows] = np.minimum(filled[rows] + 1.0, float(_WINDOW))
         return
     # All rows move, and those that must not are put back.
-    others = np.flatnonzero(~where)
+    others = rows_of(~where)
     kept, before = window[:, others], filled[others]
     for place in range(_WINDOW - 1, 0, -1):
         window[place] = window[place - 1]

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import ALL, Answer, Finding, Rows, ages, known, nothing, sound
+from detectors.finding import ALL, Answer, Finding, Rows, ages, known, nothing, rows_of, sound
 from detectors.table import NEVER
 from detectors.terms import Threshold, part_of
 
@@ -120,7 +120,7 @@ def judge(
     empty = heard & ((value <= 0.0) | (is_known & (value <= usual * _NEXT_TO_NOBODY)))
     speaks = np.zeros(len(value), np.bool_)
     # Of the others nothing is counted, and nothing to be forgotten.
-    rows = np.flatnonzero(empty | (state.zeros != 0.0) | (state.begun_ns != NEVER))
+    rows = rows_of(empty | (state.zeros != 0.0) | (state.begun_ns != NEVER))
     if len(rows):
         part = State._make(column[rows] for column in state)
         one = _Counts(heard[rows], is_known[rows], empty[rows], value[rows] <= 0.0)

@@ -155,12 +155,14 @@ def _air(facts: CityFacts) -> Kernel:
         means = averages.means(state, wave.time_ns)
         pollutant = terms["pollutant"]
         if scales is not None:
-            index = air_quality.united_states(
-                means, state.nowcast, added, pollutant, scales, terms["speak_from"]
+            index = answer(
+                air_quality.united_states(
+                    means, state.nowcast, added, pollutant, scales, terms["speak_from"]
+                )
             )
         else:
             index = air_quality.european(means, added, pollutant, bands, terms["speak_from"])
-        return answer(index), answer(exceedance.judge(means, added, terms["limit"]))
+        return index, exceedance.judge(means, added, terms["limit"])
 
     def watched(terms: Terms) -> Watched:
         edges = bands.edge_columns()[:, terms["pollutant"]]
@@ -208,7 +210,7 @@ def _noise_terms(keys: Sequence[SeriesKey], facts: CityFacts, _: object) -> Term
 def _noise_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     count = len(wave.value)
     fixed = noise.Terms(np.full(count, _HOLD_NS), wave.utc_offset_ns, terms["limit_db"])
-    return (answer(noise.step(state, wave.time_ns, wave.value, wave.usable, fixed)),)
+    return (noise.judge(state, wave.time_ns, wave.value, wave.usable, fixed),)
 
 
 _NOISE: Final = Kernel(
@@ -270,15 +272,13 @@ _SERVICE_LEVEL: Final = Kernel(
     new_state=service_level.new_state,
     terms=_service_terms,
     judge=lambda state, wave, terms: (
-        answer(
-            service_level.step(
-                state,
-                wave.time_ns,
-                wave.value,
-                wave.usable,
-                service_level.Terms(terms["edges"], terms["falling"]),
-                terms["speak_from"],
-            )
+        service_level.judge(
+            state,
+            wave.time_ns,
+            wave.value,
+            wave.usable,
+            service_level.Terms(terms["edges"], terms["falling"]),
+            terms["speak_from"],
         ),
     ),
     watched=lambda terms: (is_known(terms["edges"]),),
@@ -308,10 +308,8 @@ _CROWD: Final = Kernel(
     new_state=crowd.new_state,
     terms=_crowd_terms,
     judge=lambda state, wave, terms: (
-        answer(
-            crowd.step(
-                state, wave.time_ns, wave.value, wave.usable, terms["area_m2"], terms["speaks_from"]
-            )
+        crowd.judge(
+            state, wave.time_ns, wave.value, wave.usable, terms["area_m2"], terms["speaks_from"]
         ),
     ),
     watched=lambda terms: (is_known(terms["area_m2"]),),
@@ -354,8 +352,8 @@ def _incident_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]
         downstream_fall=terms["downstream_fall"],
         speed_fall=terms["speed_fall"],
     )
-    found = incident.step(state, wave.time_ns, wave.value, wave.usable, ahead, thresholds)
-    return (answer(found),)
+    found = incident.judge(state, wave.time_ns, wave.value, wave.usable, ahead, thresholds)
+    return (found,)
 
 
 def _incident_thresholds(terms: Terms, own: Own) -> Terms:

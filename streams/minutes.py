@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import CITY, HEALTH, NEVER, StateError, calibration, episodes
-from detectors.finding import Answer, Finding
+from detectors.finding import Answer, Finding, rows_of
 from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
 from detectors.noise import energy
 from detectors.saved import from_bytes, to_bytes
 from ingest.topics import SeriesKey
 from streams.facts import CityFacts
-from streams.judging import Kernel, Kind, Own, Terms, Wave
+from streams.judging import HOUR_NS, Kernel, Kind, Own, Terms, Wave
 from streams.kernels import kernels
 
 if TYPE_CHECKING:
@@ -109,16 +109,16 @@ class _Minute(NamedTuple):
 
     Parameters
     ----------
-    end_ns, offset_ns : int
-        Its end, and local time minus UTC.
+    end_ns, offset_ns : (series,) int64
+        Its end, and local time minus UTC: a number that is broadcast.
     value : (series,) float64
         Means; NaN where there is none.
     there : (series,) bool or None
         Of which series there is one; None of all.
     """
 
-    end_ns: int
-    offset_ns: int
+    end_ns: NDArray[np.int64]
+    offset_ns: NDArray[np.int64]
     value: NDArray[np.float64]
     there: NDArray[np.bool_] | None
 
@@ -147,10 +147,18 @@ class _Running:
     # By slot, the place among `slots`; -1 where there is none.
     place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    # Kinds of which an alert is open: nearly always none, and then there is nothing to look for.
-    open: list[int] = field(default_factory=list)
+    # Of kinds of which an alert is open, the places: nearly always there is nothing to look for.
+    open: dict[int, NDArray[np.intp]] = field(default_factory=dict)
+    # Of each kind, the hour whose scores are learned, since 1970, and the places in which it has
+    # not begun yet.
+    waiting: list[tuple[int, NDArray[np.intp]]] = field(default_factory=list)
+
+    is_of_sensors: bool = False
+    of_clocks: bool = False
 
     def __post_init__(self) -> None:
+        # Asked again and again.
+        self.is_of_sensors, self.of_clocks = self.kernel.is_of_sensors, self.kernel.of_clocks
         self.state = self.kernel.new_state(0)
         self.alerts = [episodes.new_state(0) for _ in self.kernel.kinds]
         self.scores = [
@@ -161,21 +169,23 @@ class _Running:
     def forget_reaches(self) -> None:
         """Begin with reaches that are right whatever the scores have been."""
         self.reaches = [np.full(len(self.slots), -np.inf) for _ in self.kernel.kinds]
+        self.waiting = [(-1, self.everywhere) for _ in self.kernel.kinds]
 
     def count(self) -> None:
-        """Note of which kinds an alert is open."""
-        self.open = [
-            at for at, one in enumerate(self.alerts) if bool((one.opened_ns != NEVER).any())
-        ]
+        """Note of what an alert is open."""
+        places = (rows_of(one.opened_ns != NEVER) for one in self.alerts)
+        self.open = {at: place for at, place in enumerate(places) if len(place)}
 
     def scored(self) -> list[tuple[Kind, calibration.State]]:
         """Return the kinds whose scores are calibrated."""
         pairs = zip(self.kernel.kinds, self.scores, strict=True)
         return [(kind, scores) for kind, scores in pairs if scores is not None]
 
-    def standing(self) -> list[tuple[int, Kind, episodes.State]]:
-        """Return the kinds of which an alert is open."""
-        return [(at, self.kernel.kinds[at], self.alerts[at]) for at in self.open]
+    def standing(self) -> list[tuple[int, Kind, episodes.State, NDArray[np.intp]]]:
+        """Return the kinds of which an alert is open, and of which places."""
+        return [
+            (at, self.kernel.kinds[at], self.alerts[at], place) for at, place in self.open.items()
+        ]
 
     def grow(self, slots: NDArray[np.int64], series: int) -> None:
         """Make places for new series; `series` is how many there are in the partition."""
@@ -203,7 +213,7 @@ class _Running:
         if not count:
             return None
         if there is not None and _WHOLE_FROM * count < len(slots):
-            place = np.flatnonzero(there)
+            place = rows_of(there)
             slots, there = slots[place], None
         # Of a kernel that has a place for every series a place is a slot.
         is_all = len(slots) == len(minute.value)
@@ -211,12 +221,11 @@ class _Running:
         if doubtful is not None:
             sound = ~(doubtful if is_all else doubtful[slots])
             usable = sound if there is None else there & sound
-        count = len(slots)
         wave = Wave(
-            time_ns=np.broadcast_to(np.int64(minute.end_ns), count),
+            time_ns=minute.end_ns[: len(slots)],
             value=minute.value if is_all else minute.value[slots],
-            usable=np.ones(count, np.bool_) if usable is None else usable,
-            utc_offset_ns=np.broadcast_to(np.int64(minute.offset_ns), count),
+            usable=np.ones(len(slots), np.bool_) if usable is None else usable,
+            utc_offset_ns=minute.offset_ns[: len(slots)],
             means=means,
         )
         return place, wave
@@ -233,27 +242,49 @@ class _Running:
         whole = self.scores[at]
         if whole is None:
             return answer.speaks
-        reach, speaks_from = self.reaches[at], self.speaks_from[at]
-        is_whole = len(place) == len(self.slots)
-        scores = whole
-        if not is_whole:
-            scores, reach, speaks_from = _part(whole, place), reach[place], speaks_from[place]
-        begun = calibration.begin_hours(scores, time_ns, judged, speaks_from)
-        if answer.spreads is not None:
-            if begun is not None:
-                reach[begun] = -np.inf
-            calibration.note_spreads(scores, reach, judged, answer.spreads)
-        elif answer.score is not None:
-            calibration.note(scores, judged, answer.score)
-        if not is_whole:
-            _put(whole, place, scores)
-            self.reaches[at][place] = reach
-        rows = np.flatnonzero(answer.speaks & judged)
+        spreads, score, at_all = answer.spreads, answer.score, judged
+        if len(place) != len(self.slots):
+            # Little is written: the rest is not taken apart for it.
+            at_all = np.zeros(len(self.slots), np.bool_)
+            at_all[place] = judged
+            spreads, score = (self._spread_out(place, one) for one in (spreads, score))
+        self._begin_hour(at, whole, int(time_ns[0]), at_all)
+        if spreads is not None:
+            calibration.note_spreads(whole, self.reaches[at], at_all, spreads)
+        elif score is not None:
+            calibration.note(whole, at_all, score)
+        rows = rows_of(answer.speaks & judged)
         speaks = np.zeros(len(place), np.bool_)
         if len(rows):
-            score = self.rated(at, place, answer, rows).score
-            speaks[rows] = score >= speaks_from[rows]
+            nominal, some = answer.scored(rows), place[rows]
+            rarity = calibration.calibrated(nominal, whole.share[some], whole.excess[some])
+            speaks[rows] = rarity >= self.speaks_from[at][some]
         return speaks
+
+    def _begin_hour(
+        self, at: int, scores: calibration.State, time_ns: int, judged: NDArray[np.bool_]
+    ) -> None:
+        """Begin the hour of a time in the places that are judged, where it has not begun yet."""
+        hour = (time_ns - 1) // HOUR_NS
+        of_hour, waiting = self.waiting[at]
+        if of_hour != hour:
+            waiting = rows_of(scores.hour != hour)
+        if len(waiting):
+            there = judged[waiting]
+            begun, waiting = waiting[there], waiting[~there]
+            if len(begun):
+                calibration.begin_hours(scores, begun, hour, self.speaks_from[at])
+                self.reaches[at][begun] = -np.inf
+        self.waiting[at] = hour, waiting
+
+    def _spread_out(
+        self, place: NDArray[np.int64], column: NDArray[np.float64] | None
+    ) -> NDArray[np.float64] | None:
+        if column is None:
+            return None
+        whole = np.full(len(self.slots), np.nan)
+        whole[place] = column
+        return whole
 
     def rated(
         self, at: int, place: NDArray[np.int64], answer: Answer, rows: NDArray[np.intp]
@@ -268,10 +299,10 @@ class _Running:
 
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
-        if self.kernel.is_of_sensors:
+        if self.is_of_sensors or not self.open:
             return None
         found = None
-        for _, kind, episode in self.standing():
+        for _, kind, episode, _ in self.standing():
             if kind.category == HEALTH:
                 is_open = episode.opened_ns[place] != NEVER
                 found = is_open if found is None else found | is_open
@@ -308,6 +339,8 @@ class MinuteStage:
         # By that series, the smallest lag since the last one was judged, in nanoseconds.
         self._lag_ns = np.empty(0, np.int64)
         self._clock_minute = NEVER // MINUTE_NS
+        # Whether there may be a stale alert, and whether one may be open that is not watched.
+        self._has_stale = self._is_changed = True
 
     def __len__(self) -> int:
         """Return the number of series."""
@@ -322,7 +355,7 @@ class MinuteStage:
         self._minutes.add(len(keys))
         levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
         self._is_level = np.concatenate((self._is_level, levels))
-        self._levels = np.flatnonzero(self._is_level)
+        self._levels = rows_of(self._is_level)
         first = np.array([self._first_of[key.sensor] for key in keys], np.int64)
         self._first = np.concatenate((self._first, first))
         self._lag_ns = np.concatenate((self._lag_ns, np.full(len(keys), _NO_LAG)))
@@ -352,7 +385,7 @@ class MinuteStage:
         if not len(slot):
             return
         place = slot.astype(np.intp)
-        level = np.flatnonzero(self._is_level[place])
+        level = rows_of(self._is_level[place])
         if len(level):
             value = value.copy()
             value[level] = energy(value[level])
@@ -380,18 +413,16 @@ class MinuteStage:
             self._place()
         moves = self._moved(check_ns, ~standing.silent, is_stale=False)
         closed = self._minutes.close(check_ns - GRACE_NS)
-        starts = np.flatnonzero(np.diff(closed.start_ns, prepend=NEVER))
         with np.errstate(all="ignore"):
             moves += self._judge_clocks(check_ns, standing)
-            for start, stop in pairwise([*starts.tolist(), len(closed.series)]):
-                wave = Closed._make(column[start:stop] for column in closed)
-                moves += self._judge(wave, standing)
+            for minute in _minutes_of(closed):
+                moves += self._judge(minute, standing)
         moves += self._unwatched(check_ns)
         return moves + self._moved(check_ns, standing.silent, is_stale=True)
 
     def save(self) -> bytes:
         """Return the state of all series, exactly."""
-        lags = np.flatnonzero(self._lag_ns != _NO_LAG)
+        lags = rows_of(self._lag_ns != _NO_LAG)
         columns: dict[str, NDArray[Any]] = {
             "minutes": np.frombuffer(self._minutes.save(), np.uint8),
             "placed": np.array([self._placed], np.int64),
@@ -404,7 +435,7 @@ class MinuteStage:
             place = _differing(running.state, running.kernel.new_state(1))
             columns |= _saved(f"{name}.state", running.state, running.slots, place)
             for kind, episode in zip(running.kernel.kinds, running.alerts, strict=True):
-                place = np.flatnonzero(episodes.remembers(episode))
+                place = rows_of(episodes.remembers(episode))
                 columns |= _saved(f"{name}.{kind.name}", episode, running.slots, place)
             for kind, scores in running.scored():
                 place = _differing(scores, calibration.new_state(1))
@@ -443,6 +474,7 @@ class MinuteStage:
                 _restore(scores, f"{name}.{kind.name}.scores", running.slots, columns)
             running.forget_reaches()
             running.count()
+        self._has_stale = True
 
     def _place(self, until: int | None = None) -> None:
         """Give series up to `until` their places with the kernels."""
@@ -470,6 +502,7 @@ class MinuteStage:
 
     def _watch(self, running: _Running) -> None:
         """Find out which series are watched, what is off is not, and from which score on."""
+        self._is_changed = True
         kinds, ruling = running.kernel.kinds, self._ruling
         keys = [self._keys[slot] for slot in running.slots.tolist()] if ruling is not None else []
         own = Own([ruling.thresholds(key) for key in keys] if ruling is not None else [])
@@ -497,9 +530,9 @@ class MinuteStage:
         moves: list[Move] = []
         is_about_city = False
         for running in self._running:
-            if running.kernel.of_clocks:
+            if running.of_clocks:
                 continue
-            if not is_about_city and not running.kernel.is_of_sensors:
+            if not is_about_city and not running.is_of_sensors:
                 # From here on what the kernels before have found of sensors counts as well.
                 is_about_city = True
                 doubtful = _some(self._doubtful(standing))
@@ -521,7 +554,10 @@ class MinuteStage:
         quarter = start_ns // _QUARTER_NS
         if quarter != self._offset[0]:
             self._offset = quarter, int(offsets_ns(self._zone, closed.start_ns[:1])[0])
-        return _Minute(start_ns + MINUTE_NS, self._offset[1], value, there)
+        end_ns, offset_ns = np.int64(start_ns + MINUTE_NS), np.int64(self._offset[1])
+        return _Minute(
+            np.broadcast_to(end_ns, count), np.broadcast_to(offset_ns, count), value, there
+        )
 
     def _judge_clocks(self, check_ns: int, standing: Standing) -> list[Move]:
         """Show the lags since the last minute to the kernel that judges clocks."""
@@ -529,10 +565,10 @@ class MinuteStage:
         if minute <= self._clock_minute:
             return []
         self._clock_minute = minute
-        slots = np.flatnonzero(self._lag_ns != _NO_LAG)
+        slots = rows_of(self._lag_ns != _NO_LAG)
         moves: list[Move] = []
         for running in self._running:
-            if running.kernel.of_clocks and len(slots):
+            if running.of_clocks and len(slots):
                 wave = Wave(
                     time_ns=np.broadcast_to(np.int64(minute * MINUTE_NS), len(slots)),
                     value=self._lag_ns[slots] / 1e9,
@@ -552,9 +588,9 @@ class MinuteStage:
         """Return of which series nothing is said of the city."""
         doubtful = standing.in_doubt.copy()
         for running in self._running:
-            if running.kernel.is_of_sensors and not running.kernel.of_clocks:
-                for _, _, episode in running.standing():
-                    doubtful[running.slots[episode.opened_ns != NEVER]] = True
+            if running.is_of_sensors and not running.of_clocks:
+                for *_, place in running.standing():
+                    doubtful[running.slots[place]] = True
         return doubtful
 
     def _ask(
@@ -595,6 +631,7 @@ class MinuteStage:
         if moves:
             running.count()
             moves = [self._expecting(running, move, wave) for move in moves]
+            self._is_changed = True
         return [self._told(move, standing) for move in moves]
 
     def _expecting(self, running: _Running, move: Move, wave: Wave) -> Move:
@@ -622,8 +659,8 @@ class MinuteStage:
     def _has_other(self, move: Move) -> bool:
         """Say whether another alert of minutes is open of the city that this series says."""
         for running in self._running:
-            place = int(running.place_of[move.slot]) if not running.kernel.of_clocks else -1
-            for _, kind, episode in running.standing():
+            place = int(running.place_of[move.slot]) if not running.of_clocks else -1
+            for _, kind, episode, _ in running.standing():
                 is_other = kind is not move.kind and kind.category == CITY
                 if place >= 0 and is_other and episode.opened_ns[place] != NEVER:
                     return True
@@ -631,11 +668,12 @@ class MinuteStage:
 
     def _moved(self, check_ns: int, due: NDArray[np.bool_], *, is_stale: bool) -> list[Move]:
         """Let open alerts become stale, or be open again, where that is due."""
+        if not (due.any() if is_stale else self._has_stale):
+            return []
         moves = []
         for running in self._running:
-            for _, kind, episode in running.standing():
-                others = (episode.opened_ns != NEVER) & (episode.stale != is_stale)
-                place = np.flatnonzero(others)
+            for _, kind, episode, opened in running.standing():
+                place = opened[episode.stale[opened] != is_stale]
                 place = place[due[running.slots[place]]]
                 episode.stale[place] = is_stale
                 moves += [
@@ -649,15 +687,21 @@ class MinuteStage:
                     )
                     for one in place.tolist()
                 ]
+        standing = (one for running in self._running for one in running.standing())
+        self._has_stale = any(episode.stale[opened].any() for *_, episode, opened in standing)
         return moves
 
     def _unwatched(self, check_ns: int) -> list[Move]:
         """End the alerts of series that can no longer be judged: what is set has changed."""
+        if not self._is_changed:
+            return []
+        self._is_changed = False
         moves = []
         for running in self._running:
-            for at, kind, episode in running.standing():
-                watched = running.watched[at]
-                place = np.flatnonzero((episode.opened_ns != NEVER) & ~watched)
+            for at, kind, episode, opened in running.standing():
+                place = opened[~running.watched[at][opened]]
+                if not len(place):
+                    continue
                 moves += [
                     Move(
                         int(running.slots[one]),
@@ -672,6 +716,19 @@ class MinuteStage:
                 episodes.end(episode, place, check_ns, kind.rule)
                 running.count()
         return moves
+
+
+def _minutes_of(closed: Closed) -> list[Closed]:
+    """Return what is closed, minute by minute."""
+    start_ns = closed.start_ns
+    if not len(start_ns):
+        return []
+    if start_ns[0] == start_ns[-1]:
+        return [closed]
+    starts = [0, *(rows_of(start_ns[1:] != start_ns[:-1]) + 1).tolist(), len(start_ns)]
+    return [
+        Closed._make(column[start:stop] for column in closed) for start, stop in pairwise(starts)
+    ]
 
 
 def _flipped(
@@ -735,7 +792,7 @@ def _differing(state: Any, new: Any) -> NDArray[np.int64]:
     for column, start in zip(state, new, strict=True):
         unlike = column.view(np.int64) != start.view(np.int64)
         differs |= unlike.any(axis=tuple(range(unlike.ndim - 1)))
-    return np.flatnonzero(differs)
+    return rows_of(differs)
 
 
 def _saved(

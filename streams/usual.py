@@ -24,7 +24,7 @@ from detectors import (
     tampering,
 )
 from detectors.episodes import Rule
-from detectors.finding import Answer, answer
+from detectors.finding import Answer
 from detectors.local_time import day_numbers
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
@@ -237,7 +237,7 @@ def _clock_answer(state: Any, wave: Wave, terms: Terms) -> tuple[Answer, ...]:
     limits = clock_skew.Limits(
         *(np.broadcast_to(terms[name], count) for name in ("ahead_s", "behind_s"))
     )
-    return (answer(clock_skew.step(state, wave.time_ns, wave.value, wave.usable, limits)),)
+    return (clock_skew.judge(state, wave.time_ns, wave.value, wave.usable, limits),)
 
 
 def _no_terms(keys: Sequence[SeriesKey], facts: CityFacts, slot_of: SlotOf) -> Terms:
