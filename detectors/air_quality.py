@@ -34,6 +34,7 @@ __all__ = [
     "european",
     "european_step",
     "in_ppb",
+    "judge_european",
     "new_state",
     "united_states",
     "united_states_step",
@@ -63,7 +64,7 @@ def european_step(
 ) -> Finding:
     """Judge one reading of each series, in ug/m3, by the European index; see `european`."""
     added = learn(state, time_ns, value, usable, terms)
-    return european(means(state, time_ns), added, pollutant, bands, speak_from).told(ALL)
+    return european(means(state, time_ns), added, pollutant, bands, speak_from)
 
 
 def european(
@@ -72,8 +73,8 @@ def european(
     pollutant: NDArray[np.intp],
     bands: Bands,
     speak_from: int | NDArray[np.intp],
-) -> Answer:
-    """Judge the band of each series.
+) -> Finding:
+    """Return the band of each series.
 
     Parameters
     ----------
@@ -90,11 +91,22 @@ def european(
 
     Returns
     -------
-    Answer
+    Finding
         `level` is the band, 1 (good), 2 (fair), 3 (moderate), 4 (poor), 5 (very poor) and 6
         (extremely poor); `measure` the mean; `upper` the highest concentration that would not
         speak; `expected` the mean of the last 24 hours, where the window is shorter.
     """
+    return judge_european(found, added, pollutant, bands, speak_from).told(ALL)
+
+
+def judge_european(
+    found: Means,
+    added: NDArray[np.bool_],
+    pollutant: NDArray[np.intp],
+    bands: Bands,
+    speak_from: int | NDArray[np.intp],
+) -> Answer:
+    """Judge the band of each series, as `european`."""
     row = np.arange(len(pollutant))
     window = bands.windows()[pollutant]
     mean = found.mean[window, row]

@@ -32,13 +32,14 @@ decades are met best, by kernels with light tails as well; without counting hour
 the quarter, windows with labels are lost at the same threshold.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
-from detectors.finding import rows_of
+from detectors.finding import ALL, Rows, rows_of
 from detectors.table import NEVER
 from detectors.tail import tail_score
 
@@ -115,7 +116,7 @@ def step(
     rows = rows_of(there & (hour != state.hour))
     if len(rows):
         begin_hours(state, rows, hour[rows], speaks_from)
-    note(state, there, score)
+    note(state, ALL, there, score, lambda rows: score[rows])
     return calibrated(score, state.share, state.excess)
 
 
@@ -143,15 +144,39 @@ def begin_hours(
     state.peak[rows] = 0.0
 
 
-def note(state: State, there: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
-    """Take note of scores in those rows that are there, in an hour that has begun."""
-    rows = rows_of(there & (score > state.peak))
+def note(
+    state: State,
+    place: Rows,
+    there: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    exact: Callable[[NDArray[np.intp]], NDArray[np.float64]],
+) -> None:
+    """Take note of scores of an hour that has begun.
+
+    Parameters
+    ----------
+    state : State
+    place : Rows
+        Of which series they are.
+    there : (m,) bool
+        Others are not looked at.
+    score : (m,) float64
+        The scores, or what they are not above.
+    exact : callable of (k,) intp
+        Returns the scores of some rows.
+    """
+    rows = rows_of(there & (score > state.peak[place]))
     if len(rows):
-        state.peak[rows] = score[rows]
+        at = rows if isinstance(place, slice) else place[rows]
+        state.peak[at] = np.maximum(state.peak[at], exact(rows))
 
 
 def note_spreads(
-    state: State, reach: NDArray[np.float64], there: NDArray[np.bool_], spreads: NDArray[np.float64]
+    state: State,
+    reach: NDArray[np.float64],
+    place: Rows,
+    there: NDArray[np.bool_],
+    spreads: NDArray[np.float64],
 ) -> None:
     """Take note of scores that are `tail_score` of spreads, as `note`.
 
@@ -162,15 +187,17 @@ def note_spreads(
         Spreads up to which no score is above the peak of the hour, moved on in place; minus
         infinity where an hour begins. What is not above is not worked out: of the sixty minutes of
         an hour five are, where they have nothing to do with each other.
-    there : (n,) bool
-    spreads : (n,) float64
+    place, there
+        As of `note`.
+    spreads : (m,) float64
     """
-    rows = rows_of(there & (spreads > reach))
+    rows = rows_of(there & (spreads > reach[place]))
     if len(rows):
+        at = rows if isinstance(place, slice) else place[rows]
         some = spreads[rows]
-        state.peak[rows] = np.maximum(state.peak[rows], tail_score(some))
+        state.peak[at] = np.maximum(state.peak[at], tail_score(some))
         # Scores rise with spreads, but for rounding, of 1e-15 at most.
-        reach[rows] = some - (some + 1.0) * _ROUNDING
+        reach[at] = some - (some + 1.0) * _ROUNDING
 
 
 def calibrated(

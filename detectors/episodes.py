@@ -101,8 +101,24 @@ def step(
         As in a `Finding`.
     rule : Rule
     """
-    # Of nearly all series nothing is open and nothing spoke: a minute more changes nothing of them.
     rows = rows_of(speaks | (state.opened_ns != NEVER) | (state.history != 0))
+    return count(state, rows, time_ns, judged, speaks, rule)
+
+
+def busy(state: State) -> NDArray[np.intp]:
+    """Return the series of which something is open or has spoken: a quiet minute moves no other."""
+    return rows_of((state.opened_ns != NEVER) | (state.history != 0))
+
+
+def count(
+    state: State,
+    rows: NDArray[np.intp],
+    time_ns: NDArray[np.int64],
+    judged: NDArray[np.bool_],
+    speaks: NDArray[np.bool_],
+    rule: Rule,
+) -> Flips | None:
+    """Count one minute, as `step`; `rows` are those that speak, and all that are `busy`, rising."""
     flips = _counted(state, rows, time_ns[rows], judged[rows], speaks[rows], rule)
     put(state.judged_ns, time_ns, unless_all(judged))
     return flips

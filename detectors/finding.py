@@ -75,7 +75,10 @@ class Answer(NamedTuple):
         Of a kernel whose score is `tail_score` of something: of what. Any bits where it is not
         judged.
     score : (n,) float64 or None
-        Of another kernel that has scores. Any bits where it is not judged.
+        Of another kernel that has scores: these, or what none is above. Any bits where it is not
+        judged.
+    exact : callable of (m,) intp, or None
+        Returns the scores of some rows, where `score` is what none is above.
     """
 
     judged: NDArray[np.bool_]
@@ -83,21 +86,24 @@ class Answer(NamedTuple):
     told: Callable[[Rows], Finding]
     spreads: NDArray[np.float64] | None = None
     score: NDArray[np.float64] | None = None
+    exact: Callable[[NDArray[np.intp]], NDArray[np.float64]] | None = None
 
     def scored(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the scores of some rows that are judged; NaN where there are none."""
         if self.spreads is not None:
             return tail_score(self.spreads[rows])
+        if self.exact is not None:
+            return self.exact(rows)
         return nothing(len(rows)) if self.score is None else self.score[rows]
 
 
-def answer(found: Finding, *, is_scored: bool = False) -> Answer:
-    """Return a finding as an answer."""
+def answer(found: Finding) -> Answer:
+    """Return a finding of a kernel that has no scores as an answer."""
 
     def told(rows: Rows) -> Finding:
         return Finding._make(column[rows] for column in found)
 
-    return Answer(found.judged, found.speaks, told, score=found.score if is_scored else None)
+    return Answer(found.judged, found.speaks, told)
 
 
 def put(column: NDArray[Any], new: NDArray[Any] | float, where: NDArray[np.bool_] | None) -> None:

@@ -17,8 +17,7 @@ of five deviations makes it five times as probable at most, and that it is asked
 five times as rare a minute: neither is in the formula.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,6 @@ from detectors.finding import (
     Answer,
     Finding,
     Rows,
-    answer,
     known,
     moment,
     put,
@@ -59,6 +57,8 @@ _NO_BLOCK: Final = NEVER // _BLOCK_NS - 1
 # cities there are 20 alerts with 7, 6 with 6, and one with 5; of 11 labelled windows 6 are found,
 # with 7 one more, with 5 two less.
 _TAIL_INDEX: Final = 5.5
+_ROUNDING: Final = 1e-9
+_PART_ROWS: Final = 2_048
 # Counts of readings, five bits each. From the twentieth on their weight is `profile_weight`, so
 # more than 31 change nothing.
 _COUNT_BITS: Final = 5
@@ -138,33 +138,29 @@ def judge(
     heard = sound(value, usable)
     block = (moment(time_ns) - 1) // _BLOCK_NS
     others = heard & (block != state.block)
-    over = np.empty(0, np.intp)
+    said = None
     if np.count_nonzero(others):
         over = rows_of(others & (state.heard > 0.0))
-    if len(over):
-        found = _nothing(len(value))
-        _judge(state, over, utc_offset_ns, found, config, learn_for_ns)
-        said = answer(found, is_scored=True)
-    else:
-        said = _unsaid(len(value))
-    if np.count_nonzero(others):
+        if len(over):
+            means = _judged(state, over, utc_offset_ns[over], config)
+            said = _said(means, over, len(value), config, learn_for_ns)
         np.copyto(state.block, block, where=others)
         np.copyto(state.total, 0.0, where=others)
         np.copyto(state.heard, 0.0, where=others)
     where = unless_all(heard)
     put(state.total, state.total + value, where)
     put(state.heard, state.heard + 1.0, where)
-    return said
+    return _unsaid(len(value)) if said is None else said
 
 
 def _unsaid(count: int) -> Answer:
     """Return what is answered where no five minutes are over."""
-    nothing = np.zeros(count, np.bool_)
+    none = np.zeros(count, np.bool_)
 
     def told(rows: Rows) -> Finding:
-        return _nothing(len(nothing[rows]))
+        return _nothing(len(none[rows]))
 
-    return Answer(nothing, nothing, told)
+    return Answer(none, none, told)
 
 
 def _nothing(count: int) -> Finding:
@@ -174,61 +170,116 @@ def _nothing(count: int) -> Finding:
     return Finding(np.zeros(count, np.bool_), np.zeros(count, np.bool_), level, *numbers)
 
 
-def _judge(
-    state: State,
-    over: NDArray[np.intp],
-    utc_offset_ns: NDArray[np.int64],
-    found: Finding,
-    config: NoveltyConfig,
-    learn_for_ns: int,
-) -> None:
-    """Judge the means of some series and learn them; put what is found into `found`."""
-    is_whole = len(over) == len(state.block)
-    part = state if is_whole else State._make(column[..., over] for column in state)
-    begin_ns = part.block * _BLOCK_NS
-    np.copyto(part.begun_ns, begin_ns + _BLOCK_NS, where=part.begun_ns == NEVER)
-    value = part.total / part.heard
-    columns = novelty.novelty_columns(part.columns)
-    rows = np.arange(len(over))
-    bins = novelty.profile_bin(begin_ns + utc_offset_ns[over])
-    word, shift = bins // _COUNTS_A_WORD, bins % _COUNTS_A_WORD * _COUNT_BITS
-    before = (part.readings[word, rows] >> shift) & _MOST_READINGS
-    hour = np.empty(len(over), np.complex128)
-    hour.real, hour.imag = part.mean[bins, rows], before
-    expected = np.where(hour.imag >= config.profile_after, hour.real, np.nan)
-    reach = columns.records[0] / (1.0 - config.fire_at)
-    learned = columns.learned.copy()
-    share = novelty.step(columns, hour, rows, value, rows >= 0, config).share
-    part.mean[bins, rows] = hour.real
-    more = np.minimum(hour.imag.astype(np.int64), _MOST_READINGS) - before
-    part.readings[word, rows] += more << shift
-    if not is_whole:
-        for column, moved in zip(state, part, strict=True):
-            column[..., over] = moved
+class _Means(NamedTuple):
+    """Five minutes of some series, and what was known of them before."""
 
-    age_ns = begin_ns + _BLOCK_NS - part.begun_ns
-    judged = ~np.isnan(share) & (age_ns >= learn_for_ns)
-    speaks = judged & (1.0 - share >= config.fire_at) & (age_ns >= _SPEAKS_AFTER * learn_for_ns)
-    told = Finding(
-        judged=judged,
-        speaks=speaks,
-        level=speaks.astype(np.uint8),
-        measure=known(value, judged),
-        expected=known(expected, judged),
-        lower=known(expected - reach, judged),
-        upper=known(expected + reach, judged),
-        score=known(_decades(share, learned, config), judged),
-    )
-    pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]] = zip(found, told, strict=True)
-    for column, some in pairs:
-        column[over] = some
+    value: NDArray[np.float64]
+    expected: NDArray[np.float64]  # NaN where it is not known
+    record: NDArray[np.float64]  # of the surprise
+    learned: NDArray[np.float64]  # means before
+    share: NDArray[np.float64]  # record over deviation; NaN in warm-up
+    age_ns: NDArray[np.int64]  # since the first
+
+
+def _judged(
+    state: State, over: NDArray[np.intp], utc_offset_ns: NDArray[np.int64], config: NoveltyConfig
+) -> _Means:
+    """Judge the means of some series and learn them."""
+    is_whole = len(over) == len(state.block)
+    parts = []
+    # So many fit into the core's own memory with all that is made of them.
+    for start in range(0, len(over), _PART_ROWS):
+        part = slice(start, start + _PART_ROWS)
+        rows: Rows = part if is_whole else over[part]
+        some = State._make(column[..., rows] for column in state)
+        parts.append(_part_judged(some, utc_offset_ns[part], config))
+        if not is_whole:
+            for column, moved in zip(state, some, strict=True):
+                column[..., rows] = moved
+    if len(parts) == 1:
+        return parts[0]
+    return _Means._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+def _part_judged(state: State, utc_offset_ns: NDArray[np.int64], config: NoveltyConfig) -> _Means:
+    begin_ns = state.block * _BLOCK_NS
+    np.copyto(state.begun_ns, begin_ns + _BLOCK_NS, where=state.begun_ns == NEVER)
+    value = state.total / state.heard
+    columns = novelty.novelty_columns(state.columns)
+    rows = np.arange(len(value))
+    bins = novelty.profile_bin(begin_ns + utc_offset_ns)
+    word, shift = bins // _COUNTS_A_WORD, bins % _COUNTS_A_WORD * _COUNT_BITS
+    before = (state.readings[word, rows] >> shift) & _MOST_READINGS
+    hour = np.empty(len(value), np.complex128)
+    hour.real, hour.imag = state.mean[bins, rows], before
+    expected = np.where(hour.imag >= config.profile_after, hour.real, np.nan)
+    record, learned = columns.records[0].copy(), columns.learned.copy()
+    share = novelty.step(columns, hour, rows, value, rows >= 0, config).share
+    state.mean[bins, rows] = hour.real
+    more = np.minimum(hour.imag.astype(np.int64), _MOST_READINGS) - before
+    state.readings[word, rows] += more << shift
+    age_ns = begin_ns + _BLOCK_NS - state.begun_ns
+    return _Means(value, expected, record, learned, share, age_ns)
+
+
+def _said(
+    means: _Means, over: NDArray[np.intp], count: int, config: NoveltyConfig, learn_for_ns: int
+) -> Answer:
+    """Return what is answered of the means of some series, of `count` in all."""
+    share, age_ns = means.share, means.age_ns
+    known_means = ~np.isnan(share) & (age_ns >= learn_for_ns)
+    spoken = known_means & (1.0 - share >= config.fire_at)
+    spoken &= age_ns >= _SPEAKS_AFTER * learn_for_ns
+    # Not above what it would be with all that can be remembered.
+    most = np.log10(1.0 / (1.0 - _fade(config))) - _TAIL_INDEX * np.log10(share) + _ROUNDING
+    if len(over) == count:
+        judged, speaks, score = known_means, spoken, most
+    else:
+        judged, speaks = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        score = np.full(count, np.nan)
+        judged[over], speaks[over], score[over] = known_means, spoken, most
+
+    def place_of(rows: Rows) -> NDArray[np.intp]:
+        """Return the places among the means; -1 where there is none."""
+        if len(over) == count:
+            return np.arange(count)[rows]
+        places = np.full(count, -1)
+        places[over] = np.arange(len(over))
+        return places[rows]
+
+    def exact(rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        place = place_of(rows)
+        return _decades(share[place], means.learned[place], config)
+
+    def told(rows: Rows) -> Finding:
+        place, known_rows, spoke = place_of(rows), judged[rows], speaks[rows]
+        expected = means.expected[place]
+        reach = means.record[place] / (1.0 - config.fire_at)
+        return Finding(
+            judged=known_rows,
+            speaks=spoke,
+            level=spoke.astype(np.uint8),
+            measure=known(means.value[place], known_rows),
+            expected=known(expected, known_rows),
+            lower=known(expected - reach, known_rows),
+            upper=known(expected + reach, known_rows),
+            score=known(_decades(share[place], means.learned[place], config), known_rows),
+        )
+
+    return Answer(judged, speaks, told, score=score, exact=exact)
+
+
+def _fade(config: NoveltyConfig) -> float:
+    """Return by how much what a mean counts for fades with the next."""
+    fade: float = 2.0 ** (-_TAIL_INDEX / config.fade_over)
+    return fade
 
 
 def _decades(
     share: NDArray[np.float64], learned: NDArray[np.float64], config: NoveltyConfig
 ) -> NDArray[np.float64]:
     """Return the score of record / deviation, after so many readings."""
-    fade = 2.0 ** (-_TAIL_INDEX / config.fade_over)
+    fade = _fade(config)
     remembered = (1.0 - np.power(fade, learned)) / (1.0 - fade)
     score: NDArray[np.float64] = np.log10(remembered) - _TAIL_INDEX * np.log10(share)
     np.maximum(score, 0.0, out=score)

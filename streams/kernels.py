@@ -161,7 +161,7 @@ def _air(facts: CityFacts) -> Kernel:
                 )
             )
         else:
-            index = air_quality.european(means, added, pollutant, bands, terms["speak_from"])
+            index = air_quality.judge_european(means, added, pollutant, bands, terms["speak_from"])
         return index, exceedance.judge(means, added, terms["limit"])
 
     def watched(terms: Terms) -> Watched:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import CITY, HEALTH, NEVER, StateError, calibration, episodes
-from detectors.finding import Answer, Finding, rows_of
+from detectors.finding import ALL, Answer, Finding, rows_of
 from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
 from detectors.noise import energy
@@ -149,6 +149,9 @@ class _Running:
     everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     # Of kinds of which an alert is open, the places: nearly always there is nothing to look for.
     open: dict[int, NDArray[np.intp]] = field(default_factory=dict)
+    # Of each kind, the places of which something is open or has spoken (`episodes.busy`); None
+    # where that is to be found out.
+    busy: list[NDArray[np.intp] | None] = field(default_factory=list)
     # Of each kind, the hour whose scores are learned, since 1970, and the places in which it has
     # not begun yet.
     waiting: list[tuple[int, NDArray[np.intp]]] = field(default_factory=list)
@@ -164,6 +167,7 @@ class _Running:
         self.scores = [
             calibration.new_state(0) if kind.is_scored else None for kind in self.kernel.kinds
         ]
+        self.count()
         self.forget_reaches()
 
     def forget_reaches(self) -> None:
@@ -175,6 +179,7 @@ class _Running:
         """Note of what an alert is open."""
         places = (rows_of(one.opened_ns != NEVER) for one in self.alerts)
         self.open = {at: place for at, place in enumerate(places) if len(place)}
+        self.busy = [None] * len(self.alerts)
 
     def scored(self) -> list[tuple[Kind, calibration.State]]:
         """Return the kinds whose scores are calibrated."""
@@ -197,6 +202,7 @@ class _Running:
         self.slots = np.concatenate((self.slots, slots))
         self.place_of = np.full(series, -1)
         self.everywhere = np.arange(len(self.slots))
+        self.count()
         self.forget_reaches()
         self.place_of[self.slots] = self.everywhere
 
@@ -242,49 +248,44 @@ class _Running:
         whole = self.scores[at]
         if whole is None:
             return answer.speaks
-        spreads, score, at_all = answer.spreads, answer.score, judged
-        if len(place) != len(self.slots):
-            # Little is written: the rest is not taken apart for it.
-            at_all = np.zeros(len(self.slots), np.bool_)
-            at_all[place] = judged
-            spreads, score = (self._spread_out(place, one) for one in (spreads, score))
-        self._begin_hour(at, whole, int(time_ns[0]), at_all)
-        if spreads is not None:
-            calibration.note_spreads(whole, self.reaches[at], at_all, spreads)
-        elif score is not None:
-            calibration.note(whole, at_all, score)
+        some = ALL if len(place) == len(self.slots) else place
+        self._begin_hour(at, whole, int(time_ns[0]), place, judged)
+        if answer.spreads is not None:
+            calibration.note_spreads(whole, self.reaches[at], some, judged, answer.spreads)
+        elif answer.score is not None:
+            calibration.note(whole, some, judged, answer.score, answer.scored)
         rows = rows_of(answer.speaks & judged)
         speaks = np.zeros(len(place), np.bool_)
         if len(rows):
-            nominal, some = answer.scored(rows), place[rows]
-            rarity = calibration.calibrated(nominal, whole.share[some], whole.excess[some])
-            speaks[rows] = rarity >= self.speaks_from[at][some]
+            there = place[rows]
+            rarity = calibration.calibrated(
+                answer.scored(rows), whole.share[there], whole.excess[there]
+            )
+            speaks[rows] = rarity >= self.speaks_from[at][there]
         return speaks
 
     def _begin_hour(
-        self, at: int, scores: calibration.State, time_ns: int, judged: NDArray[np.bool_]
+        self,
+        at: int,
+        scores: calibration.State,
+        time_ns: int,
+        place: NDArray[np.int64],
+        judged: NDArray[np.bool_],
     ) -> None:
-        """Begin the hour of a time in the places that are judged, where it has not begun yet."""
+        """Begin the hour of a time in those of the places that are judged, where it has not."""
         hour = (time_ns - 1) // HOUR_NS
         of_hour, waiting = self.waiting[at]
         if of_hour != hour:
             waiting = rows_of(scores.hour != hour)
         if len(waiting):
-            there = judged[waiting]
+            begins = np.zeros(len(self.slots), np.bool_)
+            begins[place] = judged
+            there = begins[waiting]
             begun, waiting = waiting[there], waiting[~there]
             if len(begun):
                 calibration.begin_hours(scores, begun, hour, self.speaks_from[at])
                 self.reaches[at][begun] = -np.inf
         self.waiting[at] = hour, waiting
-
-    def _spread_out(
-        self, place: NDArray[np.int64], column: NDArray[np.float64] | None
-    ) -> NDArray[np.float64] | None:
-        if column is None:
-            return None
-        whole = np.full(len(self.slots), np.nan)
-        whole[place] = column
-        return whole
 
     def rated(
         self, at: int, place: NDArray[np.int64], answer: Answer, rows: NDArray[np.intp]
@@ -296,6 +297,35 @@ class _Running:
         some = place[rows]
         score = calibration.calibrated(told.score, scores.share[some], scores.excess[some])
         return told._replace(score=score)
+
+    def counted(
+        self,
+        at: int,
+        place: NDArray[np.int64],
+        time_ns: NDArray[np.int64],
+        judged: NDArray[np.bool_],
+        speaks: NDArray[np.bool_],
+    ) -> episodes.Flips | None:
+        """Count one minute of a kind; return what flips."""
+        episode, rule = self.alerts[at], self.kernel.kinds[at].rule
+        if len(place) != len(self.slots):
+            part = _part(episode, place)
+            flips = episodes.step(part, time_ns, judged, speaks, rule)
+            _put(episode, place, part)
+            self.busy[at] = None
+            return flips
+        rows = self.busy[at]
+        if rows is None:
+            rows = episodes.busy(episode)
+        if np.count_nonzero(speaks):
+            moved = speaks.copy()
+            moved[rows] = True
+            rows = rows_of(moved)
+        flips = episodes.count(episode, rows, time_ns, judged, speaks, rule)
+        if len(rows):
+            rows = rows[(episode.history[rows] != 0) | (episode.opened_ns[rows] != NEVER)]
+        self.busy[at] = rows
+        return flips
 
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
@@ -612,19 +642,14 @@ class MinuteStage:
             _put(running.state, place, state)
         blocked = running.blocked(place)
         moves: list[Move] = []
-        for at, (kind, answer, whole) in enumerate(
-            zip(kernel.kinds, answers, running.alerts, strict=True)
-        ):
+        for at, (kind, answer) in enumerate(zip(kernel.kinds, answers, strict=True)):
             judged = answer.judged
             if blocked is not None and kind.category == CITY:
                 judged = judged & ~blocked
             speaks = running.rare(at, place, wave.time_ns, answer, judged)
             if running.on is not None:
                 judged = judged & running.on[at][place]
-            episode = whole if is_whole else _part(whole, place)
-            flips = episodes.step(episode, wave.time_ns, judged, speaks & judged, kind.rule)
-            if not is_whole:
-                _put(whole, place, episode)
+            flips = running.counted(at, place, wave.time_ns, judged, speaks & judged)
             if flips is not None:
                 rated = running.rated(at, place, answer, flips.place)
                 moves += _flipped(kind, running.slots[place[flips.place]], wave, rated, flips)
