@@ -62,11 +62,12 @@ _OF_MEASURES: Final = (
     "warm_up", "city_open_spreads", "city_close_spreads", "city_open_after", "flatline_chance",
     "silence_floor_s", "silence_factor", "health_open_after", "close_after", "max_rate",
 )  # fmt: skip
-# What of it speaks by how rare it is, on one scale.
-SCORED: Final = tuple(
-    dict.fromkeys(
+# What speaks by how rare it is, on one scale: of the suite its level, and of the minutes these.
+SCORED: Final = (
+    "level",
+    *dict.fromkeys(
         kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.is_scored
-    )
+    ),
 )
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
 SWITCHES: Final = ("level", "flatline", "range", "rate", "silence", *BY_MINUTES)
@@ -217,8 +218,8 @@ class Layer(_Section):
         """Whether anything of the minute stage is switched here, or speaks from another score."""
         scopes = [scope for _, scope in self.scopes()]
         named = set(self.detectors).union(*(scope.detectors for scope in scopes))
-        scored = [self.score, *(scope.score for scope in scopes)]
-        return any(scored) or not named.isdisjoint(BY_MINUTES)
+        named = named.union(self.score, *(scope.score for scope in scopes))
+        return not named.isdisjoint(BY_MINUTES)
 
     def scopes(self) -> Iterator[tuple[str, Scope]]:
         """Yield the sections that speak of some series, with their places."""

@@ -287,7 +287,7 @@ def test_when_a_shadow_no_longer_looks_at_minutes_its_alerts_of_them_are_over() 
     ends = [(one.shadow, one.kinds) for one in run.shadowed if isinstance(one, ShadowEnded)]
     assert ends == [("levels", ()), ("obstacles", BY_MINUTES)]
     state = msgspec.msgpack.decode(run.partition.snapshot())
-    assert state[-1][2] == {}
+    assert state[5][2] == {}
 
 
 def test_minutes_of_a_shadow_come_through_a_restart() -> None:
@@ -304,7 +304,7 @@ def test_a_shadow_that_an_older_worker_ran_without_minutes_gets_them() -> None:
     first = Run()
     first.flush(inserted([(5, TRIAL)])[:40])
     state = msgspec.msgpack.decode(first.partition.snapshot())
-    state[-1] = state[-1][:2]
+    state[5] = state[5][:2]
     after = Run(Resumption(40, 40, STATE_VERSION, msgspec.msgpack.encode(state)))
     assert sorted(after.partition.shadow_minutes) == ["levels", "obstacles"]
 
@@ -328,7 +328,7 @@ def test_no_shadow_costs_no_step_and_no_byte() -> None:
     run.flush(inserted([(5, of_rules(TOLD)), (9, of_rules(NONE))]))
     assert run.partition.shadows == {}
     state = msgspec.msgpack.decode(run.partition.snapshot())
-    assert state[-1] is None
+    assert state[5] is None
 
 
 def test_rules_that_are_said_again_change_nothing_and_are_not_noted() -> None:
@@ -423,7 +423,7 @@ def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
     trial = cut(inserted([(9, TRIAL)])[:30], set())
     whose = trial if damage in ("minutes", "of whom") else TALE
     state = msgspec.msgpack.decode(whose.partition.snapshot())
-    told, shadows, minutes = state[-1]
+    told, shadows, minutes = state[5]
     if damage == "rules":
         told = told[:-1]
     elif damage == "version":
@@ -440,7 +440,7 @@ def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
         minutes["tight"] = trial.partition.minutes.save()
     else:
         shadows["tight"] = Run().partition.suite.save()
-    state[-1] = [told, shadows, minutes]
+    state[5] = [told, shadows, minutes]
     with pytest.raises(StateError):
         Partition(Resumption(9, 9, STATE_VERSION, msgspec.msgpack.encode(state)), CONFIG, FACTS)
 
