@@ -393,6 +393,8 @@ class Partition:
             levels = self.shadow_levels[name] = self._new_levels(shadow)
             if name in saved.levels:
                 levels.load(saved.levels[name], suite)
+        if not saved.levels.keys() <= self.ruling.shadows.keys():
+            raise StateError("saved levels of shadows are not those of the saved rules")
         if not saved.minutes.keys() <= self.ruling.with_minutes:
             raise StateError("saved minutes of shadows are not those of the saved rules")
         stages = {}
