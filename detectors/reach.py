@@ -19,8 +19,9 @@ Three things differ from the kernels, each tried on synthetic series and on the 
   its innovations. From 1.5 on one of Student's t3 with 2.3 alerts a week has no other limit than
   before; from 2.75 on it has one of 4.7 spreads.
 - An hour that begins with an alert open teaches nothing, for it is the event of an hour before.
-- All others count in full. With a quarter for hours that reached the limit bursty counts have four
-  alerts a week after four weeks, and one so; the labelled windows that are found are the same.
+- All others count in full. With a quarter for hours that reached the limit (and a tail from 1.5 on)
+  bursty counts have four alerts in their fourth week, without 1.5; the labelled windows in which an
+  alert is open are the same.
 """
 
 from typing import Final, NamedTuple
