@@ -49,9 +49,8 @@ SPEAKS_FROM: Final = 4.0
 _MINUTES: Final = 60.0
 _THRESHOLD: Final = 1.5
 _NO_HOUR: Final = NEVER // HOUR_NS - 1
-# Of scores that are what they say: excess in decades, share of hours above the threshold.
+# Of scores that are what they say: excess in decades.
 _EXCESS: Final = 0.4342944819032518  # log10(e)
-_SHARE: Final = 1.0 - 10.0 ** (-_MINUTES * 10.0**-_THRESHOLD * _EXCESS)
 # Hours, and hours above the threshold, that they are worth.
 _PRIOR_HOURS: Final = 24.0
 _PRIOR_PEAKS: Final = 4.0
@@ -63,6 +62,8 @@ _MOST_EXCESSES: Final = 4.0
 _LEAST_EXCESS: Final = 0.1
 _SPEAKING_PACE: Final = 1.0 / 4.0
 _PEAK_OF_EVENTS: Final = 0.25
+# Nobody counts so many events an hour; more would be beyond a float64.
+_MOST_EXPONENT: Final = 700.0
 # Share of spreads below the furthest of an hour that is worked out all the same.
 _ROUNDING: Final = 1e-9
 
@@ -77,13 +78,15 @@ class State(NamedTuple):
     excess: NDArray[np.float64]  # mean of one event above it, decades
 
 
-def new_state(count: int) -> State:
+def new_state(count: int, threshold: float = _THRESHOLD) -> State:
     """Return the state of series that have said nothing yet."""
+    # Of scores that are what they say.
+    share = 1.0 - 10.0 ** (-_MINUTES * 10.0**-threshold * _EXCESS)
     return State(
         hour=np.full(count, _NO_HOUR),
         peak=np.zeros(count),
         hours=np.zeros(count),
-        share=np.full(count, _SHARE),
+        share=np.full(count, share),
         excess=np.full(count, _EXCESS),
     )
 
@@ -139,7 +142,7 @@ def begin_hours(
     """
     over = rows[state.hour[rows] != _NO_HOUR]
     if len(over):
-        _learn(state, over, speaks_from)
+        learn(state, over, speaks_from)
     state.hour[rows] = hour
     state.peak[rows] = 0.0
 
@@ -200,31 +203,98 @@ def note_spreads(
         reach[at] = some - (some + 1.0) * _ROUNDING
 
 
+def rescale(
+    state: State,
+    rows: NDArray[np.intp],
+    factor: NDArray[np.float64],
+    threshold: float = _THRESHOLD,
+) -> None:
+    """Carry what was learned over to nominal scores that are larger by a factor.
+
+    Parameters
+    ----------
+    state : State
+    rows : (m,) intp
+    factor : (m,) float64
+        Positive. The peak of the present hour is left alone.
+    threshold : float
+        For which `state` was made.
+    """
+    excess = state.excess[rows] * factor
+    events = -np.log1p(-state.share[rows])
+    # How often the tail as it is known goes beyond what now is the threshold.
+    events *= np.exp(np.minimum(threshold * (factor - 1.0) / excess, _MOST_EXPONENT))
+    state.excess[rows] = excess
+    state.share[rows] = _within(-np.expm1(-events))
+
+
+def reached_by(
+    state: State, rarity: NDArray[np.float64] | float, threshold: float = _THRESHOLD
+) -> NDArray[np.float64]:
+    """Return the nominal scores of each series whose calibrated ones these are, (n,) float64.
+
+    Parameters
+    ----------
+    state : State
+    rarity : (n,) float64 or float
+    threshold : float
+        For which `state` was made.
+    """
+    at_threshold = np.log10(_MINUTES / -np.log1p(-state.share))
+    above = (rarity - at_threshold) * (np.maximum(state.excess, _LEAST_EXCESS) / _EXCESS)
+    below = rarity * (threshold / at_threshold)
+    nominal: NDArray[np.float64] = np.where(rarity > at_threshold, threshold + above, below)
+    return nominal
+
+
 def calibrated(
-    score: NDArray[np.float64], share: NDArray[np.float64], excess: NDArray[np.float64]
+    score: NDArray[np.float64],
+    share: NDArray[np.float64],
+    excess: NDArray[np.float64],
+    threshold: float = _THRESHOLD,
 ) -> NDArray[np.float64]:
     """Return nominal scores as -log10 of how often in a minute an event goes as far."""
     at_threshold = np.log10(_MINUTES / -np.log1p(-share))
-    above = at_threshold + (score - _THRESHOLD) * (_EXCESS / np.maximum(excess, _LEAST_EXCESS))
-    below = score * (at_threshold / _THRESHOLD)
-    result: NDArray[np.float64] = np.where(score > _THRESHOLD, above, below)
+    above = at_threshold + (score - threshold) * (_EXCESS / np.maximum(excess, _LEAST_EXCESS))
+    below = score * (at_threshold / threshold)
+    result: NDArray[np.float64] = np.where(score > threshold, above, below)
     return result
 
 
-def _learn(state: State, rows: NDArray[np.intp], speaks_from: NDArray[np.float64] | float) -> None:
-    """Learn the hours of some series that are over."""
+def learn(
+    state: State,
+    rows: NDArray[np.intp],
+    speaks_from: NDArray[np.float64] | float,
+    threshold: float = _THRESHOLD,
+) -> None:
+    """Learn the hours of some series that are over, from their peaks.
+
+    Parameters
+    ----------
+    state : State
+    rows : (m,) intp
+    speaks_from : (n,) float64 or float
+        Calibrated score from which on an hour counts for a quarter.
+    threshold : float
+        Nominal score above which the tail is learned; `state` must have been made for it.
+    """
     peak, hours = state.peak[rows], state.hours[rows]
     share, excess = state.share[rows], state.excess[rows]
     limit = np.broadcast_to(speaks_from, state.peak.shape)[rows]
-    spoke = calibrated(peak, share, excess) >= limit
+    spoke = calibrated(peak, share, excess, threshold) >= limit
     pace = np.where(spoke, _SPEAKING_PACE, 1.0)
-    above = peak > _THRESHOLD
+    above = peak > threshold
     known = np.minimum(hours + _PRIOR_HOURS, _MOST_HOURS)
     events = -np.log1p(-share)
-    lesson = (peak - _THRESHOLD) / (1.0 + _PEAK_OF_EVENTS * events)
+    lesson = (peak - threshold) / (1.0 + _PEAK_OF_EVENTS * events)
     lesson = np.minimum(lesson, excess * _MOST_EXCESSES)
     weight = pace / (share * known + _PRIOR_PEAKS + 1.0)
     state.excess[rows] = np.where(above, excess + (lesson - excess) * weight, excess)
     share = share + (above - share) * (pace / (known + 1.0))
-    state.share[rows] = np.minimum(np.maximum(share, _LEAST_SHARE), 1.0 - _LEAST_SHARE)
+    state.share[rows] = _within(share)
     state.hours[rows] = np.minimum(hours + 1.0, _MOST_HOURS)
+
+
+def _within(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    bounded: NDArray[np.float64] = np.minimum(np.maximum(share, _LEAST_SHARE), 1.0 - _LEAST_SHARE)
+    return bounded

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 DEGREES_OF_FREEDOM: Final = 6
 # Keeps the probability above the smallest float64: the score ends at about 297.
 _LARGEST: Final = 1e50
+_MOST_SCORE: Final = 297.0
+# Of Newton's: one more than changes anything.
+_STEPS: Final = 5
 
 
 def tail_score(spreads: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -51,3 +54,29 @@ def tail_score(spreads: NDArray[np.float64]) -> NDArray[np.float64]:
     np.log10(chance, out=chance)
     scores: NDArray[np.float64] = np.subtract(0.0, chance, out=chance)
     return scores
+
+
+def spreads_of(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distances whose scores these are, the inverse of `tail_score`.
+
+    With x = 1 - c the probability is ``x^3 (20 - 15 x + 3 x^2) / 8``, convex and rising: Newton's
+    steps come down on it from the right, after the first.
+
+    Parameters
+    ----------
+    score : (n,) float64
+        From 0 on; beyond 297, which is the highest there is, as 297.
+
+    Returns
+    -------
+    (n,) float64
+        In spreads.
+    """
+    chance = 10.0 ** -np.minimum(score, _MOST_SCORE)
+    x = np.minimum(np.cbrt(chance * 0.4), 1.0)
+    for _ in range(_STEPS):
+        excess = x * x * x * (20.0 - 15.0 * x + 3.0 * x * x) - 8.0 * chance
+        slope = 15.0 * x * x * (2.0 - x) * (2.0 - x)
+        x = np.minimum(x - excess / slope, 1.0)
+    spreads: NDArray[np.float64] = np.sqrt(DEGREES_OF_FREEDOM / (x * (2.0 - x))) * (1.0 - x)
+    return spreads

@@ -16,6 +16,7 @@ from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey, is_level
 from storage.sink import Resumption
 from streams.facts import CityFacts
+from streams.levels import Levels
 from streams.minutes import MinuteStage
 from streams.rules import Rules, RulesError, decode_rules, encode_rules
 from streams.ruling import Ruling
@@ -35,6 +36,7 @@ class _SavedRules(msgspec.Struct, array_like=True):
     rules: bytes
     shadows: dict[str, bytes]
     minutes: dict[str, bytes] = {}
+    levels: dict[str, bytes] = {}
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -46,6 +48,7 @@ class _Saved(msgspec.Struct, array_like=True):
     rules: _SavedRules | None = None
     # What the city had said of itself, canonical; empty in states from before it was noted.
     city: bytes = b""
+    levels: bytes = b""
 
 
 class Partition:
@@ -91,6 +94,8 @@ class Partition:
         What runs beside `suite` over the same series, by the names of the rules' shadows.
     shadow_minutes : dict of str to MinuteStage
         What runs beside `minutes`, of those shadows that switch something of it.
+    levels, shadow_levels : Levels, dict of str to Levels
+        What `suite` and each of `shadows` open level alerts by.
 
     Raises
     ------
@@ -128,6 +133,8 @@ class Partition:
         self.ruling = Ruling(Rules(), config)
         self.shadows: dict[str, Suite] = {}
         self.shadow_minutes: dict[str, MinuteStage] = {}
+        self.levels = Levels(self.ruling)
+        self.shadow_levels: dict[str, Levels] = {}
         if resumption.state is None:
             self.suite = Suite(config)
         else:
@@ -241,7 +248,9 @@ class Partition:
         ruling.rule(self.suite, self.keys, limits=True)
         self._settle(ruling.rules.city or self._settings)
         self.minutes.judge_by(ruling)
+        self.levels.obey(ruling, self.suite)
         before, self.shadows = self.shadows, {}
+        levels, self.shadow_levels = self.shadow_levels, {}
         for name, shadow in ruling.shadows.items():
             suite = before.get(name)
             if suite is None:
@@ -249,12 +258,21 @@ class Partition:
                 suite.add(shadow.limits(self.keys))
             shadow.rule(suite, self.keys, limits=True)
             self.shadows[name] = suite
+            own = levels.get(name)
+            self.shadow_levels[name] = self._new_levels(shadow) if own is None else own
+            self.shadow_levels[name].obey(shadow, suite)
         self._shadow_minutes(self.shadow_minutes)
 
     @property
     def is_of_settings(self) -> bool:
         """Whether it judges by what the worker's own settings say of the city."""
         return self.facts == self._settings
+
+    def check_levels(self, check_ns: int) -> None:
+        """Let the suites have the limits that a check of the watermark calls for."""
+        self.levels.check(check_ns, self.suite)
+        for name, levels in self.shadow_levels.items():
+            levels.check(check_ns, self.shadows[name])
 
     def unregistered(self) -> NDArray[np.int64]:
         """Return the slots that have no database id yet."""
@@ -269,9 +287,19 @@ class Partition:
         if self.ruling.rules != Rules():
             shadows = {name: shadow.save() for name, shadow in self.shadows.items()}
             stages = {name: stage.save() for name, stage in self.shadow_minutes.items()}
-            rules = _SavedRules(encode_rules(self.ruling.rules), shadows, stages)
+            levels = {name: one.save() for name, one in self.shadow_levels.items()}
+            rules = _SavedRules(encode_rules(self.ruling.rules), shadows, stages, levels)
         return msgspec.msgpack.encode(
-            _Saved(keys, suite, self.watermark.state, cards, minutes, rules, _canonical(self.facts))
+            _Saved(
+                keys,
+                suite,
+                self.watermark.state,
+                cards,
+                minutes,
+                rules,
+                _canonical(self.facts),
+                self.levels.save(),
+            )
         )
 
     def _add(self, keys: Sequence[SeriesKey]) -> None:
@@ -279,9 +307,11 @@ class Partition:
         if added:
             self.minutes.add(added)
             self.suite.add(self.ruling.limits(added), self.ruling.columns(added))
+            self.levels.add(added)
             for name, suite in self.shadows.items():
                 shadow = self.ruling.shadows[name]
                 suite.add(shadow.limits(added), shadow.columns(added))
+                self.shadow_levels[name].add(added)
             for stage in self.shadow_minutes.values():
                 stage.add(added)
 
@@ -301,6 +331,11 @@ class Partition:
         stage.add(self.keys)
         stage.load(saved)
         return stage
+
+    def _new_levels(self, ruling: Ruling) -> Levels:
+        levels = Levels(ruling)
+        levels.add(self.keys)
+        return levels
 
     def _shadow_minutes(self, before: dict[str, MinuteStage]) -> None:
         """Give every shadow that switches something of the minutes a stage: its own, or a new one.
@@ -376,6 +411,9 @@ class Partition:
             self.minutes.load(saved.minutes)
         if saved.rules is not None:
             self._load_rules(saved.rules, told)
+        self.levels = self._new_levels(self.ruling)
+        if saved.levels:
+            self.levels.load(saved.levels, self.suite)
         period_s = np.array([_period_s(key.quantity) for key in self.keys])
         for suite in (self.suite, *self.shadows.values()):
             suite.expect(period_s)
@@ -403,6 +441,11 @@ class Partition:
                 raise StateError(f"shadow {name} holds {len(suite)} series, {len(self.keys)} keys")
             shadow.rule(suite, self.keys, limits=False)
             self.shadows[name] = suite
+            levels = self.shadow_levels[name] = self._new_levels(shadow)
+            if name in saved.levels:
+                levels.load(saved.levels[name], suite)
+        if not saved.levels.keys() <= self.ruling.shadows.keys():
+            raise StateError("saved levels of shadows are not those of the saved rules")
         if not saved.minutes.keys() <= self.ruling.with_minutes:
             raise StateError("saved minutes of shadows are not those of the saved rules")
         self._shadow_minutes({name: self._stage(data) for name, data in saved.minutes.items()})

@@ -73,11 +73,12 @@ _OF_MEASURES: Final = (
     "warm_up", "city_open_spreads", "city_close_spreads", "city_open_after", "flatline_chance",
     "silence_floor_s", "silence_factor", "health_open_after", "close_after", "max_rate",
 )  # fmt: skip
-# What of it speaks by how rare it is, on one scale.
-SCORED: Final = tuple(
-    dict.fromkeys(
+# What speaks by how rare it is, on one scale: of the suite its level, and of the minutes these.
+SCORED: Final = (
+    "level",
+    *dict.fromkeys(
         kind.name for kernel in kernels(CityFacts()) for kind in kernel.kinds if kind.is_scored
-    )
+    ),
 )
 # What can be switched off. A bad flag that a sensor gives its own reading cannot.
 SWITCHES: Final = ("level", "flatline", "range", "rate", "silence", *BY_MINUTES)
@@ -233,7 +234,9 @@ class Layer(_Section):
         """Whether anything of the minute stage is switched here, or speaks from elsewhere on."""
         sections: list[Layer | Scope] = [self, *(scope for _, scope in self.scopes())]
         return any(
-            one.score or said(one.minutes) or not set(BY_MINUTES).isdisjoint(one.detectors)
+            said(one.minutes)
+            or not set(BY_MINUTES).isdisjoint(one.score)
+            or not set(BY_MINUTES).isdisjoint(one.detectors)
             for one in sections
         )
 

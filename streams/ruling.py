@@ -152,6 +152,15 @@ class Ruling:
             self._minutes[place] = found
         return found
 
+    def least(self, name: str) -> float:
+        """Return the lowest that a threshold of `Terms` may have in any series."""
+        found = [float(getattr(self.suite, name))]
+        for _, scope in self.rules.scopes():
+            own = getattr(scope, name)
+            if own is not None:
+                found.append(float(own))
+        return min(found)
+
     def rule(self, suite: Suite, keys: Sequence[SeriesKey], *, limits: bool) -> None:
         """Let a suite judge by these rules from now on.
 

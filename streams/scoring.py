@@ -357,6 +357,7 @@ def _checked(
                 stretch.silences[name] = found
     moves: list[Move] = []
     if turn.check_ns is not None:
+        partition.check_levels(turn.check_ns)
         moves = partition.minutes.check(turn.check_ns, _standing(partition.suite))
         if is_replay:
             moves = []
@@ -401,9 +402,11 @@ def _judged(
     quality = _whole([batch.quality for batch in batches], np.uint8)
     watermark_ns = _whole(stretch.watermarks, np.int64)
     verdicts = partition.suite.step(slot, time_ns, value, quality, watermark_ns)
+    partition.levels.see(slot, verdicts.score)
     _take(partition.minutes, slot, time_ns, value, verdicts)
     for name, shadow in partition.shadows.items():
         theirs = stretch.shadows[name] = shadow.step(slot, time_ns, value, quality, watermark_ns)
+        partition.shadow_levels[name].see(slot, theirs.score)
         if name in partition.shadow_minutes:
             _take(partition.shadow_minutes[name], slot, time_ns, value, theirs)
     return slot, time_ns, value, verdicts

@@ -500,13 +500,14 @@ def test_a_state_that_other_settings_have_judged_is_known_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["rules", "version", "missing", "more", "shadow", "series", "minutes", "of whom"]
+    "damage",
+    ["rules", "version", "missing", "more", "shadow", "series", "minutes", "of whom", "levels"],
 )
 def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
     trial = cut(inserted([(9, TRIAL)])[:30], set())
     whose = trial if damage in ("minutes", "of whom") else TALE
     state = msgspec.msgpack.decode(whose.partition.snapshot())
-    told, shadows, minutes = state[5]
+    told, shadows, minutes, levels = state[5]
     if damage == "rules":
         told = told[:-1]
     elif damage == "version":
@@ -521,9 +522,11 @@ def test_damaged_rules_in_a_state_are_refused(damage: str) -> None:
         minutes["levels"] = minutes["levels"][:-1]
     elif damage == "of whom":
         minutes["tight"] = trial.partition.minutes.save()
+    elif damage == "levels":
+        levels["another"] = levels["tight"]
     else:
         shadows["tight"] = Run().partition.suite.save()
-    state[5] = [told, shadows, minutes]
+    state[5] = [told, shadows, minutes, levels]
     with pytest.raises(StateError):
         Partition(Resumption(9, 9, STATE_VERSION, msgspec.msgpack.encode(state)), CONFIG, FACTS)
 
