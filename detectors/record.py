@@ -240,6 +240,7 @@ def _said(
     spoken &= age_ns >= _SPEAKS_AFTER * learn_for_ns
     # Not above what it would be with all that can be remembered.
     most = np.log10(1.0 / (1.0 - _fade(config))) - _TAIL_INDEX * np.log10(share) + _ROUNDING
+    np.maximum(most, 0.0, out=most)
     if len(over) == count:
         judged, speaks, score = known_means, spoken, most
     else:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detectors import calibration
 from detectors.calibration import SPEAKS_FROM, State
+from detectors.tail import tail_score
 
 S = 10**9
 MINUTE = 60 * S
@@ -230,3 +231,29 @@ def test_its_state_is_five_columns_of_eight_bytes() -> None:
     state = calibration.new_state(3)
     assert [column.dtype for column in state] == [np.int64, *[np.float64] * 4]
     assert sum(column.nbytes for column in state) == 3 * 40
+
+
+@RELAXED
+@given(seed=SEEDS)
+def test_scores_made_only_where_they_may_be_the_highest_leave_the_same_record(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dense, sparse = calibration.new_state(SERIES), calibration.new_state(SERIES)
+    reach = np.full(SERIES, -np.inf)
+    before = np.zeros(SERIES)
+    for minute in range(1, 400):
+        spreads = np.abs(rng.standard_t(2, SERIES)) * rng.choice([1e-9, 1.0, 1e60])
+        # As near to each other as rounding allows, and equal.
+        spreads = np.where(
+            rng.random(SERIES) < 0.3, np.nextafter(before, rng.choice([0, 1e9])), spreads
+        )
+        before = spreads
+        there = rng.random(SERIES) < 0.8
+        calibration.step(
+            dense, np.full(SERIES, minute * MINUTE), np.where(there, tail_score(spreads), np.nan)
+        )
+        hour = (minute * MINUTE - 1) // HOUR
+        begun = np.flatnonzero(there & (sparse.hour != hour))
+        calibration.begin_hours(sparse, begun, hour)
+        reach[begun] = -np.inf
+        calibration.note_spreads(sparse, reach, slice(None), there, spreads)
+        assert bits(dense) == bits(sparse)
