@@ -17,7 +17,7 @@ of five deviations makes it five times as probable at most, and that it is asked
 five times as rare a minute: neither is in the formula.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,17 +207,25 @@ def _part_judged(state: State, utc_offset_ns: NDArray[np.int64], config: Novelty
     value = state.total / state.heard
     columns = novelty.novelty_columns(state.columns)
     rows = np.arange(len(value))
-    bins = novelty.profile_bin(begin_ns + utc_offset_ns)
-    word, shift = bins // _COUNTS_A_WORD, bins % _COUNTS_A_WORD * _COUNT_BITS
-    before = (state.readings[word, rows] >> shift) & _MOST_READINGS
+    local = begin_ns + utc_offset_ns
+    place: tuple[Any, Any]
+    if np.count_nonzero(local == local[0]) == len(local):
+        # One hour of all series is a row of the profiles.
+        bins = novelty.profile_bin(local[:1])
+        place = int(bins[0]), ALL
+    else:
+        bins = novelty.profile_bin(local)
+        place = bins, rows
+    word, shift = place[0] // _COUNTS_A_WORD, bins % _COUNTS_A_WORD * _COUNT_BITS
+    before = (state.readings[word, place[1]] >> shift) & _MOST_READINGS
     hour = np.empty(len(value), np.complex128)
-    hour.real, hour.imag = state.mean[bins, rows], before
+    hour.real, hour.imag = state.mean[place], before
     expected = np.where(hour.imag >= config.profile_after, hour.real, np.nan)
     record, learned = columns.records[0].copy(), columns.learned.copy()
     share = novelty.step(columns, hour, rows, value, rows >= 0, config).share
-    state.mean[bins, rows] = hour.real
+    state.mean[place] = hour.real
     more = np.minimum(hour.imag.astype(np.int64), _MOST_READINGS) - before
-    state.readings[word, rows] += more << shift
+    state.readings[word, place[1]] += more << shift
     age_ns = begin_ns + _BLOCK_NS - state.begun_ns
     return _Means(value, expected, record, learned, share, age_ns)
 
@@ -232,6 +240,7 @@ def _said(
     spoken &= age_ns >= _SPEAKS_AFTER * learn_for_ns
     # Not above what it would be with all that can be remembered.
     most = np.log10(1.0 / (1.0 - _fade(config))) - _TAIL_INDEX * np.log10(share) + _ROUNDING
+    np.maximum(most, 0.0, out=most)
     if len(over) == count:
         judged, speaks, score = known_means, spoken, most
     else:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detectors import calibration
 from detectors.calibration import SPEAKS_FROM, State
+from detectors.tail import tail_score
 
 S = 10**9
 MINUTE = 60 * S
@@ -242,3 +243,29 @@ def test_scores_that_hardly_vary_are_taken_to_vary_a_little() -> None:
     assert first == second
     # One decade above the threshold, in excesses of a tenth.
     assert first - threshold == pytest.approx(10.0 / math.log(10.0))
+
+
+@RELAXED
+@given(seed=SEEDS)
+def test_scores_made_only_where_they_may_be_the_highest_leave_the_same_record(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dense, sparse = calibration.new_state(SERIES), calibration.new_state(SERIES)
+    reach = np.full(SERIES, -np.inf)
+    before = np.zeros(SERIES)
+    for minute in range(1, 400):
+        spreads = np.abs(rng.standard_t(2, SERIES)) * rng.choice([1e-9, 1.0, 1e60])
+        # As near to each other as rounding allows, and equal.
+        spreads = np.where(
+            rng.random(SERIES) < 0.3, np.nextafter(before, rng.choice([0, 1e9])), spreads
+        )
+        before = spreads
+        there = rng.random(SERIES) < 0.8
+        calibration.step(
+            dense, np.full(SERIES, minute * MINUTE), np.where(there, tail_score(spreads), np.nan)
+        )
+        hour = (minute * MINUTE - 1) // HOUR
+        begun = np.flatnonzero(there & (sparse.hour != hour))
+        calibration.begin_hours(sparse, begun, hour)
+        reach[begun] = -np.inf
+        calibration.note_spreads(sparse, reach, slice(None), there, spreads)
+        assert bits(dense) == bits(sparse)

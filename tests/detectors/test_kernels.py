@@ -1,12 +1,35 @@
 """The battery that every kernel passes, whatever it judges."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detectors import Limits, Suite, calibration
-from detectors.finding import Finding
+from detectors import (
+    Limits,
+    Suite,
+    air_quality,
+    autoregression,
+    calibration,
+    clock_skew,
+    crowd,
+    drift,
+    exceedance,
+    incident,
+    noise,
+    noise_change,
+    record,
+    season,
+    service_level,
+    shift,
+    spike,
+    tampering,
+)
+from detectors.finding import ALL, Answer, Finding
 from tests.detectors.kernels import KERNELS, SERIES, Kernel, S, Stream, run, stream
 
 RELAXED = settings(
@@ -16,6 +39,23 @@ RELAXED = settings(
 )
 SEEDS = st.integers(0, 2**32 - 1)
 STATE_BYTES = 1024
+MODULES = (
+    air_quality,
+    autoregression,
+    clock_skew,
+    crowd,
+    drift,
+    exceedance,
+    incident,
+    noise,
+    noise_change,
+    record,
+    season,
+    service_level,
+    shift,
+    spike,
+    tampering,
+)
 
 
 @pytest.fixture(params=KERNELS, ids=lambda kernel: kernel.name)
@@ -235,3 +275,57 @@ def test_a_first_reading_is_judged_only_by_what_needs_no_past(kernel: Kernel) ->
     found = run(kernel, kernel.new_state(SERIES), calm_stream(kernel, 1), terms=terms)
     assert not found.speaks.any()
     assert kernel.judges_first or not found.judged.any()
+
+
+@RELAXED
+@given(seed=SEEDS)
+def test_what_is_told_of_some_rows_is_what_is_told_of_all(
+    kernel: Kernel, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    answers = 0
+
+    def checked(judge: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal answers
+        answers += 1
+        found = judge(*arguments)
+        one = found[0] if isinstance(found[0], Answer) else found
+        rows = rng.permutation(len(one.judged))[: rng.integers(1, SERIES + 1)]
+        whole, some = one.told(ALL), one.told(rows)
+        assert_same(some, Finding._make(column[rows] for column in whole))
+        assert one.judged.tobytes() == whole.judged.tobytes()
+        assert one.speaks.tobytes() == whole.speaks.tobytes()
+        rows = np.flatnonzero(one.judged)
+        assert one.scored(rows).tobytes() == whole.score[rows].tobytes() or not kernel.is_scored
+        if one.exact is not None:
+            assert (one.score[rows] >= whole.score[rows]).all()
+        return found
+
+    with monkeypatch.context() as patch:
+        for module in MODULES:
+            for name in ("judge", "judge_european"):
+                if judge := getattr(module, name, None):
+                    patch.setattr(module, name, partial(checked, judge))
+        run(kernel, kernel.new_state(SERIES), stream(kernel, seed, rows=200))
+    assert answers or kernel.name.startswith("U.S.")
+
+
+@RELAXED
+@given(seed=SEEDS)
+def test_a_moment_may_be_broadcast_to_the_series(kernel: Kernel, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = kernel.new_state(SERIES), kernel.new_state(SERIES)
+    pace_s = int(rng.choice(kernel.steps_s))
+    for step in range(1, 150):
+        value = kernel.values(rng, SERIES)
+        usable = rng.random(SERIES) < 0.95
+        moment = np.int64(step * pace_s * S)
+        time_ns = np.full(SERIES, moment)
+        extras = kernel.extras(rng, time_ns, value)
+        with np.errstate(all="ignore"):
+            found = [
+                kernel.step(state, times, value, usable, kernel.terms, extras)
+                for state, times in ((one, time_ns), (other, np.broadcast_to(moment, SERIES)))
+            ]
+        assert_same(*found)
+        assert bits(one) == bits(other)

@@ -158,6 +158,6 @@ def test_levels_of_other_series_are_refused() -> None:
     state = msgspec.msgpack.decode(WHOLE.partition.snapshot())
     other = Run(NEW)
     other.partition.numbers([BURSTY])
-    state[6] = other.partition.levels.save()
+    state[7] = other.partition.levels.save()
     with pytest.raises(StateError, match="reach of 1 series, 3 keys"):
         Run(Resumption(0, len(LOG), STATE_VERSION, msgspec.msgpack.encode(state)))

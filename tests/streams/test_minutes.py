@@ -613,3 +613,51 @@ def test_neighbours_are_of_the_same_quantity_and_of_one_group() -> None:
     assert running.watched[0].tolist() == [
         key.sensor != "far" and key.quantity == "no2" for key in keys
     ]
+
+
+def test_what_a_stage_keeps_to_be_quick_changes_nothing() -> None:
+    rng = np.random.default_rng(3)
+    city = City(60, 3)
+    keys = [
+        SeriesKey(one.domain, one.zone, one.name, quantity)
+        for one in city.sensors
+        for quantity in one.quantities
+    ]
+    owner = np.repeat(np.arange(len(city)), [len(one.quantities) for one in city.sensors])
+    column = np.concatenate([np.arange(len(one.quantities)) for one in city.sensors])
+    names = [one.name for one in city.sensors]
+    facts = CityFacts(
+        groups={
+            "road": Group(tuple(name for name in names if "traffic" in name), kind="road"),
+            "air": Group(tuple(name for name in names if "air" in name), kind="neighbours"),
+        },
+        noise_limits_db=(60.0, 60.0, 50.0),
+    )
+    one, other = MinuteStage(facts), MinuteStage(facts)
+    one.add(keys)
+    other.add(keys)
+    count, moved = len(keys), 0
+    away = np.zeros(count, np.int64)
+    for minute in range(300):
+        at = START_NS + minute * 60 * S
+        value = city.observe(np.arange(len(city)), np.full(len(city), at))[owner, column]
+        away[rng.random(count) < 0.002] = rng.integers(1, 40)
+        value = np.where(away > 0, value * 3.0 + rng.normal(0.0, 1.0, count), value)
+        away -= away > 0
+        there = rng.permutation(np.flatnonzero(rng.random(count) < rng.choice([1.0, 0.9, 0.2])))
+        standing = Standing(*(rng.random(count) < share for share in (0.01, 0.1, 0.01)))
+        told = []
+        for stage in (one, other):
+            stage.hear(there.astype(np.int32), np.full(len(there), at), at + S)
+            stage.take(there.astype(np.int32), np.full(len(there), at), value[there])
+            told.append(stage.check(at, standing))
+        assert repr(told[0]) == repr(told[1])
+        moved += len(told[0])
+        if minute % 3 == 0:
+            # Whatever it kept besides its state is gone.
+            saved = other.save()
+            assert saved == one.save()
+            other = MinuteStage(facts)
+            other.add(keys)
+            other.load(saved)
+    assert moved > 50
