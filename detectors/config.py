@@ -45,6 +45,10 @@ class SuiteConfig:
         (below).
     city_open_after : int
         Consecutive scored readings until a city alert opens.
+    city_rest_s : float
+        Seconds from the end of a city alert in which the series opens no other; 0 for none. A
+        minute: what comes back sooner is what has just been told. Not longer, for what is seen
+        while nothing is open is learned.
     health_open_after : int
         Consecutive bad readings until a health alert opens; a flatline opens it at once, and so
         does any bad reading of a state.
@@ -98,6 +102,7 @@ class SuiteConfig:
     city_open_spreads: float = 4.2
     city_close_spreads: float = 3.0
     city_open_after: int = 3
+    city_rest_s: float = 60.0
     health_open_after: int = 2
     close_after: int = 5
     flatline_chance: float = 1e-9
@@ -129,8 +134,8 @@ class SuiteConfig:
         """
         for threshold in fields(self):
             name, value = threshold.name, getattr(self, threshold.name)
-            # The two widenings may be switched off.
-            lowest_allowed = name in {"early_widening", "smooth_widening"}
+            # The two widenings and the rest may be switched off.
+            lowest_allowed = name in {"early_widening", "smooth_widening", "city_rest_s"}
             if not (0 < value < np.inf or (lowest_allowed and value == 0)):
                 raise ValueError(f"{name} must be a positive number, not {value}")
         for name in ("level_weight", "spread_weight", "repeat_floor", "silence_decay"):

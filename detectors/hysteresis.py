@@ -73,11 +73,13 @@ def city_flips(
     scored: NDArray[np.bool_],
     is_open: NDArray[np.bool_],
     terms: Terms,
+    rest_ns: int,
 ) -> Flips | None:
     """Count readings far from the level (or, once open, near it) and flip what is due.
 
     A reading that is not scored neither counts nor breaks a row of consecutive ones: loss of good
-    data is no reason to open an alert, nor to close one.
+    data is no reason to open an alert, nor to close one. What would open within `rest_ns` of the
+    end of the alert before waits, and opens with the next reading after that which counts.
     """
     counts = np.where(
         is_open, spreads < terms.city_close_spreads, spreads >= terms.city_open_spreads
@@ -88,8 +90,13 @@ def city_flips(
     due_now = scored & (streak >= due)
     if not due_now.any():
         return None
+    due_now &= is_open | (time_ns >= columns.rests_ns)
     place = np.flatnonzero(due_now)
+    if not len(place):
+        return None
     opened = ~is_open[place]
+    rests_ns = columns.rests_ns[place]
+    columns.rests_ns[place] = np.where(opened, rests_ns, time_ns[place] + rest_ns)
     opened_ns = np.where(opened, time_ns[place], columns.city_opened_ns[place])
     columns.city_opened_ns[place] = np.where(opened, opened_ns, NEVER)
     columns.city_streak[place] = 0.0

@@ -39,6 +39,7 @@ class One:
     health_kind: float
     state: float
     silent_ns: int
+    rests_ns: int
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "One":

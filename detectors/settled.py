@@ -227,7 +227,8 @@ def advance(hot: Hot, wave: Wave, seen: Look, fixed: Fixed, terms: Terms) -> NDA
     Returns
     -------
     (m,) intp
-        Plain readings with which a city alert opens.
+        Plain readings with which a city alert opens, where its series does not rest from one; their
+        streaks end then.
     """
     value = wave.value
     _listen(hot, wave.watermark_ns, fixed)
@@ -331,7 +332,7 @@ def _far(
     plain: NDArray[np.bool_],
     open_after: Threshold,
 ) -> NDArray[np.intp]:
-    """Count the readings far from the level; return those with which a city alert opens."""
+    """Count the readings far from the level; return those with which a city alert is due."""
     if not np.count_nonzero(far):
         streak[:] = 0.0
         return _NONE
@@ -339,9 +340,7 @@ def _far(
     streak *= far
     due = streak >= open_after
     due &= plain
-    place = due.nonzero()[0]
-    streak[place] = 0.0
-    return place
+    return due.nonzero()[0]
 
 
 def _listen(hot: Hot, watermark_ns: NDArray[np.int64], fixed: Fixed) -> None:

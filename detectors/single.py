@@ -111,7 +111,7 @@ def judge(
     one.last_ns = time_ns
 
     if trusted and is_warm:
-        flips += _city_flip(one, time_ns, spreads, city_open, terms)
+        flips += _city_flip(one, time_ns, spreads, city_open, config, terms)
     if not late:
         kind = _kind(given, in_range, flat, fast, good)
         flips += _health_flip(one, time_ns, kind, terms)
@@ -209,14 +209,18 @@ def _hold(one: One, value: float, config: SuiteConfig) -> None:
         one.level, one.candidate_learned = one.candidate, 0.0
 
 
-def _city_flip(one: One, time_ns: int, spreads: float, is_open: bool, terms: Numbers) -> list[Flip]:
+def _city_flip(
+    one: One, time_ns: int, spreads: float, is_open: bool, config: SuiteConfig, terms: Numbers
+) -> list[Flip]:
     if is_open:
         counts, due = spreads < terms.city_close_spreads, terms.close_after
     else:
         counts, due = spreads >= terms.city_open_spreads, terms.city_open_after
     one.city_streak = one.city_streak + 1.0 if counts else 0.0
-    if one.city_streak < due:
+    if one.city_streak < due or not (is_open or time_ns >= one.rests_ns):
         return []
+    if is_open:
+        one.rests_ns = time_ns + round(config.city_rest_s * _NS_PER_S)
     opened_ns = one.city_opened_ns if is_open else time_ns
     one.city_opened_ns = NEVER if is_open else time_ns
     one.city_streak = 0.0

@@ -344,6 +344,7 @@ class Suite:
     def _use(self, config: SuiteConfig, terms: TermTable) -> None:
         self._config, self._terms, self._fixed = config, terms, Fixed.of(config)
         self._lateness_ns = round(config.allowed_lateness_s * 1e9)
+        self._rest_ns = round(config.city_rest_s * 1e9)
 
     def _check(self, series: NDArray[np.int32], *others: NDArray[Any]) -> None:
         if series.ndim != 1 or {column.shape for column in others} != {series.shape}:
@@ -394,6 +395,10 @@ class Suite:
         aside = self._aside(work, place, batch, rows, seen) if seen.odd else None
         if seen.odd < len(seen.plain):
             opened = advance(part.hot, wave, seen, self._fixed, terms)
+            if len(opened):
+                rests_ns = work.rests_ns(within(place, opened))
+                opened = opened[wave.time_ns[opened] >= rests_ns]
+                part.hot.city_streak[opened] = 0.0
             work.end_part(place, part)
             batch.put(rows, wave)
             if len(opened):
@@ -491,7 +496,7 @@ class Suite:
         kind = _kinds(given, in_range, flat, fast, good)
         _raise_flags(given, in_range, odd, wave.late)
         flips = (
-            city_flips(columns, time_ns, spreads, scored, city_open, terms),
+            city_flips(columns, time_ns, spreads, scored, city_open, terms, self._rest_ns),
             health_flips(columns, time_ns, kind, judged, terms),
         )
         return [flip for flip in flips if flip is not None], spoken

@@ -23,7 +23,7 @@ from detectors.config import Limits
 from detectors.one import One
 from detectors.terms import Threshold
 
-VERSION: Final = 3
+VERSION: Final = 4
 # "Has not happened"; no reading of that time is ever fresh.
 NEVER: Final = int(np.iinfo(np.int64).min)
 # Beyond it a value is as good as infinite: its square must stay a number.
@@ -78,6 +78,7 @@ class Columns(NamedTuple):
     health_kind: NDArray[np.float64]
     state: NDArray[np.float64]  # 1 where the series reports a state, 0 where it measures
     silent_ns: NDArray[np.int64]  # watermark at which the series was found silent
+    rests_ns: NDArray[np.int64]  # no city alert opens before
 
 
 _NAMES: Final = Columns._fields
@@ -85,6 +86,7 @@ _WIDTH: Final = len(_NAMES)
 _HOT: Final = _NAMES.index("previous_ns")
 _MOVING: Final = _NAMES.index("low")
 _LAST_NS: Final = _NAMES.index("last_ns")
+_RESTS_NS: Final = _NAMES.index("rests_ns")
 _HISTORY: Final = slice(_NAMES.index("repeats"), _NAMES.index("changes") + 1)
 _SQUARES: Final = slice(_NAMES.index("variance"), _NAMES.index("difference") + 1)
 # The columns of every version that can be read, in order. What a version lacks is as in a new
@@ -93,11 +95,12 @@ _SAVED: Final = (
     "last_ns", "previous_ns", "previous", "anchor_ns", "anchor", "repeats", "changes", "run",
     "run_chance", "learned", "level", "variance", "difference", "candidate", "candidate_learned",
     "city_streak", "city_opened_ns", "health_streak", "health_opened_ns", "health_kind", "low",
-    "high", "max_rate", "state", "heard_ns", "pause_s", "silent_ns",
+    "high", "max_rate", "state", "heard_ns", "pause_s", "silent_ns", "rests_ns",
 )  # fmt: skip
 _SAVED_NAMES: Final = {
     1: _SAVED[: _SAVED.index("state")],
     2: _SAVED[: _SAVED.index("heard_ns")],
+    3: _SAVED[: _SAVED.index("rests_ns")],
     VERSION: _SAVED,
 }
 _PLACES: Final = [_NAMES.index(name) for name in _SAVED]
@@ -251,6 +254,12 @@ class Work:
         """Put the hot fields of some of the series back."""
         if part.block is not None:
             self._block[:_MOVING, place] = part.block[:_MOVING]
+
+    def rests_ns(self, place: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return before when some of the series open no city alert."""
+        column = self._table.block[_RESTS_NS].view(np.int64)
+        rests_ns: NDArray[np.int64] = column[self.series[place]]
+        return rests_ns
 
     def one(self, place: int) -> One:
         """Return all fields of one of the series."""

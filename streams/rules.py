@@ -181,6 +181,7 @@ class SuiteRules(_Thresholds):
     spread_weight: _Weight | None = None
     innovation_bound: _Spreads | None = None
     adopt_after: _Readings | None = None
+    city_rest_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
     early_widening: Annotated[float, Field(ge=0, le=1_000)] | None = None
     smooth_widening: _Share | None = None
     floor_absolute: Annotated[float, Field(gt=0, le=1e6)] | None = None

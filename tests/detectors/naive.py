@@ -37,6 +37,7 @@ class Series:
     candidate: list[float] = field(default_factory=list)
     # (opened_ns, kind) while open, and how many readings in a row speak for a flip
     alerts: dict[str, tuple[int, str]] = field(default_factory=dict)
+    rests_ns: int | None = None
     streak: dict[str, int] = field(default_factory=lambda: {"city": 0, "health": 0})
 
 
@@ -269,6 +270,11 @@ class NaiveSuite:
         is_open = category in one.alerts
         if not votes or one.streak[category] < after[is_open]:
             return
+        rests = one.rests_ns is not None and time_ns < one.rests_ns
+        if category == "city" and not is_open and rests:
+            return
+        if category == "city" and is_open:
+            one.rests_ns = time_ns + round(self.config.city_rest_s * 1e9)
         one.streak[category] = 0
         if is_open:
             opened_ns, kind = one.alerts.pop(category)

@@ -25,7 +25,12 @@ RETURNS = ("row", "series", "category", "opened_ns")
 TRANSITIONS = ("row", "series", "category", "kind", "opened", "opened_ns")
 # Quick thresholds, so that streams of a few hundred rows reach every state.
 EAGER = SuiteConfig(
-    warm_up=5, city_open_spreads=2.0, city_close_spreads=1.5, flatline_chance=1e-3, repeat_memory=20
+    warm_up=5,
+    city_open_spreads=2.0,
+    city_close_spreads=1.5,
+    city_rest_s=20.0,
+    flatline_chance=1e-3,
+    repeat_memory=20,
 )
 CONFIGS = st.sampled_from([SuiteConfig(), EAGER])
 RELAXED = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

@@ -116,6 +116,30 @@ def test_the_same_shift_is_found_every_time(noise: NDArray[np.float64]) -> None:
     assert all(row % 300 < 10 for row in opened)
 
 
+@pytest.mark.parametrize("rest_s", [0.0, 100.0])
+def test_what_comes_back_at_once_waits_until_the_rest_is_over(
+    noise: NDArray[np.float64], rest_s: float
+) -> None:
+    suite = Suite(SuiteConfig(city_rest_s=rest_s))
+    suite.add(Limits(np.array([-1000.0]), np.array([1000.0]), np.array([np.inf])))
+    for start in (200, 250, 400):
+        noise[start : start + 20] += 30.0
+    rows = [row for row, *_, what in told(watch(noise, suite=suite)) if what == "opens"]
+    assert [row // 50 * 50 for row in rows] == ([200, 250, 400] if rest_s == 0.0 else [200, 400])
+
+
+def test_an_alert_whose_rest_ends_while_readings_are_far_opens_then(
+    noise: NDArray[np.float64],
+) -> None:
+    suite = Suite(SuiteConfig(city_rest_s=100.0))
+    suite.add(Limits(np.array([-np.inf]), np.array([np.inf]), np.array([np.inf])))
+    noise[200:220] += 30.0
+    # What is learned of it in the meantime does not make it usual.
+    noise[310:] += 100.0 * 1.5 ** np.arange(290)
+    _, (closed, *_), (opened, *_), *_ = told(watch(noise, suite=suite))
+    assert opened == closed + 100
+
+
 def test_a_shift_does_not_close_before_it_was_seen(noise: NDArray[np.float64]) -> None:
     noise[200:] += 8.0
     (_, *_), (closed, *_) = told(watch(noise))

@@ -43,7 +43,7 @@ def sealed(header: dict[str, object], body: bytes) -> bytes:
 
 def test_the_state_describes_itself() -> None:
     header, body = parts(lived_in().save())
-    assert header["version"] == 3
+    assert header["version"] == 4
     assert header["series"] == SERIES
     names = header["columns"]
     assert isinstance(names, list)
@@ -61,10 +61,10 @@ def test_an_empty_suite_is_saved_and_loaded() -> None:
     assert len(suite) == SERIES
 
 
-@pytest.mark.parametrize("version", [0, 4, True, "2", [2], None])
+@pytest.mark.parametrize("version", [0, 5, True, "2", [2], None])
 def test_an_unknown_version_is_named(version: object) -> None:
     header, body = parts(lived_in().save())
-    with pytest.raises(StateError, match=re.escape(f"version {version}; only those up to 3")):
+    with pytest.raises(StateError, match=re.escape(f"version {version}; only those up to 4")):
         Suite.load(sealed(header | {"version": version}, body))
 
 
@@ -85,7 +85,7 @@ def noisy_batch(start: int) -> tuple[np.ndarray, ...]:
     )
 
 
-@pytest.mark.parametrize(("version", "left_out"), [(1, 4), (2, 3)])
+@pytest.mark.parametrize(("version", "left_out"), [(1, 5), (2, 4), (3, 1)])
 def test_an_older_state_is_read_as_one_of_measures_that_are_never_silent(
     version: int, left_out: int
 ) -> None:
@@ -95,7 +95,7 @@ def test_an_older_state_is_read_as_one_of_measures_that_are_never_silent(
     header, body = parts(saved)
     names = header["columns"]
     assert isinstance(names, list)
-    assert names[-4:] == ["state", "heard_ns", "pause_s", "silent_ns"]
+    assert names[-5:] == ["state", "heard_ns", "pause_s", "silent_ns", "rests_ns"]
     older_body = np.frombuffer(body, "<f8").reshape(SERIES, len(names))[:, :-left_out].tobytes()
     older = header | {"version": version, "columns": names[:-left_out]}
 
