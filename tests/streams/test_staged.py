@@ -71,11 +71,10 @@ def check(event: Event, watched: Watched) -> Opened:
     assert isfinite(page.seen)
     bounds = [one for one in (page.expected, page.lower, page.upper) if one is not None]
     assert bounds
-    assert (
-        page.lower is None
-        or page.kind == "clock-skew"
-        or not (page.lower <= page.seen <= page.upper)
+    within = (page.lower is None or page.lower <= page.seen) and (
+        page.upper is None or page.seen <= page.upper
     )
+    assert not within or page.kind == "clock-skew" or page.lower is page.upper is None
     assert page.sentence.startswith(f"{page.quantity} of {page.sensor} ({page.zone}) ")
     assert "; expected " in page.sentence
     allowed = NOT_TOLD | ALSO.get(event.kind, set()) | {event.alert_kind}
