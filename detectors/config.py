@@ -47,8 +47,9 @@ class SuiteConfig:
         Consecutive scored readings until a city alert opens.
     city_rest_s : float
         Seconds from the end of a city alert in which the series opens no other; 0 for none. A
-        minute: what comes back sooner is what has just been told. Not longer, for what is seen
-        while nothing is open is learned.
+        quarter of a minute, for sensors that report every second: what comes back sooner is what
+        has just been told. Not longer, for it may be another event, and what is seen while nothing
+        is open is learned.
     health_open_after : int
         Consecutive bad readings until a health alert opens; a flatline opens it at once, and so
         does any bad reading of a state.
@@ -102,7 +103,7 @@ class SuiteConfig:
     city_open_spreads: float = 4.2
     city_close_spreads: float = 3.0
     city_open_after: int = 3
-    city_rest_s: float = 60.0
+    city_rest_s: float = 15.0
     health_open_after: int = 2
     close_after: int = 5
     flatline_chance: float = 1e-9
