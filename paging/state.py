@@ -100,6 +100,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     acknowledged_at, acknowledged_by : datetime, str or None
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
+    quieted_until : datetime or None
+        How long all of it is quieted; somebody may lift that earlier.
     wakes_at : datetime or None
         When it is looked at again, even if nothing happens.
     closed : datetime or None
@@ -127,6 +129,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
     summary: str | None = None
+    quieted_until: datetime | None = None
     wakes_at: datetime | None = None
     closed: datetime | None = None
 

@@ -486,7 +486,8 @@ class _Decider:
         due = [
             key
             for key, group in self._groups.items()
-            if group.wakes_at is not None and group.wakes_at <= self._now
+            if group.quieted_until is not None
+            or (group.wakes_at is not None and group.wakes_at <= self._now)
         ]
         keys = dict.fromkeys((*self._touched, *due))
         self._touched = {}
@@ -517,7 +518,10 @@ class _Decider:
             case "divert":
                 self._divert(gathering, members)
         group = self._groups[key]
-        if decision.outcome != "hold" or group.wakes_at != decision.until:
+        if decision.outcome != "hold" or decision.until not in (
+            group.wakes_at,
+            group.quieted_until,
+        ):
             self._said.append(
                 Said(
                     None,
@@ -536,7 +540,9 @@ class _Decider:
             # It is closed with the summary that speaks for it.
             self._touched[group.summary or ""] = None
         self._groups[key] = _changed(
-            group, wakes_at=self._next_look(group, decision.until, members)
+            group,
+            quieted_until=None if gathering.quiet is None else gathering.quiet.ends,
+            wakes_at=self._next_look(group, decision.until, members),
         )
 
     def _gathering(self, group: Group, members: Sequence[Track]) -> Gathering:

@@ -131,6 +131,32 @@ def test_a_silence_that_is_lifted_early_hides_nothing() -> None:
     )
 
 
+def test_a_silence_of_a_whole_group_that_is_lifted_early_hides_nothing() -> None:
+    night = play(
+        at(0, open("a")),
+        at(0.5, silence(3600, sensor="a")),
+        at(20, open("b", zone="station")),
+        want(between(21, 21.1), page("b")),
+        at(60, lift()),
+        want(between(60, 60.1), page("a")),
+    )
+    held = [said.reason for said in night.said if said.stage == "group silence"]
+    assert len(held) == 1
+
+
+def test_a_silence_over_a_told_group_that_is_lifted_early_lets_its_escalation_go_on() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"})),
+        at(30, silence(36_000, sensor="a")),
+        at(100, lift()),
+        want(between(100, 100.1), page("a", to={"sms:anna"}, step=2)),
+        at(110, acknowledge("a")),
+        want(between(110, 110.1), acknowledged("a")),
+        routes=LADDER,
+    )
+
+
 def test_a_silence_over_a_told_group_stops_its_escalation_and_not_its_end() -> None:
     play(
         at(0, open("a")),
