@@ -7,14 +7,15 @@ must know beside it is passed in, so a replayed night gives the same decisions a
 One long module, because it is the list, and the list is what people come to read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from paging.durations import spoken
 from paging.notices import Event
-from paging.routes import NOBODY, Route, Routes, Step
+from paging.routes import NOBODY, Inhibition, Route, Routes, Step
 from paging.state import (
     RANK,
     AreaKey,
@@ -67,6 +68,29 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """An open alert that explains others.
+
+    Parameters
+    ----------
+    alert_id : UUID
+    name : str
+    labels : mapping of str to str
+    arrived : datetime
+    """
+
+    alert_id: UUID
+    name: str
+    labels: Mapping[str, str]
+    arrived: datetime
+
+    @property
+    def age(self) -> tuple[datetime, UUID]:
+        """What the older of two has less of."""
+        return self.arrived, self.alert_id
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """What the stages of an alert must know beside it.
 
@@ -77,8 +101,8 @@ class Scene:
     topology : Topology
     dark : mapping of AreaKey to str
         Areas that are dark, and the keys of their groups.
-    sources : sequence of mapping of tuple to str
-        For each inhibition: open alerts that inhibit, by what both must agree in, and their names.
+    sources : sequence of mapping of tuple to Source
+        For each inhibition: the oldest open alert that inhibits, by what both must agree in.
     company : mapping of (str, str) to mapping of str to datetime
         For each zone and kind: sensors with an open alert, and when it arrived.
     """
@@ -87,7 +111,7 @@ class Scene:
     orders: Orders
     topology: Topology
     dark: Mapping[AreaKey, str]
-    sources: Sequence[Mapping[tuple[str, ...], str]]
+    sources: Sequence[Mapping[tuple[str, ...], Source]]
     company: Mapping[tuple[str, str], Mapping[str, datetime]]
 
 
@@ -216,18 +240,43 @@ def not_in_the_dark(candidate: Candidate, scene: Scene, now: datetime) -> Decisi
 
 def not_explained(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Let an open alert speak for those that follow from it."""
-    for rule, sources in zip(scene.routes.inhibitions, scene.sources, strict=True):
-        labels = candidate.labels
-        if not rule.target.covers(labels) or rule.source.covers(labels):
-            continue
-        agreed = tuple(labels[label] for label in rule.equal)
-        source = sources.get(agreed)
-        if source is not None:
-            return Decision("mute", f"{source} is open, and explains it")
+    source = _source_of(candidate.labels, scene)
+    if source is not None and not _is_first_of_a_circle(candidate, source, scene):
+        return Decision("mute", f"{source.name} is open, and explains it")
+    for rule, _ in _explainers(candidate.labels, scene):
         waits_until = candidate.track.arrived + rule.wait
         if now < waits_until:
             return Decision("hold", f"waits for {rule.source}", waits_until)
     return Decision("pass", "no open alert explains it")
+
+
+def _explainers(
+    labels: Mapping[str, str], scene: Scene
+) -> Iterator[tuple[Inhibition, Source | None]]:
+    """Yield the inhibitions that an alert is a target of, and the open alert that inhibits it."""
+    for rule, sources in zip(scene.routes.inhibitions, scene.sources, strict=True):
+        if rule.target.covers(labels) and not rule.source.covers(labels):
+            yield rule, sources.get(tuple(labels[label] for label in rule.equal))
+
+
+def _source_of(labels: Mapping[str, str], scene: Scene) -> Source | None:
+    return next((one for _, one in _explainers(labels, scene) if one is not None), None)
+
+
+def _is_first_of_a_circle(candidate: Candidate, source: Source, scene: Scene) -> bool:
+    """Say whether an alert explains itself by way of others, and of those is the oldest.
+
+    Rules may go round in a circle; if all were muted then, nobody would be told of any.
+    """
+    chain: dict[UUID, Source] = {}
+    one: Source | None = source
+    while one is not None and one.alert_id not in chain:
+        chain[one.alert_id] = one
+        one = _source_of(one.labels, scene)
+    alert_id = candidate.track.alert_id
+    return alert_id in chain and min(chain.values(), key=lambda found: found.age).alert_id == (
+        alert_id
+    )
 
 
 def corroborated(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
@@ -332,7 +381,7 @@ STAGES: Final[tuple[tuple[str, AlertStage], ...]] = (
     ("routing", routed),
 )
 # Those that look at an alert alone, whatever there is beside it.
-_ALONE: Final = ("namespace", "quality", "shadow", "severity", "news")
+_ALONE: Final = ("namespace", "quality", "shadow", "severity", "news", "routing")
 GROUP_STAGES: Final[tuple[tuple[str, GroupStage], ...]] = (
     ("grouping", gathered),
     ("group silence", not_quieted),

@@ -24,6 +24,7 @@ from paging.stages import (
     Candidate,
     Gathering,
     Scene,
+    Source,
     Verdict,
     is_news,
     judge,
@@ -146,7 +147,10 @@ class _Decider:
                 case Tested():
                     self._test(event)
         waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
-        self._judge(dict.fromkeys((*waiting, *self._fresh)))
+        are_dropped = self._judge(dict.fromkeys((*waiting, *self._fresh)))
+        # What is dropped explains nothing any more.
+        while are_dropped and (explained := self._explained()):
+            are_dropped = self._judge(explained)
         self._darken()
         self._tell()
         self._forget()
@@ -234,6 +238,10 @@ class _Decider:
         alone = Scene(self._routes, self._orders, self._topology, {}, (), {})
         return is_news(Candidate(page, labels_of(page), track), alone, self._now)
 
+    def _is_let_in(self, page: Page, track: Track) -> bool:
+        """Say whether the gates let an open alert pass, though they may not be asked of it yet."""
+        return track.phase == "grouped" or self._is_news(page, track)
+
     def _resolve(self, track: Track, told: Told) -> None:
         over = _changed(track, state="resolved", moved=self._now, ended=told.at)
         if track.phase in ("held", "muted"):
@@ -304,22 +312,32 @@ class _Decider:
 
     # Alerts.
 
-    def _judge(self, alert_ids: Iterable[UUID]) -> None:
+    def _explained(self) -> list[UUID]:
+        return [
+            track.alert_id
+            for track in self._tracks.values()
+            if (track.phase, track.stage) == ("muted", "inhibition")
+        ]
+
+    def _judge(self, alert_ids: Iterable[UUID]) -> bool:
+        """Ask the stages of some alerts; say whether any were dropped."""
         candidates = [
             Candidate(page, labels_of(page), self._tracks[alert_id])
             for alert_id in alert_ids
             if (page := self._pages.get(alert_id)) is not None
         ]
         if not candidates:
-            return
+            return False
         scene = self._scene()
-        for candidate in candidates:
-            self._settle(candidate, judge(candidate, scene, self._now))
+        verdicts = [judge(candidate, scene, self._now) for candidate in candidates]
+        for candidate, verdict in zip(candidates, verdicts, strict=True):
+            self._settle(candidate, verdict)
+        return any(verdict.decision.outcome == "drop" for verdict in verdicts)
 
     def _scene(self) -> Scene:
         company: dict[tuple[str, str], dict[str, datetime]] = defaultdict(dict)
         rules = self._routes.inhibitions
-        sources: list[dict[tuple[str, ...], str]] = [{} for _ in rules]
+        sources: list[dict[tuple[str, ...], Source]] = [{} for _ in rules]
         if rules or self._routes.corroborations:
             for alert_id, track in self._tracks.items():
                 if track.state == "resolved" or track.phase in ("dropped", "over"):
@@ -327,10 +345,15 @@ class _Decider:
                 page = self._pages[alert_id]
                 company[page.zone, page.kind][page.sensor] = track.arrived
                 labels = labels_of(page) if rules else {}
+                name = f"{page.kind} of {page.sensor}"
+                source = Source(alert_id, name, labels, track.arrived)
                 for rule, found in zip(rules, sources, strict=True):
-                    if rule.source.covers(labels):
-                        agreed = tuple(labels[label] for label in rule.equal)
-                        found.setdefault(agreed, f"{page.kind} of {page.sensor}")
+                    if not rule.source.covers(labels) or not self._is_let_in(page, track):
+                        continue
+                    agreed = tuple(labels[label] for label in rule.equal)
+                    other = found.get(agreed)
+                    if other is None or source.age < other.age:
+                        found[agreed] = source
         return Scene(
             self._routes, self._orders, self._topology, self._still_dark(), sources, company
         )

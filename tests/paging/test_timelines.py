@@ -485,6 +485,72 @@ def test_an_alert_of_another_zone_explains_nothing() -> None:
     )
 
 
+NO_PAGE = """
+[[route]]
+name = "quiet"
+match = { kind = "incident", sensor = "quiet*" }
+policy = "nobody"
+"""
+
+
+@pytest.mark.parametrize(
+    ("sensor", "facts"),
+    [
+        ("crash", {"quality": 4}),
+        ("crash", {"severity": "informational"}),
+        ("tried", {}),
+        ("quiet", {}),
+    ],
+)
+def test_what_does_not_page_explains_nothing(sensor: str, facts: dict[str, Any]) -> None:
+    shadow = '\n[[shadow]]\nmatch = { sensor = "tried" }\n'
+    night = play(
+        at(0, open(sensor, kind="incident", **facts), open("jam", kind="service-level")),
+        want(between(6, 6.1), page("jam")),
+        routes=INHIBIT.replace("\n[[route]]", NO_PAGE + "[[route]]") + shadow,
+    )
+    assert not any("explains it" in said for said in night.why("jam"))
+
+
+def test_what_was_dropped_for_want_of_neighbours_explains_nothing_any_more() -> None:
+    rule = """
+[[corroborate]]
+match = { kind = "incident" }
+sensors = 1
+within = "60s"
+otherwise = "drop"
+"""
+    night = play(
+        at(0, open("crash", kind="incident")),
+        at(2, open("jam", kind="service-level")),
+        want(between(61, 61.1), page("jam")),
+        routes=INHIBIT + rule,
+    )
+    assert night.why("jam")[0] == "inhibition: incident of crash is open, and explains it"
+
+
+@pytest.mark.parametrize("first", ["crash", "jam"])
+def test_of_two_that_explain_each_other_the_older_is_told(first: str) -> None:
+    back_again = """
+[[inhibit]]
+source = { kind = "service-level" }
+target = { kind = "incident" }
+equal = ["zone"]
+wait = "5s"
+"""
+    kinds = {"crash": "incident", "jam": "service-level"}
+    (second,) = kinds.keys() - {first}
+    play(
+        at(0, open(first, kind=kinds[first])),
+        at(1, open(second, kind=kinds[second])),
+        want(between(6, 6.1), page(first)),
+        at(60, over(first)),
+        want(between(60, 60.1), resolve(first)),
+        want(between(61, 61.1), page(second)),
+        routes=INHIBIT + back_again,
+    )
+
+
 @pytest.mark.parametrize("otherwise", ["tell", "drop"])
 def test_neighbours_are_asked_where_a_rule_wants_it(otherwise: str) -> None:
     rule = f"""
