@@ -472,8 +472,8 @@ def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
 
 def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
     group = gathering.group
-    if group.worst is not None and RANK[gathering.worst] > RANK[group.worst]:
-        return "trigger", f"it was {group.worst}, and is {gathering.worst}"
+    if is_worse(gathering):
+        return "trigger", f"it was {group.level or group.worst}, and is {gathering.worst}"
     if group.acknowledged_at is None:
         if group.repeats_at is not None and now >= group.repeats_at:
             return "trigger", "still open, and nobody has acknowledged it: told anew"
@@ -487,9 +487,14 @@ def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, st
 def _is_anew(gathering: Gathering, now: datetime) -> bool:
     """Say whether a policy begins from its first step."""
     group = gathering.group
-    is_worse = group.worst is not None and RANK[gathering.worst] > RANK[group.worst]
     is_repeated = group.repeats_at is not None and now >= group.repeats_at
-    return group.first_told is None or is_worse or is_repeated
+    return group.first_told is None or is_worse(gathering) or is_repeated
+
+
+def is_worse(gathering: Gathering) -> bool:
+    """Say whether a group is worse than whoever was told of it knows."""
+    known = gathering.group.level or gathering.group.worst
+    return known is not None and RANK[gathering.worst] > RANK[known]
 
 
 def routes_of(labels: Mapping[str, str], routes: Sequence[Route]) -> list[Route]:

@@ -85,6 +85,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Alerts that have ever been in it; of them, how many there were at the last notice.
     worst : str or None
         The severity last told.
+    level : str or None
+        The severity that whoever was told knows to be open: it falls with what is over.
     waits_until : datetime
         Until when it waits for more before its first word.
     first_told, last_told : datetime or None
@@ -118,6 +120,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     joined: int = 0
     told: int = 0
     worst: Severity | None = None
+    level: Severity | None = None
     waits_until: datetime
     first_told: datetime | None = None
     last_told: datetime | None = None

@@ -564,6 +564,7 @@ class _Decider:
             self._touched[group.summary or ""] = None
         self._groups[key] = _changed(
             group,
+            level=_milder(group.level or group.worst, gathering.worst),
             quieted_until=None if gathering.quiet is None else gathering.quiet.ends,
             wakes_at=self._next_look(group, decision.until, members),
         )
@@ -632,6 +633,7 @@ class _Decider:
             told,
             told=group.joined,
             worst=gathering.worst,
+            level=gathering.worst,
             steps=last,
             next_step_at=next_at,
             repeats_at=now + gathering.route.repeat_interval if first == 1 else group.repeats_at,
@@ -853,6 +855,10 @@ def _key(*parts: str) -> str:
 def _delivery(target: str, step: int) -> Delivery:
     hook, _, person = target.partition(":")
     return Delivery(max(step, 1), hook, person or None)
+
+
+def _milder(known: Severity | None, worst: Severity) -> Severity | None:
+    return worst if known is not None and RANK[worst] < RANK[known] else known
 
 
 def _worst(severities: Sequence[Severity]) -> Severity:

@@ -208,6 +208,27 @@ def test_what_gets_worse_wakes_at_once() -> None:
     )
 
 
+def test_what_gets_worse_once_more_wakes_once_more() -> None:
+    # Like PagerDuty, chat and SMS, which are not told of updates.
+    events = 'events = ["trigger", "acknowledge", "resolve"]\nurl = '
+    routes = ROUTES.replace("url = ", events)
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(10, open("b", severity="critical")),
+        want(between(10, 10.1), page("a", "b", severity="critical")),
+        at(50, over("b")),
+        at(60, acknowledge("a")),
+        want(between(60, 60.1), acknowledged("a", "b")),
+        # As bad as what whoever has it was told of, and nothing as bad is open any more.
+        at(300, open("c", severity="critical")),
+        want(between(300, 300.1), page("a", "b", "c", severity="critical")),
+        # While one is open another joins quietly.
+        at(310, open("d", severity="critical")),
+        routes=routes,
+    )
+
+
 def test_what_was_over_before_anybody_was_told_is_not_told() -> None:
     play(at(0, open("a")), at(0.5, over("a")))
 
