@@ -158,6 +158,7 @@ class Inhibition:
     equal : tuple of str
         Labels in which both must agree.
     wait : timedelta
+        For the source to open, and after it was over, for the target to be over as well.
     """
 
     source: Match

@@ -69,7 +69,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open alert that explains others.
+    """An alert that explains others, as long as it is open.
 
     Parameters
     ----------
@@ -77,17 +77,28 @@ class Source:
     name : str
     labels : mapping of str to str
     arrived : datetime
+    ended : datetime or None
+        When it was over; what follows from it is over a little later.
     """
 
     alert_id: UUID
     name: str
     labels: Mapping[str, str]
     arrived: datetime
+    ended: datetime | None = None
 
     @property
     def age(self) -> tuple[datetime, UUID]:
         """What the older of two has less of."""
         return self.arrived, self.alert_id
+
+    def is_before(self, other: "Source | None") -> bool:
+        """Say whether it rather than another explains: what is open, and of that the oldest."""
+        if other is None or (self.ended is None) != (other.ended is None):
+            return other is None or self.ended is None
+        if self.ended is None or other.ended is None:
+            return self.age < other.age
+        return self.ended > other.ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +113,8 @@ class Scene:
     dark : mapping of AreaKey to str
         Areas that are dark, and the keys of their groups.
     sources : sequence of mapping of tuple to Source
-        For each inhibition: the oldest open alert that inhibits, by what both must agree in.
+        For each inhibition: the oldest open alert that inhibits, by what both must agree in; where
+        none is open, the one that was over last.
     company : mapping of (str, str) to mapping of str to datetime
         For each zone and kind: sensors with an open alert, and when it arrived.
     """
@@ -243,7 +255,10 @@ def not_explained(candidate: Candidate, scene: Scene, now: datetime) -> Decision
     source = _source_of(candidate.labels, scene)
     if source is not None and not _is_first_of_a_circle(candidate, source, scene):
         return Decision("mute", f"{source.name} is open, and explains it")
-    for rule, _ in _explainers(candidate.labels, scene):
+    for rule, one in _explainers(candidate.labels, scene):
+        if one is not None and one.ended is not None and now < one.ended + rule.wait:
+            said = f"{one.name} was over a moment ago: waits whether this ends with it"
+            return Decision("hold", said, one.ended + rule.wait)
         waits_until = candidate.track.arrived + rule.wait
         if now < waits_until:
             return Decision("hold", f"waits for {rule.source}", waits_until)
@@ -253,14 +268,15 @@ def not_explained(candidate: Candidate, scene: Scene, now: datetime) -> Decision
 def _explainers(
     labels: Mapping[str, str], scene: Scene
 ) -> Iterator[tuple[Inhibition, Source | None]]:
-    """Yield the inhibitions that an alert is a target of, and the open alert that inhibits it."""
+    """Yield the inhibitions that an alert is a target of, and the alert that inhibits it."""
     for rule, sources in zip(scene.routes.inhibitions, scene.sources, strict=True):
         if rule.target.covers(labels) and not rule.source.covers(labels):
             yield rule, sources.get(tuple(labels[label] for label in rule.equal))
 
 
 def _source_of(labels: Mapping[str, str], scene: Scene) -> Source | None:
-    return next((one for _, one in _explainers(labels, scene) if one is not None), None)
+    found = (one for _, one in _explainers(labels, scene))
+    return next((one for one in found if one is not None and one.ended is None), None)
 
 
 def _is_first_of_a_circle(candidate: Candidate, source: Source, scene: Scene) -> bool:

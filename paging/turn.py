@@ -129,6 +129,9 @@ class _Decider:
         self._touched: dict[str, None] = {}
         self._fresh: list[UUID] = []
         self._by_identity: dict[str, Track] | None = None
+        waits = (rule.wait for rule in routes.inhibitions)
+        # So long what is over still explains what has not ended yet.
+        self._after_source = max(waits, default=timedelta())
         self._by_name = {route.name: route for route in routes.routes}
         self._keys = {
             _index(group.route, group.labels): group.key
@@ -340,23 +343,35 @@ class _Decider:
         sources: list[dict[tuple[str, ...], Source]] = [{} for _ in rules]
         if rules or self._routes.corroborations:
             for alert_id, track in self._tracks.items():
-                if track.state == "resolved" or track.phase in ("dropped", "over"):
-                    continue
                 page = self._pages[alert_id]
-                company[page.zone, page.kind][page.sensor] = track.arrived
-                labels = labels_of(page) if rules else {}
-                name = f"{page.kind} of {page.sensor}"
-                source = Source(alert_id, name, labels, track.arrived)
-                for rule, found in zip(rules, sources, strict=True):
-                    if not rule.source.covers(labels) or not self._is_let_in(page, track):
-                        continue
-                    agreed = tuple(labels[label] for label in rule.equal)
-                    other = found.get(agreed)
-                    if other is None or source.age < other.age:
-                        found[agreed] = source
+                if track.state != "resolved" and track.phase not in ("dropped", "over"):
+                    company[page.zone, page.kind][page.sensor] = track.arrived
+                    self._add_source(sources, page, track, None)
+                elif track.state == "resolved" and self._now < track.moved + self._after_source:
+                    self._add_source(sources, page, track, track.moved)
         return Scene(
             self._routes, self._orders, self._topology, self._still_dark(), sources, company
         )
+
+    def _add_source(
+        self,
+        sources: Sequence[dict[tuple[str, ...], Source]],
+        page: Page,
+        track: Track,
+        ended: datetime | None,
+    ) -> None:
+        """Note what an alert explains, if the gates let it pass."""
+        if not sources:
+            return
+        labels = labels_of(page)
+        name = f"{page.kind} of {page.sensor}"
+        source = Source(track.alert_id, name, labels, track.arrived, ended)
+        for rule, found in zip(self._routes.inhibitions, sources, strict=True):
+            if not rule.source.covers(labels) or not self._is_let_in(page, track):
+                continue
+            agreed = tuple(labels[label] for label in rule.equal)
+            if source.is_before(found.get(agreed)):
+                found[agreed] = source
 
     def _settle(self, candidate: Candidate, verdict: Verdict) -> None:
         track, decision = candidate.track, verdict.decision
@@ -822,8 +837,8 @@ class _Decider:
         self._said.append(Said(alert_id, group, stage, outcome, reason, until))
 
     def _forget(self) -> None:
-        """Let go of what is over, once it cannot be flapping any more."""
-        since = self._now - self._routes.flapping.within
+        """Let go of what is over, once it cannot be flapping or explain anything any more."""
+        since = self._now - max(self._routes.flapping.within, self._after_source)
         gone = [
             alert_id
             for alert_id, track in self._tracks.items()

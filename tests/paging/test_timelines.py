@@ -492,8 +492,28 @@ def test_an_open_alert_speaks_for_what_follows_from_it(parent_at: float) -> None
         at(60, over("crash")),
         want(between(60, 60.1), resolve("crash")),
         # What outlasts its explanation is told.
-        want(between(61, 61.1), page("jam")),
+        want(between(66, 66.1), page("jam")),
         routes=INHIBIT,
+    )
+
+
+def test_what_ends_a_moment_after_its_explanation_is_not_told() -> None:
+    night = play(
+        at(0, open("crash", kind="incident")),
+        want(between(1, 1.1), page("crash")),
+        at(2, open("jam", kind="service-level"), open("queue", kind="service-level")),
+        # It comes and goes, and comes back.
+        at(20, over("crash")),
+        want(between(20, 20.1), resolve("crash")),
+        at(20.5, open("crash", kind="incident")),
+        want(between(21.5, 21.6), page("crash")),
+        at(100, over("crash")),
+        want(between(100, 100.1), resolve("crash")),
+        at(102, over("jam", "queue")),
+        routes=INHIBIT,
+    )
+    assert night.why("jam")[1] == (
+        "inhibition: incident of crash was over a moment ago: waits whether this ends with it"
     )
 
 
@@ -567,7 +587,7 @@ wait = "5s"
         want(between(6, 6.1), page(first)),
         at(60, over(first)),
         want(between(60, 60.1), resolve(first)),
-        want(between(61, 61.1), page(second)),
+        want(between(66, 66.1), page(second)),
         routes=INHIBIT + back_again,
     )
 
