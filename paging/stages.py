@@ -116,7 +116,8 @@ class Scene:
         For each inhibition: the oldest open alert that inhibits, by what both must agree in; where
         none is open, the one that was over last.
     company : mapping of (str, str) to mapping of str to datetime
-        For each zone and kind: sensors with an open alert, and when it arrived.
+        For each zone and kind: sensors with an open alert that passes the gates, and when it
+        arrived.
     """
 
     routes: Routes

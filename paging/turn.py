@@ -345,7 +345,8 @@ class _Decider:
             for alert_id, track in self._tracks.items():
                 page = self._pages[alert_id]
                 if track.state != "resolved" and track.phase not in ("dropped", "over"):
-                    company[page.zone, page.kind][page.sensor] = track.arrived
+                    if self._routes.corroborations and self._is_let_in(page, track):
+                        company[page.zone, page.kind][page.sensor] = track.arrived
                     self._add_source(sources, page, track, None)
                 elif track.state == "resolved" and self._now < track.moved + self._after_source:
                     self._add_source(sources, page, track, track.moved)

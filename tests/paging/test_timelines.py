@@ -614,6 +614,25 @@ otherwise = "{otherwise}"
     assert night.why("c")[-1].endswith("only 0 of 1 neighbours within 1m") or otherwise == "tell"
 
 
+CORROBORATE = """
+[[corroborate]]
+match = { kind = "exceedance" }
+sensors = 1
+within = "60s"
+otherwise = "drop"
+"""
+
+
+@pytest.mark.parametrize("facts", [{"quality": 4}, {"severity": "informational"}])
+def test_a_neighbour_that_does_not_page_says_nothing_of_the_city(facts: dict[str, Any]) -> None:
+    night = play(
+        at(0, open("a", kind="exceedance")),
+        at(10, open("b", kind="exceedance", **facts)),
+        routes=ROUTES + CORROBORATE,
+    )
+    assert night.why("a")[-1] == "corroboration: only 0 of 1 neighbours within 1m"
+
+
 def test_an_alert_that_flaps_is_told_and_held_open_until_it_is_calm() -> None:
     routes = ROUTES + '\n[flapping]\ntimes = 2\nwithin = "100s"\n'
     play(
