@@ -245,7 +245,7 @@ def not_in_the_dark(candidate: Candidate, scene: Scene, now: datetime) -> Decisi
         key = scene.dark.get(area)
         if key is not None:
             return Decision("join", f"{area} is dark, and speaks for it", group=key)
-    waits_until = track.arrived + scene.routes.darkness.wait
+    waits_until = track.free_since + scene.routes.darkness.wait
     if now < waits_until:
         return Decision("hold", "waits whether others fall silent with it", waits_until)
     return Decision("pass", f"it alone fell silent, within {spoken(scene.routes.darkness.wait)}")

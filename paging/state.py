@@ -40,6 +40,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         As in the table `alert`.
     arrived, moved : datetime
         When the pager heard of it, and of its last transition.
+    let_go : datetime or None
+        When the last silence or window over it ended: what falls silent in it waits from then on.
     ended : datetime or None
         Event time of its resolution.
     openings : tuple of datetime
@@ -58,6 +60,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: State = "open"
     arrived: datetime
     moved: datetime
+    let_go: datetime | None = None
     ended: datetime | None = None
     openings: tuple[datetime, ...] = ()
     flapping: bool = False
@@ -65,6 +68,11 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stage: str = ""
     until: datetime | None = None
     groups: tuple[str, ...] = ()
+
+    @property
+    def free_since(self) -> datetime:
+        """Since when nobody's order keeps it quiet."""
+        return self.let_go or self.arrived
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

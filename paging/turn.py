@@ -325,7 +325,7 @@ class _Decider:
     def _judge(self, alert_ids: Iterable[UUID]) -> bool:
         """Ask the stages of some alerts; say whether any were dropped."""
         candidates = [
-            Candidate(page, labels_of(page), self._tracks[alert_id])
+            self._candidate(page, self._tracks[alert_id])
             for alert_id in alert_ids
             if (page := self._pages.get(alert_id)) is not None
         ]
@@ -336,6 +336,14 @@ class _Decider:
         for candidate, verdict in zip(candidates, verdicts, strict=True):
             self._settle(candidate, verdict)
         return any(verdict.decision.outcome == "drop" for verdict in verdicts)
+
+    def _candidate(self, page: Page, track: Track) -> Candidate:
+        labels = labels_of(page)
+        if track.phase == "muted" and track.stage in ("maintenance", "silence"):
+            orders = [*self._orders.windows, *self._orders.silences]
+            if quieted(labels, orders, self._now) is None:
+                track = _changed(track, let_go=self._now)
+        return Candidate(page, labels, track)
 
     def _scene(self) -> Scene:
         company: dict[tuple[str, str], dict[str, datetime]] = defaultdict(dict)

@@ -471,6 +471,33 @@ def test_a_gateway_under_maintenance_makes_no_page() -> None:
     )
 
 
+def test_a_gateway_that_is_still_dark_when_its_maintenance_ends_is_one_page() -> None:
+    zones = {f"s{number:02}": f"zone-{number % 4}" for number in range(40)}
+    night = play(
+        at(0, maintenance(100, sensor="s*")),
+        at(10, *(dark(sensor, zone=zone) for sensor, zone in zones.items())),
+        want(between(101, 101.1), page(cause="gateway", cause_name="north", total=20)),
+        want(between(101, 101.1), page(cause="gateway", cause_name="south", total=20)),
+        at(200, over(*zones)),
+        want(between(200, 200.1), resolve(cause_name="north")),
+        want(between(200, 200.1), resolve(cause_name="south")),
+        routes=DARK,
+        zones=zones | {f"u{number:02}": f"zone-{number % 4}" for number in range(200)},
+    )
+    assert night.why("s01")[-1] == "darkness: gateway north is dark, and speaks for it"
+
+
+def test_a_sensor_that_is_still_silent_when_its_silence_is_lifted_waits_for_others() -> None:
+    play(
+        at(0, silence(3600, sensor="s*")),
+        at(10, dark("s00")),
+        at(60, lift()),
+        want(between(71, 71.1), page("s00", cause="sensors")),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
 INHIBIT = (
     ROUTES
     + """
