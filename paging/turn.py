@@ -435,13 +435,15 @@ class _Decider:
         for key in keys:
             self._joined.append((key, track.alert_id))
             self._count(key, 1)
+        # Once, by however many groups.
+        for summary in dict.fromkeys(self._groups[key].summary for key in keys):
+            if summary is not None:
+                self._count(summary, 1)
 
     def _count(self, key: str, more: int) -> None:
         group = self._groups[key]
         self._groups[key] = _changed(group, joined=group.joined + more)
         self._touched[key] = None
-        if group.summary is not None:
-            self._count(group.summary, more)
 
     # Areas that go dark.
 
@@ -652,7 +654,7 @@ class _Decider:
             next_at = began + (steps[last].after - steps[first - 1].after)
         told = self._word(group, members, event, reason, gathering, deliveries)
         if group.summary is not None:
-            self._take_back(group.summary, group.joined)
+            self._take_back(group.summary, self._only_by(group.key, members, group.summary))
         self._groups[group.key] = _changed(
             told,
             told=group.joined,
@@ -747,7 +749,16 @@ class _Decider:
                 waits_until=self._now,
             )
         self._groups[group.key] = _changed(group, summary=key)
-        self._count(key, len(members))
+        self._count(key, self._only_by(group.key, members, key))
+
+    def _only_by(self, key: str, members: Sequence[Track], summary: str) -> int:
+        """Return of how many alerts a summary speaks by one group alone."""
+        return sum(
+            not any(
+                self._groups[other].summary == summary for other in track.groups if other != key
+            )
+            for track in members
+        )
 
     def _take_back(self, key: str, alerts: int) -> None:
         """Let a summary speak no longer for some alerts."""
@@ -795,7 +806,10 @@ class _Decider:
                 if summaries:
                     group = self._groups.get(key)
                     if group is not None and group.summary in summaries:
-                        members[group.summary or ""].append(track)
+                        spoken_for = members[group.summary or ""]
+                        # Also of one that several routes took.
+                        if not spoken_for or spoken_for[-1] is not track:
+                            spoken_for.append(track)
         return members
 
     def _members_of(self, key: str) -> list[Track]:

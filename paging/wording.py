@@ -132,8 +132,10 @@ def _lines(
 ) -> Iterable[str]:
     if reason is not None:
         yield reason
-    for group in speaks_for:
-        yield f"speaks for {group.cause_name or ' '.join(group.labels.values()) or group.route}"
+    yield from dict.fromkeys(
+        f"speaks for {group.cause_name or ' '.join(group.labels.values()) or group.route}"
+        for group in speaks_for
+    )
     for track, page in listed[:_MAX_LINES]:
         flaps = " (it flaps, and is held open until it is calm)" if track.flapping else ""
         yield f"{page.sentence}{flaps}"

@@ -729,6 +729,35 @@ def test_a_budget_that_is_spent_twice_in_a_shift_makes_two_summaries() -> None:
     )
 
 
+def test_an_alert_that_two_routes_take_counts_once_in_a_summary() -> None:
+    second = '\n[[route]]\nname = "too"\npolicy = "all"\n[shift]\nbudget = 2\n'
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a", labels={"zone": "z1", "kind": "level", "route": "all"})),
+        want(between(1, 1.1), page("a", labels={"zone": "z1", "kind": "level", "route": "too"})),
+        at(5, open("b", zone="z2")),
+        want(
+            between(6, 6.1),
+            page("b", cause="budget", total=1, text="speaks for z2 level\nb speaks"),
+        ),
+        at(10, open("c", zone="z2")),
+        want(
+            between(36, 36.1),
+            update(
+                "b",
+                "c",
+                total=2,
+                text="1 alerts have joined\nspeaks for z2 level\nb speaks\nc speaks",
+            ),
+        ),
+        at(40, open("d", zone="z2", severity="critical")),
+        want(between(40, 40.1), page("b", "c", "d", cause="sensors")),
+        want(between(40, 40.1), page("b", "c", "d", cause="sensors")),
+        want(between(40, 40.1), resolve(cause="budget", total=0)),
+        routes=ROUTES.replace('"1s"', '"1s"\ncontinue = true') + second,
+    )
+
+
 def test_a_summary_whose_last_cause_got_too_bad_for_it_is_over() -> None:
     play(
         at(0, open("a", zone="z1")),
