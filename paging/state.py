@@ -265,6 +265,13 @@ class Topology:
         """Return the areas of a sensor, smallest first; of one not known yet, its zone."""
         return self.areas_of.get(sensor) or (AreaKey("zone", zone),)
 
+    def zone_of(self, area: AreaKey) -> str | None:
+        """Return the zone that an area lies in, or is; a few of its sensors may stand outside."""
+        if area.kind == "zone":
+            return area.name
+        around = (large for large, inside in self.within.items() if area in inside)
+        return next((large.name for large in around if large.kind == "zone"), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Orders:

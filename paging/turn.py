@@ -60,7 +60,7 @@ from paging.state import (
 from paging.state import (
     Event as Happened,
 )
-from paging.wording import by_identity, notice_of, test_notice
+from paging.wording import by_identity, notice_of, one_of, test_notice
 from storage.pages import Page, Severity
 
 _GROUPS: Final = UUID("a2b3f6a4-6a0e-4d0e-9f55-9d5f5f3c2f10")  # namespace of group keys
@@ -501,8 +501,7 @@ class _Decider:
             return
         pages = [self._pages[track.alert_id] for track in members]
         severity = _worst([_AREA_SEVERITY[area.kind], *(page.severity for page in pages)])
-        zones = {page.zone for page in pages}
-        zone = zones.pop() if len(zones) == 1 else "several"
+        zone = self._topology.zone_of(area) or one_of(page.zone for page in pages)
         labels = labels_of(pages[0]) | {"severity": severity, "zone": zone, "sensor": area.name}
         told = [route for route in routes_of(labels, self._routes.routes) if route.policy != NOBODY]
         if not told:

@@ -471,6 +471,28 @@ def test_a_gateway_under_maintenance_makes_no_page() -> None:
     )
 
 
+def test_a_gateway_is_told_where_its_zone_is_though_a_sensor_stands_across_the_border() -> None:
+    routes = """
+[hook.harbour]
+type = "webhook"
+url = "http://127.0.0.1:2/"
+[policy.harbour]
+steps = [{ to = ["hook:harbour"] }]
+[[route]]
+name = "harbour"
+match = { zone = "harbour" }
+policy = "harbour"
+"""
+    zones = SENSORS | {"s19": "station"}
+    play(
+        at(0, *(dark(sensor, zone=zones[sensor]) for sensor in some("s", 0, 20))),
+        want(between(4, 4.1), page(cause_name="north", to={"harbour"}, total=20)),
+        routes=DARK.replace("\n[[route]]", routes + "[[route]]"),
+        zones=zones,
+        until=60,
+    )
+
+
 def test_a_gateway_that_is_still_dark_when_its_maintenance_ends_is_one_page() -> None:
     zones = {f"s{number:02}": f"zone-{number % 4}" for number in range(40)}
     night = play(
