@@ -87,6 +87,7 @@ def test_a_redelivery_opens_nothing_twice() -> None:
         ({"namespace": "replay-monday"}, "namespace: namespace 'replay-monday' is not 'live'"),
         ({"quality": 3}, "quality: a city alert on a reading of quality 'suspect'"),
         ({"quality": 4}, "quality: a city alert on a reading of quality 'fail'"),
+        ({"quality": 9}, "quality: a city alert on a reading of quality 'missing'"),
         ({"severity": "informational"}, "severity: severity 'informational' does not page"),
         ({"kind": "season"}, "shadow: in the shadow: kind=season is on trial"),
     ],
