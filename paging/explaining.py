@@ -160,8 +160,11 @@ def _way(
         )
     ]
     for number, step in enumerate(routes.policies[route.policy], 1):
+        # One person may be there twice, and is told once.
         to = ", ".join(
-            reached for target in step.to for reached in _reached(target, routes, orders, now)
+            dict.fromkeys(
+                reached for target in step.to for reached in _reached(target, routes, orders, now)
+            )
         )
         after = f"after {spoken(step.after)}" if step.after else "at once"
         found.append(Line(None, None, f"step {number}", "tell", f"{after}: {to}"))

@@ -17,7 +17,7 @@ import msgspec
 
 from paging.darkness import Dark, area_of, dark_of, going_silent, newly_dark, still_dark
 from paging.notices import Event
-from paging.routes import NOBODY, Route, Routes, Step
+from paging.routes import NOBODY, Route, Routes, Step, Target
 from paging.schedule import on_call
 from paging.stages import (
     DARK_KIND,
@@ -653,18 +653,25 @@ class _Decider:
         self._groups[group.key] = told
         return told
 
-    def _deliveries(self, step: Step, number: int) -> Iterator[Delivery]:
-        for target in step.to:
-            if target.kind == "hook":
-                yield Delivery(number, target.name)
-                continue
-            person = target.name
-            if target.kind == "oncall":
-                rotation = self._routes.rotations[target.name]
-                person = on_call(rotation, self._orders.overrides, self._now)
-            for hook in self._routes.people.get(person, {}):
-                if target.hook in (None, hook):
-                    yield Delivery(number, hook, person)
+    def _deliveries(self, step: Step, number: int) -> Iterable[Delivery]:
+        """Return whom a step tells: each once, though several of its targets may lead to them."""
+        return dict.fromkeys(
+            Delivery(number, hook, person)
+            for target in step.to
+            for hook, person in self._reached(target)
+        )
+
+    def _reached(self, target: Target) -> Iterator[tuple[str, str | None]]:
+        if target.kind == "hook":
+            yield target.name, None
+            return
+        person = target.name
+        if target.kind == "oncall":
+            rotation = self._routes.rotations[target.name]
+            person = on_call(rotation, self._orders.overrides, self._now)
+        for hook in self._routes.people.get(person, {}):
+            if target.hook in (None, hook):
+                yield hook, person
 
     def _divert(self, gathering: Gathering, members: Sequence[Track]) -> None:
         group = gathering.group

@@ -242,7 +242,8 @@ def test_an_unreachable_route_is_never_reached(
 def test_where_an_alert_would_go_is_shown_stage_by_stage() -> None:
     routes = read(
         BASE.replace(
-            '"hook:control"] }]', '"hook:control"] }, { after = "5m", to = ["oncall:p"] }]'
+            '"hook:control"] }]',
+            '"hook:control"] }, { after = "5m", to = ["oncall:p", "person:anna"] }]',
         )
         + '[person.anna]\ncontrol = true\n[rotation.p]\npeople = ["anna"]\n'
         "first_day = 2025-01-01\n" + route("quiet", 'kind = "season"', policy="nobody") + NET

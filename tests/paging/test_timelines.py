@@ -264,6 +264,21 @@ def test_whoever_stands_in_is_told() -> None:
     )
 
 
+def test_whoever_stands_in_a_step_twice_is_told_once() -> None:
+    both = LADDER.replace(
+        '["hook:control"]', '["oncall:primary", "oncall:second", "person:bo/sms"]'
+    )
+    night = play(
+        at(0, stand_in("primary", "bo", 3600)),
+        at(10, open("a")),
+        want(between(11, 11.1), page("a", to={"sms:bo"})),
+        routes=both,
+        until=60,
+    )
+    ((_, telling),) = night.told
+    assert len(telling.deliveries) == 1
+
+
 SENSORS = {f"s{number:02}": "harbour" for number in range(40)} | {
     f"t{number:02}": "station" for number in range(40)
 }
