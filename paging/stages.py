@@ -410,7 +410,8 @@ def step_due(gathering: Gathering, now: datetime) -> int:
     group = gathering.group
     if _is_anew(gathering, now) or group.next_step_at is None or now < group.next_step_at:
         return 1
-    return group.steps + 1
+    # Of a policy that was made shorter meanwhile there may be none left: it begins anew.
+    return group.steps + 1 if group.steps < len(gathering.steps) else 1
 
 
 def _first_word(gathering: Gathering) -> tuple[Event | None, str]:

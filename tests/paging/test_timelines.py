@@ -21,6 +21,7 @@ from tests.paging.timeline import (
     over,
     page,
     play,
+    reroute,
     resolve,
     silence,
     stale,
@@ -260,6 +261,21 @@ def test_whoever_stands_in_is_told() -> None:
         want(between(71, 71.1), page("a", to={"sms:bo"}, step=2)),
         at(80, acknowledge("a")),
         want(between(80, 80.1), acknowledged("a", to={"control", "sms:bo"})),
+        routes=LADDER,
+    )
+
+
+def test_a_policy_that_is_made_shorter_while_a_page_is_open_begins_anew() -> None:
+    steps = LADDER[LADDER.index("    { after") : LADDER.index("]\n[[route]]")]
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(30, reroute(LADDER.replace(steps, ""))),
+        # When the step that is gone was due.
+        want(between(61, 61.1), page("a", to={"control"}, step=1, revision=2)),
+        at(100, reroute(LADDER)),
+        at(200, over("a")),
+        want(between(200, 200.1), resolve("a", to={"control"})),
         routes=LADDER,
     )
 

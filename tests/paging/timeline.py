@@ -231,6 +231,16 @@ def stand_in(rotation: str, person: str, seconds: float) -> Action:
     return happen
 
 
+def reroute(text: str) -> Action:
+    """Let another routes file be taken up."""
+
+    def happen(night: Night, _now: datetime) -> None:
+        night.routes = read_routes(text, KINDS)
+        assert faults_of(night.routes) == []
+
+    return happen
+
+
 def each(*actions: Action) -> Action:
     def happen(night: Night, now: datetime) -> None:
         for action in actions:
