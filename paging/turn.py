@@ -227,7 +227,7 @@ class _Decider:
             self._say(page.alert_id, None, "flapping", "join", "it flaps, and is held open")
             self._put(_changed(track, phase="grouped", groups=before.groups, until=None))
             self._put(_changed(before, phase="over", groups=()))
-            self._joined += [(key, page.alert_id) for key in before.groups]
+            self._note(before.groups, page.alert_id)
             self._fresh.pop()
 
     def _is_news(self, page: Page, track: Track) -> bool:
@@ -385,9 +385,15 @@ class _Decider:
 
     def _join(self, track: Track, keys: tuple[str, ...]) -> None:
         self._put(_changed(track, phase="grouped", stage="", until=None, groups=keys))
+        self._note(keys, track.alert_id)
         for key in keys:
-            self._joined.append((key, track.alert_id))
             self._count(key, 1)
+
+    def _note(self, keys: Iterable[str], alert_id: UUID) -> None:
+        """Write down of which groups an alert is, those that speak for its own among them."""
+        spoken_for = (self._groups[key].summary for key in keys)
+        every = (*keys, *(key for key in spoken_for if key is not None))
+        self._joined += [(key, alert_id) for key in dict.fromkeys(every)]
 
     def _count(self, key: str, more: int) -> None:
         group = self._groups[key]
@@ -699,6 +705,7 @@ class _Decider:
                 waits_until=self._now,
             )
         self._groups[group.key] = _changed(group, summary=key)
+        self._joined += [(key, track.alert_id) for track in members]
         self._count(key, len(members))
 
     def _take_back(self, key: str, alerts: int) -> None:
