@@ -40,6 +40,18 @@ def hooks_of(target: Target, routes: Routes) -> set[str]:
     return {hook for name in _persons(target, routes) for hook in routes.people.get(name, {})}
 
 
+def hooks_lacking(rotation: str, person: str, routes: Routes) -> list[str]:
+    """Return the hooks by which policies tell a rotation and somebody cannot be told."""
+    asked = {
+        target.hook
+        for steps in routes.policies.values()
+        for step in steps
+        for target in step.to
+        if (target.kind, target.name) == ("oncall", rotation) and target.hook is not None
+    }
+    return sorted(asked.difference(routes.people.get(person, {})))
+
+
 def _persons(target: Target, routes: Routes) -> Iterable[str]:
     if target.kind == "person":
         return (target.name,)

@@ -177,8 +177,7 @@ def _reached(target: Target, routes: Routes, orders: Orders, now: datetime) -> l
     person = target.name
     if target.kind == "oncall":
         person = on_call(routes.rotations[target.name], orders.overrides, now)
-    hooks = [hook for hook in routes.people.get(person, {}) if target.hook in (None, hook)]
-    return [f"{person} by {hook}" for hook in hooks]
+    return [f"{person} by {hook}" for hook in routes.hooks_of(person, target)]
 
 
 def _delivery(*row: Any) -> Line:

@@ -599,9 +599,20 @@ class _Decider:
             for number in range(first, last + 1)
             for delivery in self._deliveries(steps[number - 1], number)
         ]
+        # One that reaches nobody (a stand-in without a telephone) is none.
+        while not self._taken(deliveries, event) and last < len(steps):
+            last += 1
+            deliveries = list(self._deliveries(steps[last - 1], last))
         next_at = None
         if last < len(steps):
-            next_at = began + (steps[last].after - steps[first - 1].after)
+            next_at = began + (steps[last].after - steps[last - 1].after)
+        repeats_at = now + gathering.route.repeat_interval if first == 1 else group.repeats_at
+        if not self._taken(deliveries, event):
+            # There is nobody left to go to.
+            soon = now + gathering.route.group_interval
+            repeats_at = min(repeats_at or soon, soon)
+            said = f"no step of {group.policy} that is left reaches anybody"
+            self._say(None, group.key, "escalation", "pass", said)
         told = self._word(group, members, event, reason, gathering, deliveries)
         if group.summary is not None:
             self._take_back(group.summary, group.joined)
@@ -611,7 +622,7 @@ class _Decider:
             worst=gathering.worst,
             steps=last,
             next_step_at=next_at,
-            repeats_at=now + gathering.route.repeat_interval if first == 1 else group.repeats_at,
+            repeats_at=repeats_at,
             acknowledged_at=None,
             acknowledged_by=None,
             summary=None,
@@ -640,13 +651,7 @@ class _Decider:
         )
         if deliveries is None:
             deliveries = [_delivery(target, group.steps) for target in group.told_to]
-        taken = [
-            delivery
-            for delivery in deliveries
-            if (hook := self._routes.hooks.get(delivery.hook)) is not None
-            and event in (hook.terms.events or ())
-        ]
-        self._tellings.append(Telling(notice, tuple(taken)))
+        self._tellings.append(Telling(notice, self._taken(deliveries, event)))
         targets = dict.fromkeys((*group.told_to, *(one.target for one in deliveries)))
         told = _changed(
             group,
@@ -658,6 +663,15 @@ class _Decider:
         )
         self._groups[group.key] = told
         return told
+
+    def _taken(self, deliveries: Iterable[Delivery], event: Event) -> tuple[Delivery, ...]:
+        """Return the deliveries whose hooks are there, and are sent such an event."""
+        return tuple(
+            delivery
+            for delivery in deliveries
+            if (hook := self._routes.hooks.get(delivery.hook)) is not None
+            and event in (hook.terms.events or ())
+        )
 
     def _deliveries(self, step: Step, number: int) -> Iterable[Delivery]:
         """Return whom a step tells: each once, though several of its targets may lead to them."""
@@ -675,9 +689,8 @@ class _Decider:
         if target.kind == "oncall":
             rotation = self._routes.rotations[target.name]
             person = on_call(rotation, self._orders.overrides, self._now)
-        for hook in self._routes.people.get(person, {}):
-            if target.hook in (None, hook):
-                yield hook, person
+        for hook in self._routes.hooks_of(person, target):
+            yield hook, person
 
     def _divert(self, gathering: Gathering, members: Sequence[Track]) -> None:
         group = gathering.group

@@ -265,6 +265,52 @@ def test_whoever_stands_in_is_told() -> None:
     )
 
 
+CARL = LADDER.replace("[rotation.primary]", "[person.carl]\ncontrol = true\n[rotation.primary]")
+
+
+LADDER_OF_ONE = (
+    LADDER[: LADDER.index("steps = [")]
+    + 'steps = [{ to = ["oncall:primary"] }]\n'
+    + LADDER[LADDER.index("[[route]]") :]
+)
+
+
+def test_whoever_stands_in_without_the_hook_is_told_by_another() -> None:
+    play(
+        at(0, stand_in("primary", "carl", 3600)),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", step=1)),
+        want(between(62, 62.1), page("a", to={"control:carl"}, step=2)),
+        routes=CARL.replace("oncall:primary", "oncall:primary/sms"),
+        until=120,
+    )
+
+
+def test_a_step_that_reaches_nobody_is_passed_over() -> None:
+    # An override outlasts the person whom a new routes file does not know any more.
+    play(
+        at(0, stand_in("primary", "carl", 3600)),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", to={"control"}, step=1)),
+        at(10, reroute(LADDER)),
+        want(between(62, 62.1), page("a", to={"sms:bo", "control"}, step=3)),
+        routes=CARL,
+        until=300,
+    )
+
+
+def test_a_policy_that_reaches_nobody_begins_anew_soon() -> None:
+    play(
+        at(0, stand_in("primary", "carl", 90)),
+        at(1, open("a")),
+        at(1.5, reroute(LADDER_OF_ONE)),
+        # A minute after each vain attempt, until nobody stands in any more.
+        want(between(122, 122.2), page("a", to={"sms:anna"}, step=1)),
+        routes=CARL,
+        until=300,
+    )
+
+
 def test_a_policy_that_is_made_shorter_while_a_page_is_open_begins_anew() -> None:
     steps = LADDER[LADDER.index("    { after") : LADDER.index("]\n[[route]]")]
     play(
