@@ -128,6 +128,7 @@ class _Decider:
         self._touched: dict[str, None] = {}
         self._fresh: list[UUID] = []
         self._by_identity: dict[str, Track] | None = None
+        self._beside: dict[str, tuple[str, ...]] = {}
         self._by_name = {route.name: route for route in routes.routes}
         self._keys = {
             _index(group.route, group.labels): group.key
@@ -347,7 +348,7 @@ class _Decider:
             case "drop":
                 self._put(_changed(track, phase="dropped", stage=verdict.stage, until=None))
             case "join":
-                self._join(track, (decision.group or "",))
+                self._join(track, self._siblings(decision.group or ""))
             case _:
                 self._join(track, tuple(self._groups_for(candidate)))
         self._said.append(
@@ -464,27 +465,41 @@ class _Decider:
         told = [route for route in routes_of(labels, self._routes.routes) if route.policy != NOBODY]
         if not told:
             return
-        route = told[0]
         first = min(members, key=lambda track: (track.arrived, str(track.alert_id)))
-        key = _key(area.kind, area.name, str(first.alert_id))
         has_larger = any(area in parts for parts in self._topology.within.values())
-        wait = self._routes.darkness.parent_wait if has_larger else route.group_wait
-        self._groups[key] = Group(
-            key=key,
-            cause=area.kind,
-            cause_name=area.name,
-            route=route.name,
-            policy=route.policy,
-            labels={"zone": zone, area.kind: area.name},
-            opened=self._now,
-            waits_until=self._now + wait,
-        )
+        keys = {
+            _key(area.kind, area.name, route.name, str(first.alert_id)): route for route in told
+        }
+        for key, route in keys.items():
+            wait = self._routes.darkness.parent_wait if has_larger else route.group_wait
+            self._groups[key] = Group(
+                key=key,
+                cause=area.kind,
+                cause_name=area.name,
+                route=route.name,
+                policy=route.policy,
+                labels={"zone": zone, area.kind: area.name},
+                opened=self._now,
+                waits_until=self._now + wait,
+            )
         for track in members:
             for left in track.groups:
                 self._count(left, -1)
             said = f"{area} is dark, and speaks for it"
-            self._say(track.alert_id, key, "darkness", "join", said)
-            self._join(track, (key,))
+            self._say(track.alert_id, next(iter(keys)), "darkness", "join", said)
+            self._join(track, tuple(keys))
+
+    def _siblings(self, key: str) -> tuple[str, ...]:
+        """Return the groups that an area has by every route that took it, one of which is given."""
+        if key not in self._beside:
+            group = self._groups[key]
+            same = (group.cause, group.cause_name, group.opened)
+            self._beside[key] = tuple(
+                one.key
+                for one in self._groups.values()
+                if (one.cause, one.cause_name, one.opened) == same
+            )
+        return self._beside[key]
 
     # Groups.
 

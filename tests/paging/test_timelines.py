@@ -659,8 +659,7 @@ def test_what_a_summary_speaks_for_is_left_to_it_when_its_zone_goes_dark() -> No
     )
 
 
-def test_a_route_chooses_who_is_told() -> None:
-    routes = """
+TWO_HOOKS = """
 [hook.control]
 type = "webhook"
 url = "http://127.0.0.1:1/"
@@ -684,6 +683,9 @@ policy = "nobody"
 name = "all"
 policy = "control"
 """
+
+
+def test_a_route_chooses_who_is_told() -> None:
     night = play(
         at(0, open("a"), open("b", domain="environment"), open("c", domain="x", kind="season")),
         want(between(1, 1.1), page("a", to={"traffic"})),
@@ -691,6 +693,28 @@ policy = "control"
         at(10, over("a", "b", "c")),
         want(between(10, 10.1), resolve("a", to={"traffic"})),
         want(between(10, 10.1), resolve("a", "b", to={"control"})),
-        routes=routes,
+        routes=TWO_HOOKS,
     )
     assert night.why("c") == ["routing: route quiet tells nobody"]
+
+
+def test_a_dark_area_goes_to_every_route_that_takes_it() -> None:
+    north, more = some("s", 0, 8), some("s", 8, 20)
+    parts = [
+        part
+        for hook in ("control", "traffic")
+        for part in (
+            want(between(4, 4.1), page(*north, cause="gateway", to={hook}, total=8)),
+            want(between(60, 60.1), resolve(cause="gateway", to={hook}, total=20)),
+        )
+    ]
+    night = play(
+        at(0, dark(*north)),
+        # What falls silent later joins both.
+        at(20, dark(*more)),
+        at(60, over(*north, *more)),
+        *parts,
+        routes=TWO_HOOKS + DARK[len(ROUTES) :],
+        zones=SENSORS,
+    )
+    assert not night.memory.groups
