@@ -46,7 +46,7 @@ _LOCK: Final = """
     FROM pager_turn FOR UPDATE SKIP LOCKED
 """
 _UNDECIDED: Final = """
-    SELECT outbox_id, event, alert_id, at, actor, payload::text FROM outbox
+    SELECT outbox_id, event, alert_id, at, actor, payload::text, created_at FROM outbox
     WHERE decided_at IS NULL ORDER BY outbox_id LIMIT %s
 """
 _TESTS: Final = """
@@ -179,9 +179,9 @@ async def hear(connection: Connection) -> Heard:
     events: list[Event] = []
     outbox_ids, delivery_ids, unreadable = [], [], []
     cursor = await connection.execute(_UNDECIDED, (MAX_EVENTS,))
-    for outbox_id, event, alert_id, at, actor, payload in await cursor.fetchall():
+    for outbox_id, *row in await cursor.fetchall():
         outbox_ids.append(outbox_id)
-        told = _told(event, alert_id, at, actor, payload)
+        told = _told(*row)
         if isinstance(told, Told):
             events.append(told)
         else:
@@ -271,9 +271,16 @@ def delivery_channel(schema: str) -> str:
     return f"{schema}_delivery"
 
 
-def _told(event: Happening, alert_id: UUID, at: datetime, actor: str, payload: str) -> Told | Said:
+def _told(
+    event: Happening,
+    alert_id: UUID,
+    at: datetime,
+    actor: str,
+    payload: str,
+    written: datetime,
+) -> Told | Said:
     if event not in ("firing", "resolved"):
-        return Told(event, alert_id, at, None, actor)
+        return Told(event, alert_id, at, None, actor, written)
     try:
         page = decode_page(payload)
     except PageError as error:
@@ -282,7 +289,7 @@ def _told(event: Happening, alert_id: UUID, at: datetime, actor: str, payload: s
     if page.event != event:
         reason = f"unreadable: the row says {event}, its payload {page.event}"
         return Said(alert_id, None, "reading", "drop", reason)
-    return Told(event, alert_id, at, page, actor)
+    return Told(event, alert_id, at, page, actor, written)
 
 
 async def _put_tracks(

@@ -170,9 +170,11 @@ def severe_enough(candidate: Candidate, _scene: Scene, _now: datetime) -> Decisi
 def still_news(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Keep old firings from being told as if they were news.
 
-    What an alert waits for in the pager itself does not make it old.
+    What an alert waits for the pager, or in it, does not make it old: one that is still open when
+    the pager comes back from far away is told.
     """
-    age = candidate.track.arrived - candidate.page.since
+    track = candidate.track
+    age = (track.written or track.arrived) - candidate.page.since
     limit = scene.routes.stale_after
     if age > limit:
         return Decision("drop", f"no news: fired {_span(age)} ago, more than {_span(limit)}")

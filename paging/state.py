@@ -40,6 +40,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         As in the table `alert`.
     arrived, moved : datetime
         When the pager heard of it, and of its last transition.
+    written : datetime or None
+        When it was written down for the pager, which may have been away then.
     ended : datetime or None
         Event time of its resolution.
     openings : tuple of datetime
@@ -58,6 +60,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: State = "open"
     arrived: datetime
     moved: datetime
+    written: datetime | None = None
     ended: datetime | None = None
     openings: tuple[datetime, ...] = ()
     flapping: bool = False
@@ -173,6 +176,8 @@ class Told:
         Of a firing and a resolution.
     actor : str
         Who says so.
+    written : datetime or None
+        When it was written down, by the database's clock.
     """
 
     happening: Happening
@@ -180,6 +185,7 @@ class Told:
     at: datetime
     page: Page | None = None
     actor: str = "worker"
+    written: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

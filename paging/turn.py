@@ -175,7 +175,7 @@ class _Decider:
         track = self._tracks.get(told.alert_id)
         if told.happening == "firing":
             if track is None and told.page is not None:
-                self._open(told.page)
+                self._open(told.page, told.written)
             else:
                 self._say(told.alert_id, None, "deduplication", "quiet", "it is known already")
             return
@@ -197,7 +197,7 @@ class _Decider:
             case _:
                 self._acknowledge(track, told)
 
-    def _open(self, page: Page) -> None:
+    def _open(self, page: Page, written: datetime | None) -> None:
         identity = identity_of(page)
         if self._by_identity is None:
             self._by_identity = by_identity(self._tracks)
@@ -210,6 +210,7 @@ class _Decider:
             identity=identity,
             arrived=self._now,
             moved=self._now,
+            written=written,
             openings=openings[-limit.times - 1 :],
             flapping=len(openings) > limit.times,
             until=self._now,
@@ -309,7 +310,9 @@ class _Decider:
         candidates = [
             Candidate(page, labels_of(page), self._tracks[alert_id])
             for alert_id in alert_ids
+            # What is over already, in the turn in which it came, is not asked.
             if (page := self._pages.get(alert_id)) is not None
+            and self._tracks[alert_id].phase != "over"
         ]
         if not candidates:
             return

@@ -164,6 +164,18 @@ def test_one_decides_at_a_time(table: Table) -> None:
     on(table, work)
 
 
+def test_the_pager_may_be_away_for_days(table: Table) -> None:
+    one = alert("a", since=datetime.now(UTC) - timedelta(days=3))
+
+    async def work(connection: Connection) -> None:
+        table.put(one)
+        table.execute("UPDATE outbox SET created_at = at")
+        await decider(table).turn(connection)
+        assert table.count("true", "page_member") == 1
+
+    on(table, work)
+
+
 def test_time_never_runs_backwards_between_turns(table: Table) -> None:
     async def work(connection: Connection) -> None:
         ahead = datetime.now(UTC) + timedelta(hours=1)

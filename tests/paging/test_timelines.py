@@ -110,6 +110,15 @@ def test_old_news_is_no_news() -> None:
     assert night.why("a") == ["news: no news: fired 1 day, 2:00:00 ago, more than 1 day, 0:00:00"]
 
 
+def test_what_is_still_open_when_the_pager_comes_back_from_far_away_is_told() -> None:
+    since = moment(-3 * 86_400)
+    play(
+        at(0, open("a", since=since, written=since), open("b", since=since, written=since)),
+        at(0, over("b")),
+        want(between(1, 1.1), page("a")),
+    )
+
+
 def test_maintenance_is_quiet_and_what_outlasts_it_is_told() -> None:
     night = play(
         at(0, maintenance(100, zone="harbour")),

@@ -143,7 +143,9 @@ def acknowledged(*sensors: str, **facts: Any) -> Wanted:
     return _word("acknowledge", sensors, facts)
 
 
-def open(sensor: str, **facts: Any) -> Action:  # noqa: A001 - the word of the trade
+def open(  # noqa: A001 - the word of the trade
+    sensor: str, *, written: datetime | None = None, **facts: Any
+) -> Action:
     def happen(night: Night, now: datetime) -> None:
         key = f"{sensor}|{facts.get('kind', 'level')}|{now.timestamp()}"
         told = page_of(
@@ -157,7 +159,7 @@ def open(sensor: str, **facts: Any) -> Action:  # noqa: A001 - the word of the t
             | facts
         )
         night.pages[sensor] = told
-        night.events.append(Told("firing", told.alert_id, told.since, told))
+        night.events.append(Told("firing", told.alert_id, told.since, told, written=written or now))
 
     return happen
 
