@@ -57,10 +57,11 @@ _UNHEEDED: Final = """
     SELECT delivery_id, group_key, event, step, hook, person FROM delivery
     WHERE abandoned_at IS NOT NULL AND heeded_at IS NULL ORDER BY delivery_id LIMIT %s
 """
-# Whatever was ordered or lifted since the last turn is a reason for another.
-_ORDERED: Final = """
-    SELECT EXISTS (SELECT FROM silence WHERE ends_at > %(now)s AND begins_at <= %(now)s
-                   AND greatest(created_at, begins_at, lifted_at) > %(since)s)
+# A change of it is a reason for another turn. Not by when they were written: who lifts one may
+# commit long after the time that stands in the row.
+_IN_FORCE: Final = """
+    SELECT coalesce(md5(string_agg(silence_id::text, ' ' ORDER BY silence_id)), '') FROM silence
+    WHERE ends_at > %(now)s AND begins_at <= %(now)s AND lifted_at IS NULL
 """
 _SILENCES: Final = """
     SELECT silence_id, kind, match, begins_at, ends_at, comment FROM silence
@@ -198,13 +199,12 @@ async def hear(connection: Connection) -> Heard:
     return Heard([*events, *tests], outbox_ids, delivery_ids, test_ids, unreadable)
 
 
-async def is_ordered(connection: Connection, since: datetime | None, now: datetime) -> bool:
-    """Say whether anybody has silenced something, or lifted a silence, since the last turn."""
-    if since is None:
-        return True
-    cursor = await connection.execute(_ORDERED, {"since": since, "now": now})
+async def in_force(connection: Connection, now: datetime) -> str:
+    """Return what stands for the silences and windows in force: another text when they change."""
+    cursor = await connection.execute(_IN_FORCE, {"now": now})
     row = await cursor.fetchone()
-    return row is not None and bool(row[0])
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    return str(row[0])
 
 
 async def orders(connection: Connection, now: datetime) -> Orders:

@@ -56,7 +56,7 @@ class Decider:
         self._name = uuid4().hex
         self._memory: Memory | None = None
         self._revision = -1
-        self._decided_at: datetime | None = None
+        self._in_force: str | None = None
         self._wake_at: datetime | None = None
         self._now: datetime | None = None
         self._topology = Topology()
@@ -98,6 +98,7 @@ class Decider:
         except BaseException:
             # What was decided may be written down or not.
             self._memory = None
+            self._in_force = None
             raise
         self._meter.looked()
         return is_new
@@ -113,9 +114,9 @@ class Decider:
         heard = await book.hear(connection)
         is_awaited = begun.wakes_at is not None and begun.wakes_at <= begun.now
         is_new = heard.is_anything
-        if not (
-            is_new or is_awaited or await book.is_ordered(connection, self._decided_at, begun.now)
-        ):
+        # Before the orders are read: what changes in between is seen next time.
+        in_force = await book.in_force(connection, begun.now)
+        if not (is_new or is_awaited or in_force != self._in_force):
             return False
         if self._memory is None or self._revision != begun.revision:
             self._memory = await book.remembered(connection, begun.shift)
@@ -136,7 +137,7 @@ class Decider:
             await connection.execute("SELECT pg_notify(%s, '')", (bell,))
         self._memory = turn.memory
         self._revision = begun.revision + 1
-        self._decided_at = begun.now
+        self._in_force = in_force
         self._wake_at = turn.wake_at
         self._is_last = True
         _log(turn, heard)

@@ -356,6 +356,27 @@ def test_what_is_silenced_in_the_database_is_quiet_until_it_is_lifted(
     within(work())
 
 
+def test_a_lift_that_is_committed_late_is_noticed(table: Table) -> None:
+    async def work(connection: Connection) -> None:
+        one = decider(table)
+        table.execute(
+            "INSERT INTO silence (match, ends_at, comment, author)"
+            " VALUES (%s, now() + interval '1 h', 'works', 'anna')",
+            Jsonb({"sensor": "a"}),
+        )
+        table.put(alert("a"))
+        await one.turn(connection)
+        async with connected(table.dsn, table.schema) as other, other.transaction():
+            await other.execute("UPDATE silence SET lifted_at = now(), lifted_by = 'anna'")
+            table.put(alert("b", zone="station"))
+            await one.turn(connection)
+        assert table.count("true", "page_member") == 1
+        await one.turn(connection)
+        assert table.count("true", "page_member") == 2
+
+    on(table, work)
+
+
 @pytest.mark.slow
 def test_a_storm_of_ten_thousand_sensors_is_a_page_a_gateway_and_a_resolve_a_page(
     table: Table,
