@@ -11,6 +11,7 @@ def faults_of(routes: Routes) -> list[str]:
     return [
         *_routes(routes),
         *_policies(routes),
+        *_hooks(routes),
         *_people(routes),
         *_areas(routes),
     ]
@@ -113,6 +114,16 @@ def _target(target: Target, routes: Routes) -> Iterator[str]:
             yield f"{person} is not reached by {target.hook}"
         if not reached:
             yield f"{person} is not reached by any hook"
+
+
+def _hooks(routes: Routes) -> Iterator[str]:
+    for name, hook in routes.hooks.items():
+        events = hook.terms.events or ()
+        if events and "trigger" not in events:
+            yield (
+                f"hook {name}: its events lack trigger, and who is not told that something began is"
+                " told nothing else of it"
+            )
 
 
 def _people(routes: Routes) -> Iterator[str]:

@@ -134,6 +134,10 @@ def route(name: str, match: str = "", policy: str = "all") -> str:
     [
         (BASE, "there is no route: nobody is told of anything"),
         (BASE + route("a", policy="none"), "route a: there is no policy none"),
+        (
+            BASE.replace("[policy", 'events = ["resolve"]\n[policy') + NET,
+            "hook control: its events lack trigger",
+        ),
         (BASE + route("a") + route("b", 'zone = "x"') + NET, "route b: unreachable, a take all"),
         (
             BASE + route("a", 'severity = ["minor", "major"]')
