@@ -7,7 +7,7 @@ last, and reads everything anew. So what is in memory is never more than a copy.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -41,9 +41,21 @@ from storage.pages import Page, PageError, decode_page
 MAX_EVENTS: Final = 10_000
 _MAX_REASON_CHARS: Final = 500
 
+# So little a clock that was set back is waited for, so that no time runs backwards: more than one
+# that is kept is off, or that of a standby. Beyond it what is remembered follows the clock, for
+# nobody would be paged until it has come as far again.
+_CLOCK_SLACK: Final = timedelta(seconds=5)
+
 _LOCK: Final = """
-    SELECT revision, shift::text, wakes_at, decider, greatest(decided_at, clock_timestamp())
+    SELECT revision, shift::text, wakes_at, decider, decided_at, clock_timestamp()
     FROM pager_turn FOR UPDATE SKIP LOCKED
+"""
+# What waits to be sent, by the same clock. A lease that ends early is a delivery that may come
+# twice, under one key.
+_REBASE: Final = """
+    UPDATE delivery
+    SET next_attempt_at = next_attempt_at + %(by)s, claimed_until = claimed_until + %(by)s
+    WHERE delivered_at IS NULL AND abandoned_at IS NULL
 """
 _UNDECIDED: Final = """
     SELECT outbox_id, event, alert_id, at, actor, payload::text, created_at FROM outbox
@@ -129,7 +141,9 @@ class Begun:
     decider : str
         Who decided last.
     now : datetime
-        By the database's clock, and never earlier than in the turn before.
+        By the database's clock, and never earlier than in the turn before, `set_by` added to it.
+    set_by : timedelta
+        By how much the clock was set back since, where it was by more than a little; negative.
     """
 
     revision: int
@@ -137,6 +151,7 @@ class Begun:
     wakes_at: datetime | None
     decider: str
     now: datetime
+    set_by: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +185,17 @@ async def begin(connection: Connection) -> Begun | None:
     row = await cursor.fetchone()
     if row is None:
         return None
-    revision, shift, wakes_at, decider, now = row
+    revision, shift, wakes_at, decider, decided_at, clock = row
     read = None if shift is None else msgspec.json.decode(shift, type=Shift)
-    return Begun(revision, read, wakes_at, decider, now)
+    now = max(clock, decided_at or clock)
+    if now - clock <= _CLOCK_SLACK:
+        return Begun(revision, read, wakes_at, decider, now)
+    return Begun(revision, read, wakes_at, decider, clock, clock - now)
+
+
+async def rebase(connection: Connection, by: timedelta) -> None:
+    """Let what is to be delivered follow a clock that was set, in the turn that follows it."""
+    await connection.execute(_REBASE, {"by": by})
 
 
 async def hear(connection: Connection) -> Heard:

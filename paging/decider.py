@@ -18,7 +18,7 @@ from paging.backoff import within
 from paging.connection import Connection
 from paging.meter import Meter
 from paging.routes import Routes
-from paging.state import Memory, Topology, Turn
+from paging.state import Memory, Topology, Turn, rebased
 from paging.topology import topology_of
 from paging.turn import decide
 
@@ -116,15 +116,20 @@ class Decider:
         is_new = heard.is_anything
         # Before the orders are read: what changes in between is seen next time.
         in_force = await book.in_force(connection, begun.now)
-        if not (is_new or is_awaited or in_force != self._in_force):
+        if not (is_new or is_awaited or begun.set_by or in_force != self._in_force):
             return False
         if self._memory is None or self._revision != begun.revision:
             self._memory = await book.remembered(connection, begun.shift)
+        memory = self._memory
+        if begun.set_by:
+            log.warning("the clock was set back", extra={"by_s": -begun.set_by.total_seconds()})
+            memory = rebased(memory, begun.set_by)
+            await book.rebase(connection, begun.set_by)
         # They may be renewed in between.
         routes = self._routes
         await self._learn(connection, routes)
         turn = decide(
-            self._memory,
+            memory,
             heard.events,
             begun.now,
             routes=routes,
@@ -132,7 +137,7 @@ class Decider:
             topology=self._topology,
         )
         await book.write(connection, heard, self._memory, turn, begun.now, self._name)
-        if turn.tellings:
+        if turn.tellings or begun.set_by:
             bell = book.delivery_channel(self._schema)
             await connection.execute("SELECT pg_notify(%s, '')", (bell,))
         self._memory = turn.memory

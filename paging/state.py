@@ -7,7 +7,7 @@ what is not the same object any more. Each is stored as it is, and nothing of it
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -132,6 +132,9 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary: str | None = None
     wakes_at: datetime | None = None
     closed: datetime | None = None
+
+
+RememberedT = TypeVar("RememberedT", Track, Group)
 
 
 class Shift(msgspec.Struct, frozen=True):
@@ -364,6 +367,28 @@ def labels_of(page: Page) -> dict[str, str]:
 def identity_of(page: Page) -> str:
     """Return what of an alert stays when it opens again."""
     return f"{page.sensor}|{page.quantity}|{page.category}|{page.kind}"
+
+
+def rebased(memory: Memory, by: timedelta) -> Memory:
+    """Return the same memory by a clock that was set: what was to be in an hour still is."""
+    return Memory(
+        {alert_id: _moved(track, by) for alert_id, track in memory.tracks.items()},
+        memory.pages,
+        {key: _moved(group, by) for key, group in memory.groups.items()},
+        memory.shift,
+    )
+
+
+def _moved(one: RememberedT, by: timedelta) -> RememberedT:
+    changes: dict[str, Any] = {}
+    for name in one.__struct_fields__:
+        value = getattr(one, name)
+        if name == "openings":
+            changes[name] = tuple(at + by for at in value)
+        # Event time is another clock's.
+        elif isinstance(value, datetime) and name != "ended":
+            changes[name] = value + by
+    return msgspec.structs.replace(one, **changes)
 
 
 def is_over(track: Track, now: datetime, calm: timedelta) -> bool:

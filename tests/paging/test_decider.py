@@ -176,14 +176,45 @@ def test_the_pager_may_be_away_for_days(table: Table) -> None:
     on(table, work)
 
 
-def test_time_never_runs_backwards_between_turns(table: Table) -> None:
+def test_a_clock_that_is_a_little_behind_is_waited_for(table: Table) -> None:
     async def work(connection: Connection) -> None:
-        ahead = datetime.now(UTC) + timedelta(hours=1)
+        ahead = datetime.now(UTC) + timedelta(seconds=4)
         table.execute("UPDATE pager_turn SET decided_at = %s", ahead)
         table.put(alert("a"))
         await decider(table).turn(connection)
         (row,) = table.execute("SELECT opened_at FROM page_group")
         assert row["opened_at"] == ahead
+
+    on(table, work)
+
+
+def test_a_clock_that_was_far_ahead_holds_nobody_up(
+    table: Table, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = book._LOCK
+    fast = lock.replace("clock_timestamp()", "clock_timestamp() + interval '1 h'")
+
+    async def work(connection: Connection) -> None:
+        one = decider(table)
+        monkeypatch.setattr(book, "_LOCK", fast)
+        table.put(alert("a"))
+        await until_told(table, connection, one, 1)
+        table.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 h'")
+        monkeypatch.setattr(book, "_LOCK", lock)
+        before = datetime.now(UTC)
+        assert "the clock was set back" not in caplog.messages
+        await one.turn(connection)
+        assert caplog.messages.count("the clock was set back") == 1
+        (group,) = table.execute("SELECT body FROM page_group")
+        due = datetime.fromisoformat(group["body"]["next_step_at"])
+        # The second step is an hour after the first, by whatever clock.
+        assert abs(due - before - timedelta(hours=1)) < timedelta(seconds=10)
+        assert table.count("next_attempt_at < now() + interval '10 s'") == 1
+        assert one._memory is not None
+        assert await book.remembered(connection, one._memory.shift) == one._memory
+        table.put(alert("b", zone="station"))
+        await until_told(table, connection, one, 2)
+        assert caplog.messages.count("the clock was set back") == 1
 
     on(table, work)
 
