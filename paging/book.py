@@ -29,6 +29,7 @@ from paging.state import (
     Quiet,
     Said,
     Shift,
+    Taken,
     Telling,
     Tested,
     Told,
@@ -128,6 +129,12 @@ _TURN: Final = """
 """
 
 
+class _Acknowledged(msgspec.Struct):
+    """What somebody has: the alert, or all of a group of which it is one."""
+
+    group: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Begun:
     """A turn that this pager has.
@@ -160,7 +167,7 @@ class Heard:
 
     Parameters
     ----------
-    events : sequence of Told, GivenUp or Tested
+    events : sequence of Told, GivenUp, Taken or Tested
     outbox_ids, delivery_ids, test_ids : sequence of int or UUID
         The rows that say so.
     unreadable : sequence of Said
@@ -206,10 +213,10 @@ async def hear(connection: Connection) -> Heard:
     for outbox_id, *row in await cursor.fetchall():
         outbox_ids.append(outbox_id)
         told = _told(*row)
-        if isinstance(told, Told):
-            events.append(told)
-        else:
+        if isinstance(told, Said):
             unreadable.append(told)
+        else:
+            events.append(told)
     cursor = await connection.execute(_UNHEEDED, (MAX_EVENTS,))
     for delivery_id, group, event, step, hook, person in await cursor.fetchall():
         delivery_ids.append(delivery_id)
@@ -301,12 +308,16 @@ def _told(
     actor: str,
     payload: str,
     written: datetime,
-) -> Told | Said:
-    if event not in ("firing", "resolved"):
-        return Told(event, alert_id, at, None, actor, written)
+) -> Told | Taken | Said:
     try:
+        if event == "acknowledged":
+            of = msgspec.json.decode(payload, type=_Acknowledged)
+            if of.group is not None:
+                return Taken(of.group, actor)
+        if event not in ("firing", "resolved"):
+            return Told(event, alert_id, at, None, actor, written)
         page = decode_page(payload)
-    except PageError as error:
+    except (PageError, msgspec.DecodeError) as error:
         reason = storable(f"unreadable: {error}", _MAX_REASON_CHARS)
         return Said(alert_id, None, "reading", "drop", reason)
     if page.event != event:

@@ -111,6 +111,8 @@ class Gathering:
         What keeps all of them quiet.
     shift : Shift
     budget : int or None
+    is_calm : bool
+        Whether none is open, and some are only held open until they have been calm.
     """
 
     group: Group
@@ -122,6 +124,7 @@ class Gathering:
     quiet: Quiet | None
     shift: Shift
     budget: int | None
+    is_calm: bool = False
 
 
 AlertStage = Callable[[Candidate, Scene, datetime], Decision]
@@ -428,7 +431,8 @@ def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, st
     group = gathering.group
     if group.worst is not None and RANK[gathering.worst] > RANK[group.worst]:
         return "trigger", f"it was {group.worst}, and is {gathering.worst}"
-    if group.acknowledged_at is None:
+    # Nobody else is woken while it is calm; when it opens again, whoever was due is.
+    if group.acknowledged_at is None and not gathering.is_calm:
         if group.repeats_at is not None and now >= group.repeats_at:
             return "trigger", "still open, and nobody has acknowledged it: told anew"
         if group.next_step_at is not None and now >= group.next_step_at:

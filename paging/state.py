@@ -53,6 +53,10 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Where it is held or muted, and when it is looked at again.
     groups : tuple of str
         Keys.
+    joined : datetime or None
+        When it came into them.
+    acknowledged_by : str or None
+        Who has it, where somebody has said so of the alert itself.
     """
 
     alert_id: UUID
@@ -68,6 +72,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stage: str = ""
     until: datetime | None = None
     groups: tuple[str, ...] = ()
+    joined: datetime | None = None
+    acknowledged_by: str | None = None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,6 +107,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dark : int
         Of an area, the most sensors that a notice said were silent.
     acknowledged_at, acknowledged_by : datetime, str or None
+    had_at, had_by : datetime, str or None
+        The same, of before it got worse: whoever had it has it again when that is over.
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
     wakes_at : datetime or None
@@ -129,6 +137,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dark: int = 0
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
+    had_at: datetime | None = None
+    had_by: str | None = None
     summary: str | None = None
     wakes_at: datetime | None = None
     closed: datetime | None = None
@@ -201,6 +211,14 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """Somebody has a group, whatever has become of its alerts."""
+
+    group: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tested:
     """A page that somebody asks for, to see whether it comes."""
 
@@ -209,7 +227,7 @@ class Tested:
     author: str
 
 
-Event = Told | GivenUp | Tested
+Event = Told | GivenUp | Taken | Tested
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ from paging.state import (
     Quiet,
     Said,
     Shift,
+    Taken,
     Telling,
     Tested,
     Told,
@@ -88,7 +89,7 @@ def decide(
     ----------
     memory : Memory
         As the turn before left it.
-    events : sequence of Told, GivenUp or Tested
+    events : sequence of Told, GivenUp, Taken or Tested
         What happened since, in order.
     now : datetime
         Never earlier than in the turn before.
@@ -144,6 +145,8 @@ class _Decider:
                     self._hear(event)
                 case GivenUp():
                     self._give_up(event)
+                case Taken():
+                    self._take(event.group, event.actor)
                 case Tested():
                     self._test(event)
         waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
@@ -182,7 +185,8 @@ class _Decider:
         if track is None:
             self._say(told.alert_id, None, "deduplication", "quiet", "nobody knows its firing")
             return
-        if track.state == "resolved":
+        # One that is over may be held open, and somebody has its page.
+        if track.state == "resolved" and told.happening != "acknowledged":
             return
         match told.happening:
             case "resolved":
@@ -192,7 +196,7 @@ class _Decider:
             case "back":
                 groups = (self._groups.get(key) for key in track.groups)
                 has_it = any(group and group.acknowledged_at for group in groups)
-                state = "acknowledged" if has_it else "open"
+                state = "acknowledged" if has_it or track.acknowledged_by else "open"
                 self._put(_changed(track, state=state, moved=self._now))
             case _:
                 self._acknowledge(track, told)
@@ -227,7 +231,12 @@ class _Decider:
         ):
             # The one before it was held open; this one takes its place, and nobody is told.
             self._say(page.alert_id, None, "flapping", "join", "it flaps, and is held open")
-            self._put(_changed(track, phase="grouped", groups=before.groups, until=None))
+            # Whoever had that one has this as well, unless it is worse.
+            is_worse = RANK[page.severity] > RANK[self._pages[before.alert_id].severity]
+            joined = self._now if is_worse else before.joined
+            self._put(
+                _changed(track, phase="grouped", groups=before.groups, joined=joined, until=None)
+            )
             self._put(_changed(before, phase="over", groups=()))
             self._note(before.groups, page.alert_id)
             self._fresh.pop()
@@ -251,25 +260,40 @@ class _Decider:
         self._put(over)
 
     def _acknowledge(self, track: Track, told: Told) -> None:
-        self._put(_changed(track, state="acknowledged", moved=self._now))
-        for key in self._speaking_for(track):
-            group = self._groups[key]
-            if group.acknowledged_at is not None:
-                continue
-            group = _changed(
-                group,
-                acknowledged_at=self._now,
-                acknowledged_by=told.actor,
-                told=group.joined,
-                next_step_at=None,
-                repeats_at=None,
-            )
-            self._groups[key] = group
-            self._touched[key] = None
-            said = f"{told.actor} has it"
-            self._say(track.alert_id, key, "escalation", "quiet", said)
-            if group.first_told is not None:
-                self._word(group, self._members_of(key), "acknowledge", said)
+        if track.state != "resolved":
+            by = told.actor
+            track = _changed(track, state="acknowledged", moved=self._now, acknowledged_by=by)
+            self._put(track)
+        for key in track.groups:
+            self._take(key, told.actor, track.alert_id)
+
+    def _take(self, key: str, actor: str, alert_id: UUID | None = None) -> None:
+        """Let somebody have a group, or the summary that speaks for it: nobody else is woken."""
+        group = self._groups.get(key)
+        if group is not None and group.summary is not None:
+            group = self._groups.get(group.summary)
+        if group is None or group.acknowledged_at is not None:
+            return
+        group = self._had(group, self._now, actor)
+        said = f"{actor} has it"
+        self._say(alert_id, group.key, "escalation", "quiet", said)
+        if group.first_told is not None:
+            self._word(group, self._members_of(group.key), "acknowledge", said)
+
+    def _had(self, group: Group, since: datetime, actor: str) -> Group:
+        group = _changed(
+            group,
+            acknowledged_at=since,
+            acknowledged_by=actor,
+            had_at=None,
+            had_by=None,
+            told=group.joined,
+            next_step_at=None,
+            repeats_at=None,
+        )
+        self._groups[group.key] = group
+        self._touched[group.key] = None
+        return group
 
     def _give_up(self, lost: GivenUp) -> None:
         group = self._groups.get(lost.group)
@@ -388,10 +412,23 @@ class _Decider:
             yield key
 
     def _join(self, track: Track, keys: tuple[str, ...]) -> None:
-        self._put(_changed(track, phase="grouped", stage="", until=None, groups=keys))
+        joined = {"groups": keys, "joined": self._now}
+        self._put(_changed(track, phase="grouped", stage="", until=None, **joined))
         self._note(keys, track.alert_id)
         for key in keys:
             self._count(key, 1)
+            group = self._groups[key]
+            is_heard = group.joined == 1 or group.acknowledged_at is not None
+            if (
+                track.acknowledged_by is not None
+                and group.first_told is None
+                and is_heard
+                and group.joined == group.told + 1
+            ):
+                # Somebody had all of it while it was still held or silenced.
+                self._had(group, self._now, track.acknowledged_by)
+                said = f"{track.acknowledged_by} has it"
+                self._say(track.alert_id, key, "escalation", "quiet", said)
 
     def _note(self, keys: Iterable[str], alert_id: UUID) -> None:
         """Write down of which groups an alert is, those that speak for its own among them."""
@@ -401,7 +438,8 @@ class _Decider:
 
     def _count(self, key: str, more: int) -> None:
         group = self._groups[key]
-        self._groups[key] = _changed(group, joined=group.joined + more)
+        joined = group.joined + more
+        self._groups[key] = _changed(group, joined=joined, told=min(group.told, joined))
         self._touched[key] = None
         if group.summary is not None:
             self._count(group.summary, more)
@@ -531,6 +569,7 @@ class _Decider:
         group = self._groups.get(key)
         if group is None:
             return
+        group = self._given_back(group, members)
         gathering = self._gathering(group, members)
         verdict = judge_group(gathering, self._now)
         decision = verdict.decision
@@ -563,6 +602,22 @@ class _Decider:
             group, wakes_at=self._next_look(group, decision.until, members)
         )
 
+    def _given_back(self, group: Group, members: Sequence[Track]) -> Group:
+        """Return a group to whoever had it before it got worse, once only what they had is left."""
+        had_at, had_by = group.had_at, group.had_by
+        if had_at is None or had_by is None or group.cause == "budget":
+            return group
+        calm = self._routes.flapping.within
+        left = [track for track in members if not is_over(track, self._now, calm)]
+        if not left or not all(
+            track.acknowledged_by or (track.joined is not None and track.joined < had_at)
+            for track in left
+        ):
+            return group
+        said = f"what joined since is over, and {had_by} has the rest"
+        self._say(None, group.key, "escalation", "quiet", said)
+        return self._had(group, had_at, had_by)
+
     def _gathering(self, group: Group, members: Sequence[Track]) -> Gathering:
         calm = self._routes.flapping.within
         left = [track for track in members if not is_over(track, self._now, calm)]
@@ -581,6 +636,7 @@ class _Decider:
             self._quiet_for(pages),
             self._shift,
             self._routes.budget,
+            bool(left) and all(track.state == "resolved" for track in left),
         )
 
     def _quiet_for(self, pages: Sequence[Page]) -> Quiet | None:
@@ -643,6 +699,8 @@ class _Decider:
             repeats_at=repeats_at,
             acknowledged_at=None,
             acknowledged_by=None,
+            had_at=group.acknowledged_at or group.had_at,
+            had_by=group.acknowledged_by or group.had_by,
             summary=None,
         )
 
@@ -790,12 +848,6 @@ class _Decider:
 
     def _members_of(self, key: str) -> list[Track]:
         return self._members({key: None})[key]
-
-    def _speaking_for(self, track: Track) -> Iterator[str]:
-        for key in track.groups:
-            group = self._groups.get(key)
-            if group is not None:
-                yield group.summary or key
 
     def _route_of(self, group: Group) -> Route:
         # Of a file that was changed meanwhile, the last route takes everything.

@@ -26,6 +26,7 @@ from tests.paging.timeline import (
     silence,
     stale,
     stand_in,
+    take,
     update,
     want,
 )
@@ -237,6 +238,105 @@ def test_whoever_acknowledges_ends_the_escalation() -> None:
 
 def test_an_alert_that_somebody_has_before_it_is_told_wakes_nobody() -> None:
     play(at(0, open("a")), at(0.5, acknowledge("a")), at(300, over("a")), routes=LADDER)
+
+
+@pytest.mark.parametrize("quiet", [silence, maintenance])
+def test_an_alert_that_somebody_has_while_it_is_silenced_wakes_nobody_later(quiet: Any) -> None:
+    night = play(
+        at(0, quiet(60, sensor="a*")),
+        at(1, open("a"), open("a2")),
+        at(5, acknowledge("a"), acknowledge("a2", by="bo")),
+        at(500, over("a", "a2")),
+        routes=LADDER,
+    )
+    assert "escalation: anna has it" in night.why("a")
+
+
+def test_what_nobody_has_is_told_with_what_somebody_had_before() -> None:
+    play(
+        at(0, silence(60, sensor="a*")),
+        at(1, open("a"), open("a2")),
+        at(5, acknowledge("a")),
+        want(between(61, 61.1), page("a", "a2")),
+        at(62, over("a2")),
+        # What is left anna has.
+        at(500, over("a")),
+        want(between(500, 500.1), resolve("a", "a2", to={"control"})),
+        routes=LADDER,
+    )
+
+
+FLAPPING = LADDER + '\n[flapping]\ntimes = 1\nwithin = "600s"\n'
+
+
+def test_a_page_whose_alert_is_held_open_can_be_acknowledged() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"})),
+        at(5, open("b")),
+        at(10, over("b")),
+        at(15, open("b")),
+        at(20, over("a", "b")),
+        at(30, take("b", by="bo")),
+        want(between(30, 30.1), acknowledged("a", "b", actor="bo", to={"control"})),
+        # It opens again, and bo has it.
+        at(40, open("b")),
+        at(50, over("b")),
+        want(between(650, 650.1), resolve(to={"control"})),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+def test_nobody_else_is_woken_for_what_is_calm_until_it_opens_again() -> None:
+    play(
+        at(0, open("a")),
+        at(0.5, over("a")),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", to={"control"})),
+        at(5, over("a")),
+        # The second step would have been at 62 s.
+        at(100, open("a")),
+        want(between(100, 100.1), page("a", to={"sms:anna"}, step=2)),
+        at(110, over("a")),
+        want(between(710, 710.1), resolve(to={"control", "sms:anna"})),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+def test_what_got_worse_and_is_over_leaves_the_rest_to_whoever_had_it() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="critical")),
+        want(between(100, 100.1), page("a", "b", severity="critical", step=1)),
+        at(105, over("b")),
+        # Nobody else is woken for what anna has.
+        at(600, over("a")),
+        want(between(600, 600.1), resolve("a", "b", to={"control"})),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_what_got_worse_is_escalated_as_long_as_nobody_has_it() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="critical")),
+        want(between(100, 100.1), page("a", "b", severity="critical", step=1)),
+        at(105, over("a")),
+        want(between(160, 160.1), page("a", "b", to={"sms:anna"}, step=2)),
+        at(170, acknowledge("b", by="bo")),
+        want(between(170, 170.1), acknowledged("a", "b", actor="bo")),
+        routes=LADDER,
+        until=500,
+    )
 
 
 def test_a_dead_hook_is_followed_by_the_next_step_at_once() -> None:

@@ -20,7 +20,7 @@ from paging.hooks.kinds import KINDS
 from paging.matching import read_match
 from paging.routes import Routes, read_routes
 from paging.schedule import Override
-from paging.state import GivenUp, Memory, Orders, Quiet, Said, Telling, Told, Topology
+from paging.state import GivenUp, Memory, Orders, Quiet, Said, Taken, Telling, Told, Topology
 from paging.topology import topology_of
 from paging.turn import decide
 from storage.pages import Page
@@ -57,7 +57,7 @@ class Night:
     topology: Topology = field(default_factory=Topology)
     memory: Memory = field(default_factory=Memory)
     orders: Orders = field(default_factory=Orders)
-    events: list[Told | GivenUp] = field(default_factory=list)
+    events: list[Told | GivenUp | Taken] = field(default_factory=list)
     told: list[tuple[float, Telling]] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)
     pages: dict[str, Page] = field(default_factory=dict)
@@ -189,6 +189,16 @@ def back(sensor: str) -> Action:
 
 def acknowledge(sensor: str, by: str = "anna") -> Action:
     return _moved("acknowledged", sensor, by)
+
+
+def take(sensor: str, by: str = "anna") -> Action:
+    """Let somebody acknowledge the page of a sensor's alert, whatever became of that."""
+
+    def happen(night: Night, _now: datetime) -> None:
+        track = night.memory.tracks[night.pages[sensor].alert_id]
+        night.events += [Taken(key, by) for key in track.groups]
+
+    return happen
 
 
 def again(sensor: str) -> Action:
