@@ -183,7 +183,17 @@ class Heard:
     @property
     def is_anything(self) -> bool:
         """Whether anything happened."""
-        return bool(self.outbox_ids or self.delivery_ids or self.test_ids)
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """How many rows say so."""
+        return len(self.outbox_ids) + len(self.delivery_ids) + len(self.test_ids)
+
+    @property
+    def rows(self) -> tuple[int | UUID, ...]:
+        """What tells these rows from others."""
+        return (*self.outbox_ids, *self.delivery_ids, *self.test_ids)
 
 
 async def begin(connection: Connection) -> Begun | None:
@@ -205,11 +215,11 @@ async def rebase(connection: Connection, by: timedelta) -> None:
     await connection.execute(_REBASE, {"by": by})
 
 
-async def hear(connection: Connection) -> Heard:
+async def hear(connection: Connection, most: int = MAX_EVENTS) -> Heard:
     """Return what happened, oldest first and so much that one turn can take it."""
     events: list[Event] = []
     outbox_ids, delivery_ids, unreadable = [], [], []
-    cursor = await connection.execute(_UNDECIDED, (MAX_EVENTS,))
+    cursor = await connection.execute(_UNDECIDED, (most,))
     for outbox_id, *row in await cursor.fetchall():
         outbox_ids.append(outbox_id)
         told = _told(*row)
@@ -217,13 +227,14 @@ async def hear(connection: Connection) -> Heard:
             unreadable.append(told)
         else:
             events.append(told)
-    cursor = await connection.execute(_UNHEEDED, (MAX_EVENTS,))
+    most -= len(outbox_ids)
+    cursor = await connection.execute(_UNHEEDED, (most,))
     for delivery_id, group, event, step, hook, person in await cursor.fetchall():
         delivery_ids.append(delivery_id)
         # Nobody else need be told that something is over when one was not told that it began.
         if event == "trigger":
             events.append(GivenUp(group, step, hook if person is None else f"{hook}:{person}"))
-    cursor = await connection.execute(_TESTS, (MAX_EVENTS,))
+    cursor = await connection.execute(_TESTS, (most - len(delivery_ids),))
     tests = [Tested(*row) for row in await cursor.fetchall()]
     test_ids = [one.test_id for one in tests]
     return Heard([*events, *tests], outbox_ids, delivery_ids, test_ids, unreadable)
@@ -277,12 +288,7 @@ async def write(
 ) -> None:
     """Write down a turn, in the transaction that has begun it."""
     async with connection.cursor() as cursor:
-        if heard.outbox_ids:
-            await cursor.execute(_DECIDED, (now, heard.outbox_ids))
-        if heard.delivery_ids:
-            await cursor.execute(_HEEDED, (now, heard.delivery_ids))
-        if heard.test_ids:
-            await cursor.execute(_TESTED, (now, heard.test_ids))
+        await _tick_off(cursor, heard, now)
         await _put_tracks(cursor, before.tracks, turn.memory.tracks)
         await _put_groups(cursor, before.groups, turn)
         if turn.joined:
@@ -294,6 +300,17 @@ async def write(
         shift = turn.memory.shift
         body = None if shift is None else msgspec.json.encode(shift).decode()
         await cursor.execute(_TURN, (body, turn.wake_at, decider, now))
+
+
+async def set_aside(connection: Connection, heard: Heard, now: datetime, reason: str) -> None:
+    """Let nobody decide what makes every turn fail, and write down why."""
+    said = [
+        Said(*_subject(event), "fault", "drop", f"set aside, it cannot be decided: {reason}")
+        for event in heard.events
+    ]
+    async with connection.cursor() as cursor:
+        await _tick_off(cursor, heard, now)
+        await _say(cursor, [*heard.unreadable, *said], now)
 
 
 def delivery_channel(schema: str) -> str:
@@ -324,6 +341,26 @@ def _told(
         reason = f"unreadable: the row says {event}, its payload {page.event}"
         return Said(alert_id, None, "reading", "drop", reason)
     return Told(event, alert_id, at, page, actor, written)
+
+
+def _subject(event: Event) -> tuple[UUID | None, str | None]:
+    """Return the alert or the group that something is said of."""
+    match event:
+        case Told():
+            return event.alert_id, None
+        case GivenUp() | Taken():
+            return None, event.group
+        case Tested():
+            return None, str(event.test_id)
+
+
+async def _tick_off(cursor: AsyncCursor[Any], heard: Heard, now: datetime) -> None:
+    if heard.outbox_ids:
+        await cursor.execute(_DECIDED, (now, heard.outbox_ids))
+    if heard.delivery_ids:
+        await cursor.execute(_HEEDED, (now, heard.delivery_ids))
+    if heard.test_ids:
+        await cursor.execute(_TESTED, (now, heard.test_ids))
 
 
 async def _put_tracks(

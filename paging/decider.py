@@ -4,6 +4,9 @@ Any number of pagers may run it; the lock of `pager_turn` lets one decide at a t
 killed lets go of it at once, with nothing of its turn done. The one that decided last goes on doing
 so: it remembers everything, and another would have to read it first. The others wait a moment
 longer at each bell, so they take over as soon as it is gone.
+
+A turn that fails by something else than the database being away is taken again with fewer events,
+until the one that fails is alone and set aside (`paging/narrowing.py`): no fault ends the pager.
 """
 
 import asyncio
@@ -11,12 +14,13 @@ import logging
 import time
 from datetime import datetime
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from paging import book
 from paging.backoff import within
-from paging.connection import Connection
+from paging.connection import AWAY, Connection
 from paging.meter import Meter
+from paging.narrowing import Narrowing
 from paging.routes import Routes
 from paging.state import Memory, Topology, Turn, rebased
 from paging.topology import topology_of
@@ -62,6 +66,9 @@ class Decider:
         self._topology = Topology()
         self._topology_at = -_TOPOLOGY_S
         self._is_last = True
+        self._narrowing = Narrowing(book.MAX_EVENTS)
+        self._tried: tuple[int | UUID, ...] = ()
+        self._failed: tuple[int | UUID, ...] = ()
 
     async def serve(self, connection: Connection, bell: asyncio.Event, stop: asyncio.Event) -> None:
         """Take turns until `stop` is set.
@@ -69,7 +76,7 @@ class Decider:
         Raises
         ------
         psycopg.Error
-            If the database is away or refuses; a turn is done wholly or not at all.
+            If the database is away; a turn is done wholly or not at all.
         """
         try:
             while not stop.is_set():
@@ -77,13 +84,52 @@ class Decider:
                 if not self._is_last:
                     await within(_STAND_BACK_S, stop)
                 begun = time.monotonic()
-                if await self.turn(connection):
+                try:
+                    is_new = await self.turn(connection)
+                    pause_s = await self._widen(connection)
+                except AWAY:
+                    raise
+                except Exception as error:  # noqa: BLE001 - one fault must not keep all from being paged
+                    pause_s = self._narrow(error)
+                    is_new = True
+                if pause_s:
+                    await within(pause_s, stop)
+                elif is_new:
                     # There may be more; if not, the next one costs next to nothing.
                     await asyncio.sleep(max(0.0, _LEAST_PAUSE_S - (time.monotonic() - begun)))
-                    continue
-                await within(self._pause_s(), bell)
+                else:
+                    await within(self._pause_s(), bell)
         finally:
             self._memory = None
+
+    def _narrow(self, error: Exception) -> float:
+        """Take on less after a turn that failed; return how long to wait first."""
+        said = f"{type(error).__name__}: {error}"
+        log.error("a turn failed", exc_info=error, extra={"events": len(self._tried)})
+        self._meter.turn_failed()
+        if len(self._tried) == 1:
+            self._failed = self._tried
+        return self._narrowing.failed(len(self._tried), said)
+
+    async def _widen(self, connection: Connection) -> float:
+        """Take on more after a turn that was done, or set aside what fails alone."""
+        if not self._is_last:
+            return 0.0  # it was another's turn
+        narrowing, reason = self._narrowing, self._narrowing.suspect
+        if not narrowing.is_probing or reason is None:
+            narrowing.succeeded(len(self._tried))
+            return 0.0
+        async with connection.transaction():
+            begun = await book.begin(connection)
+            heard = await book.hear(connection, 1)
+            # Another pager may have decided it.
+            is_same = begun is not None and heard.rows == self._failed
+            if begun is not None and is_same:
+                await book.set_aside(connection, heard, begun.now, reason)
+        if is_same:
+            log.error("an event was set aside", extra={"reason": reason})
+            self._meter.set_aside()
+        return narrowing.set_aside()
 
     def renew(self, routes: Routes) -> None:
         """Decide by other routes, without faults, from the next turn on."""
@@ -92,6 +138,7 @@ class Decider:
 
     async def turn(self, connection: Connection) -> bool:
         """Take one turn; say whether there was anything to decide."""
+        self._tried = ()
         try:
             async with connection.transaction():
                 is_new = await self._turn(connection)
@@ -111,12 +158,15 @@ class Decider:
         self._now = begun.now
         self._wake_at = begun.wakes_at
         self._is_last = begun.decider in ("", self._name)
-        heard = await book.hear(connection)
+        is_probe = self._narrowing.is_probing
+        heard = await book.hear(connection, self._narrowing.most)
+        self._tried = heard.rows
         is_awaited = begun.wakes_at is not None and begun.wakes_at <= begun.now
         is_new = heard.is_anything
         # Before the orders are read: what changes in between is seen next time.
         in_force = await book.in_force(connection, begun.now)
-        if not (is_new or is_awaited or begun.set_by or in_force != self._in_force):
+        is_due = is_awaited or bool(begun.set_by) or in_force != self._in_force
+        if not (is_new or is_due or is_probe):
             return False
         if self._memory is None or self._revision != begun.revision:
             self._memory = await book.remembered(connection, begun.shift)
@@ -146,7 +196,7 @@ class Decider:
         self._wake_at = turn.wake_at
         self._is_last = True
         _log(turn, heard)
-        return is_new
+        return is_new or is_probe
 
     async def _learn(self, connection: Connection, routes: Routes) -> None:
         if time.monotonic() - self._topology_at >= _TOPOLOGY_S:
