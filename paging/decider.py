@@ -6,15 +6,21 @@ so: it remembers everything, and another would have to read it first. The others
 longer at each bell, so they take over as soon as it is gone.
 
 A turn that fails by something else than the database being away is taken again with fewer events,
-until the one that fails is alone and set aside (`paging/narrowing.py`): no fault ends the pager.
+until the one that fails is alone and set aside (`paging/narrowing.py`). Where it fails without any,
+the groups that fail by themselves are put off for a while. No fault ends the pager.
 """
 
 import asyncio
 import logging
 import time
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
+
+import msgspec
 
 from paging import book
 from paging.backoff import within
@@ -22,7 +28,7 @@ from paging.connection import AWAY, Connection
 from paging.meter import Meter
 from paging.narrowing import Narrowing
 from paging.routes import Routes
-from paging.state import Memory, Topology, Turn, rebased
+from paging.state import Memory, Said, Topology, Track, Turn, rebased
 from paging.topology import topology_of
 from paging.turn import decide
 
@@ -32,6 +38,8 @@ log = logging.getLogger(__name__)
 _STAND_BACK_S: Final = 0.2
 # Where sensors stand changes seldom; one that is new counts to its zone until then.
 _TOPOLOGY_S: Final = 60.0
+# A group that cannot be told is tried again after so long.
+_PUT_OFF: Final = timedelta(minutes=1)
 # With less between two turns a storm would be decided one alert at a time.
 _LEAST_PAUSE_S: Final = 0.02
 
@@ -178,14 +186,15 @@ class Decider:
         # They may be renewed in between.
         routes = self._routes
         await self._learn(connection, routes)
-        turn = decide(
-            memory,
-            heard.events,
-            begun.now,
-            routes=routes,
-            orders=await book.orders(connection, begun.now),
-            topology=self._topology,
-        )
+        orders = await book.orders(connection, begun.now)
+        ask = partial(decide, now=begun.now, routes=routes, orders=orders, topology=self._topology)
+        try:
+            turn = ask(memory, heard.events)
+        except Exception as error:
+            around = None if heard.events else self._around(ask, memory, begun.now, error)
+            if around is None:
+                raise
+            turn = around
         await book.write(connection, heard, self._memory, turn, begun.now, self._name)
         if turn.tellings or begun.set_by:
             bell = book.delivery_channel(self._schema)
@@ -197,6 +206,26 @@ class Decider:
         self._is_last = True
         _log(turn, heard)
         return is_new or is_probe
+
+    def _around(
+        self, ask: Callable[..., Turn], memory: Memory, now: datetime, error: Exception
+    ) -> Turn | None:
+        """Take a turn without the groups that fail by themselves; None where that is none."""
+        until = now + _PUT_OFF
+        found = {
+            key: msgspec.structs.replace(memory.groups[key], wakes_at=until)
+            for key in _failing(ask, memory, now)
+        }
+        if not found:
+            return None
+        turn = ask(replace(memory, groups={**memory.groups, **found}), [])
+        # No event is to blame.
+        self._narrowing.suspect = None
+        self._meter.turn_failed()
+        reason = f"it cannot be told, and is tried again: {type(error).__name__}: {error}"
+        log.error("groups were put off", exc_info=error, extra={"groups": list(found)})
+        said = [Said(None, key, "fault", "hold", reason, until) for key in found]
+        return replace(turn, said=[*turn.said, *said])
 
     async def _learn(self, connection: Connection, routes: Routes) -> None:
         if time.monotonic() - self._topology_at >= _TOPOLOGY_S:
@@ -210,6 +239,29 @@ class Decider:
             return self._poll_interval_s
         left = (self._wake_at - self._now).total_seconds()
         return min(max(left, 0.0), self._poll_interval_s)
+
+
+def _failing(ask: Callable[..., Turn], memory: Memory, now: datetime) -> list[str]:
+    """Return the groups that are due and that a turn of nothing else fails of."""
+    due = {
+        key: group
+        for key, group in memory.groups.items()
+        if group.wakes_at is not None and group.wakes_at <= now
+    }
+    tracks: dict[str, dict[UUID, Track]] = {key: {} for key in due}
+    for alert_id, track in memory.tracks.items():
+        for key in track.groups:
+            if key in due:
+                tracks[key][alert_id] = msgspec.structs.replace(track, groups=(key,))
+    failing = []
+    for key, group in due.items():
+        pages = {alert_id: memory.pages[alert_id] for alert_id in tracks[key]}
+        alone = Memory(tracks[key], pages, {key: group}, memory.shift)
+        try:
+            ask(alone, [])
+        except Exception:  # noqa: BLE001 - that is the question
+            failing.append(key)
+    return failing
 
 
 def _log(turn: Turn, heard: book.Heard) -> None:

@@ -1,6 +1,7 @@
 """A fault in a turn, wherever it comes from, keeps nobody else from being paged."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from paging.connection import connected
 from paging.explaining import explain
 from paging.meter import Meter
 from paging.narrowing import Narrowing
-from paging.pager import Pager
+from paging.pager import Pager, PagerConfig
+from paging.sender import SenderConfig
 from paging.state import Told
 from paging.turn import decide
+from tests.paging.conftest import QUICK
 from tests.paging.scaffold import Table, eventually, hooked, page_of, running
-from tests.paging.test_decider import within
+from tests.paging.test_decider import ladder, within
 
 
 def value(meter: Meter, name: str) -> float | None:
@@ -127,3 +130,37 @@ def test_a_fault_without_any_event_sets_nothing_aside_and_ends(
     within(work())
     assert value(meter, "citywatch_pager_failed_turns_total") == 6
     assert value(meter, "citywatch_pager_set_aside_total") == 0
+
+
+@pytest.mark.integration
+def test_a_group_that_cannot_be_told_is_put_off_and_all_others_are_told(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, meter = page_of(zone="bad", sensor="bad"), Meter()
+
+    def failing(memory: Any, events: Any, *, now: datetime, **more: Any) -> Any:
+        groups = (group for group in memory.groups.values() if group.labels["zone"] == "bad")
+        if any(group.wakes_at is not None and group.wakes_at <= now for group in groups):
+            raise IndexError("a fault of the program")
+        return decide(memory, events, now, **more)
+
+    monkeypatch.setattr(decider, "decide", failing)
+
+    async def work() -> None:
+        async with hooked() as (hook, url), running(patient(table, url, meter)):
+            table.put(bad)
+            await eventually(lambda: table.count("stage = 'fault'", "decision") == 1)
+            table.put(page_of(zone="good"))
+            await hook.wait_for(lambda hook: hook.posts == 1)
+            assert hook.arrivals[0].notice.zone == "good"
+        async with connected(table.dsn, table.schema) as connection:
+            last = [line for line in await explain(connection, bad.alert_id) if line.group][-1]
+        assert (last.stage, last.outcome) == ("fault", "hold")
+
+    within(work())
+    assert value(meter, "citywatch_pager_set_aside_total") == 0
+
+
+def patient(table: Table, url: str, meter: Meter) -> Pager:
+    config = PagerConfig(routes=ladder(url), sender=SenderConfig(**QUICK))
+    return Pager(table.dsn, table.schema, "live", config, meter=meter)
