@@ -216,6 +216,14 @@ class Routes:
     stale_after: timedelta = timedelta(days=1)
     link: str | None = None
 
+    def hooks_of(self, person: str, target: Target) -> list[str]:
+        """Return by which hooks a target tells somebody.
+
+        Whoever stands in without the hook that is asked for is told by those there are.
+        """
+        hooks = list(self.people.get(person, {}))
+        return [hook for hook in hooks if hook == target.hook] or hooks
+
 
 def webhook_routes(url: str, *, timeout_s: float) -> Routes:
     """Return the routes of a pager that has no routes file: everything goes to one webhook.

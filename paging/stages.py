@@ -148,6 +148,8 @@ class Gathering:
         What keeps all of them quiet.
     shift : Shift
     budget : int or None
+    is_calm : bool
+        Whether none is open, and some are only held open until they have been calm.
     """
 
     group: Group
@@ -159,6 +161,7 @@ class Gathering:
     quiet: Quiet | None
     shift: Shift
     budget: int | None
+    is_calm: bool = False
 
 
 AlertStage = Callable[[Candidate, Scene, datetime], Decision]
@@ -207,9 +210,11 @@ def severe_enough(candidate: Candidate, _scene: Scene, _now: datetime) -> Decisi
 def still_news(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Keep old firings from being told as if they were news.
 
-    What an alert waits for in the pager itself does not make it old.
+    What an alert waits for the pager, or in it, does not make it old: one that is still open when
+    the pager comes back from far away is told.
     """
-    age = candidate.track.arrived - candidate.page.since
+    track = candidate.track
+    age = (track.written or track.arrived) - candidate.page.since
     limit = scene.routes.stale_after
     if age > limit:
         return Decision("drop", f"no news: fired {_span(age)} ago, more than {_span(limit)}")
@@ -476,7 +481,8 @@ def step_due(gathering: Gathering, now: datetime) -> int:
     group = gathering.group
     if _is_anew(gathering, now) or group.next_step_at is None or now < group.next_step_at:
         return 1
-    return group.steps + 1
+    # Of a policy that was made shorter meanwhile there may be none left: it begins anew.
+    return group.steps + 1 if group.steps < len(gathering.steps) else 1
 
 
 def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
@@ -491,7 +497,8 @@ def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, st
     group = gathering.group
     if is_worse(gathering):
         return "trigger", f"it was {group.level or group.worst}, and is {gathering.worst}"
-    if group.acknowledged_at is None:
+    # Nobody else is woken while it is calm; when it opens again, whoever was due is.
+    if group.acknowledged_at is None and not gathering.is_calm:
         if group.repeats_at is not None and now >= group.repeats_at:
             return "trigger", "still open, and nobody has acknowledged it: told anew"
         if group.next_step_at is not None and now >= group.next_step_at:

@@ -7,7 +7,7 @@ what is not the same object any more. Each is stored as it is, and nothing of it
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -42,6 +42,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         When the pager heard of it, and of its last transition.
     let_go : datetime or None
         When the last silence or window over it ended: what falls silent in it waits from then on.
+    written : datetime or None
+        When it was written down for the pager, which may have been away then.
     ended : datetime or None
         Event time of its resolution.
     openings : tuple of datetime
@@ -53,6 +55,10 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Where it is held or muted, and when it is looked at again.
     groups : tuple of str
         Keys.
+    joined : datetime or None
+        When it came into them.
+    acknowledged_by : str or None
+        Who has it, where somebody has said so of the alert itself.
     """
 
     alert_id: UUID
@@ -61,6 +67,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     arrived: datetime
     moved: datetime
     let_go: datetime | None = None
+    written: datetime | None = None
     ended: datetime | None = None
     openings: tuple[datetime, ...] = ()
     flapping: bool = False
@@ -68,6 +75,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stage: str = ""
     until: datetime | None = None
     groups: tuple[str, ...] = ()
+    joined: datetime | None = None
+    acknowledged_by: str | None = None
 
     @property
     def free_since(self) -> datetime:
@@ -108,6 +117,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dark : int
         Of an area, the most sensors that a notice said were silent.
     acknowledged_at, acknowledged_by : datetime, str or None
+    had_at, had_by : datetime, str or None
+        The same, of before it got worse: whoever had it has it again when that is over.
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
     quieted_until : datetime or None
@@ -139,10 +150,15 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dark: int = 0
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
+    had_at: datetime | None = None
+    had_by: str | None = None
     summary: str | None = None
     quieted_until: datetime | None = None
     wakes_at: datetime | None = None
     closed: datetime | None = None
+
+
+RememberedT = TypeVar("RememberedT", Track, Group)
 
 
 class Shift(msgspec.Struct, frozen=True):
@@ -187,6 +203,8 @@ class Told:
         Of a firing and a resolution.
     actor : str
         Who says so.
+    written : datetime or None
+        When it was written down, by the database's clock.
     """
 
     happening: Happening
@@ -194,6 +212,7 @@ class Told:
     at: datetime
     page: Page | None = None
     actor: str = "worker"
+    written: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +225,14 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """Somebody has a group, whatever has become of its alerts."""
+
+    group: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tested:
     """A page that somebody asks for, to see whether it comes."""
 
@@ -214,7 +241,7 @@ class Tested:
     author: str
 
 
-Event = Told | GivenUp | Tested
+Event = Told | GivenUp | Taken | Tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +406,28 @@ def labels_of(page: Page) -> dict[str, str]:
 def identity_of(page: Page) -> str:
     """Return what of an alert stays when it opens again."""
     return f"{page.sensor}|{page.quantity}|{page.category}|{page.kind}"
+
+
+def rebased(memory: Memory, by: timedelta) -> Memory:
+    """Return the same memory by a clock that was set: what was to be in an hour still is."""
+    return Memory(
+        {alert_id: _moved(track, by) for alert_id, track in memory.tracks.items()},
+        memory.pages,
+        {key: _moved(group, by) for key, group in memory.groups.items()},
+        memory.shift,
+    )
+
+
+def _moved(one: RememberedT, by: timedelta) -> RememberedT:
+    changes: dict[str, Any] = {}
+    for name in one.__struct_fields__:
+        value = getattr(one, name)
+        if name == "openings":
+            changes[name] = tuple(at + by for at in value)
+        # Event time is another clock's.
+        elif isinstance(value, datetime) and name != "ended":
+            changes[name] = value + by
+    return msgspec.structs.replace(one, **changes)
 
 
 def is_over(track: Track, now: datetime, calm: timedelta) -> bool:

@@ -21,10 +21,12 @@ from tests.paging.timeline import (
     over,
     page,
     play,
+    reroute,
     resolve,
     silence,
     stale,
     stand_in,
+    take,
     update,
     want,
 )
@@ -108,6 +110,15 @@ def test_bad_data_speaks_of_its_sensor() -> None:
 def test_old_news_is_no_news() -> None:
     night = play(at(0, open("a", since=moment(-26 * 3600))))
     assert night.why("a") == ["news: no news: fired 1 day, 2:00:00 ago, more than 1 day, 0:00:00"]
+
+
+def test_what_is_still_open_when_the_pager_comes_back_from_far_away_is_told() -> None:
+    since = moment(-3 * 86_400)
+    play(
+        at(0, open("a", since=since, written=since), open("b", since=since, written=since)),
+        at(0, over("b")),
+        want(between(1, 1.1), page("a")),
+    )
 
 
 def test_maintenance_is_quiet_and_what_outlasts_it_is_told() -> None:
@@ -277,6 +288,105 @@ def test_an_alert_that_somebody_has_before_it_is_told_wakes_nobody() -> None:
     play(at(0, open("a")), at(0.5, acknowledge("a")), at(300, over("a")), routes=LADDER)
 
 
+@pytest.mark.parametrize("quiet", [silence, maintenance])
+def test_an_alert_that_somebody_has_while_it_is_silenced_wakes_nobody_later(quiet: Any) -> None:
+    night = play(
+        at(0, quiet(60, sensor="a*")),
+        at(1, open("a"), open("a2")),
+        at(5, acknowledge("a"), acknowledge("a2", by="bo")),
+        at(500, over("a", "a2")),
+        routes=LADDER,
+    )
+    assert "escalation: anna has it" in night.why("a")
+
+
+def test_what_nobody_has_is_told_with_what_somebody_had_before() -> None:
+    play(
+        at(0, silence(60, sensor="a*")),
+        at(1, open("a"), open("a2")),
+        at(5, acknowledge("a")),
+        want(between(61, 61.1), page("a", "a2")),
+        at(62, over("a2")),
+        # What is left anna has.
+        at(500, over("a")),
+        want(between(500, 500.1), resolve("a", "a2", to={"control"})),
+        routes=LADDER,
+    )
+
+
+FLAPPING = LADDER + '\n[flapping]\ntimes = 1\nwithin = "600s"\n'
+
+
+def test_a_page_whose_alert_is_held_open_can_be_acknowledged() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"})),
+        at(5, open("b")),
+        at(10, over("b")),
+        at(15, open("b")),
+        at(20, over("a", "b")),
+        at(30, take("b", by="bo")),
+        want(between(30, 30.1), acknowledged("a", "b", actor="bo", to={"control"})),
+        # It opens again, and bo has it.
+        at(40, open("b")),
+        at(50, over("b")),
+        want(between(650, 650.1), resolve(to={"control"})),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+def test_nobody_else_is_woken_for_what_is_calm_until_it_opens_again() -> None:
+    play(
+        at(0, open("a")),
+        at(0.5, over("a")),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", to={"control"})),
+        at(5, over("a")),
+        # The second step would have been at 62 s.
+        at(100, open("a")),
+        want(between(100, 100.1), page("a", to={"sms:anna"}, step=2)),
+        at(110, over("a")),
+        want(between(710, 710.1), resolve(to={"control", "sms:anna"})),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+def test_what_got_worse_and_is_over_leaves_the_rest_to_whoever_had_it() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="critical")),
+        want(between(100, 100.1), page("a", "b", severity="critical", step=1)),
+        at(105, over("b")),
+        # Nobody else is woken for what anna has.
+        at(600, over("a")),
+        want(between(600, 600.1), resolve("a", "b", to={"control"})),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_what_got_worse_is_escalated_as_long_as_nobody_has_it() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="critical")),
+        want(between(100, 100.1), page("a", "b", severity="critical", step=1)),
+        at(105, over("a")),
+        want(between(160, 160.1), page("a", "b", to={"sms:anna"}, step=2)),
+        at(170, acknowledge("b", by="bo")),
+        want(between(170, 170.1), acknowledged("a", "b", actor="bo")),
+        routes=LADDER,
+        until=500,
+    )
+
+
 def test_a_dead_hook_is_followed_by_the_next_step_at_once() -> None:
     play(
         at(0, open("a")),
@@ -310,6 +420,82 @@ def test_whoever_stands_in_is_told() -> None:
         want(between(80, 80.1), acknowledged("a", to={"control", "sms:bo"})),
         routes=LADDER,
     )
+
+
+CARL = LADDER.replace("[rotation.primary]", "[person.carl]\ncontrol = true\n[rotation.primary]")
+
+
+LADDER_OF_ONE = (
+    LADDER[: LADDER.index("steps = [")]
+    + 'steps = [{ to = ["oncall:primary"] }]\n'
+    + LADDER[LADDER.index("[[route]]") :]
+)
+
+
+def test_whoever_stands_in_without_the_hook_is_told_by_another() -> None:
+    play(
+        at(0, stand_in("primary", "carl", 3600)),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", step=1)),
+        want(between(62, 62.1), page("a", to={"control:carl"}, step=2)),
+        routes=CARL.replace("oncall:primary", "oncall:primary/sms"),
+        until=120,
+    )
+
+
+def test_a_step_that_reaches_nobody_is_passed_over() -> None:
+    # An override outlasts the person whom a new routes file does not know any more.
+    play(
+        at(0, stand_in("primary", "carl", 3600)),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", to={"control"}, step=1)),
+        at(10, reroute(LADDER)),
+        want(between(62, 62.1), page("a", to={"sms:bo", "control"}, step=3)),
+        routes=CARL,
+        until=300,
+    )
+
+
+def test_a_policy_that_reaches_nobody_begins_anew_soon() -> None:
+    play(
+        at(0, stand_in("primary", "carl", 90)),
+        at(1, open("a")),
+        at(1.5, reroute(LADDER_OF_ONE)),
+        # A minute after each vain attempt, until nobody stands in any more.
+        want(between(122, 122.2), page("a", to={"sms:anna"}, step=1)),
+        routes=CARL,
+        until=300,
+    )
+
+
+def test_a_policy_that_is_made_shorter_while_a_page_is_open_begins_anew() -> None:
+    steps = LADDER[LADDER.index("    { after") : LADDER.index("]\n[[route]]")]
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(30, reroute(LADDER.replace(steps, ""))),
+        # When the step that is gone was due.
+        want(between(61, 61.1), page("a", to={"control"}, step=1, revision=2)),
+        at(100, reroute(LADDER)),
+        at(200, over("a")),
+        want(between(200, 200.1), resolve("a", to={"control"})),
+        routes=LADDER,
+    )
+
+
+def test_whoever_stands_in_a_step_twice_is_told_once() -> None:
+    both = LADDER.replace(
+        '["hook:control"]', '["oncall:primary", "oncall:second", "person:bo/sms"]'
+    )
+    night = play(
+        at(0, stand_in("primary", "bo", 3600)),
+        at(10, open("a")),
+        want(between(11, 11.1), page("a", to={"sms:bo"})),
+        routes=both,
+        until=60,
+    )
+    ((_, telling),) = night.told
+    assert len(telling.deliveries) == 1
 
 
 SENSORS = {f"s{number:02}": "harbour" for number in range(40)} | {
@@ -813,8 +999,7 @@ def test_what_a_summary_speaks_for_is_left_to_it_when_its_zone_goes_dark() -> No
     )
 
 
-def test_a_route_chooses_who_is_told() -> None:
-    routes = """
+TWO_HOOKS = """
 [hook.control]
 type = "webhook"
 url = "http://127.0.0.1:1/"
@@ -838,6 +1023,9 @@ policy = "nobody"
 name = "all"
 policy = "control"
 """
+
+
+def test_a_route_chooses_who_is_told() -> None:
     night = play(
         at(0, open("a"), open("b", domain="environment"), open("c", domain="x", kind="season")),
         want(between(1, 1.1), page("a", to={"traffic"})),
@@ -845,6 +1033,28 @@ policy = "control"
         at(10, over("a", "b", "c")),
         want(between(10, 10.1), resolve("a", to={"traffic"})),
         want(between(10, 10.1), resolve("a", "b", to={"control"})),
-        routes=routes,
+        routes=TWO_HOOKS,
     )
     assert night.why("c") == ["routing: route quiet tells nobody"]
+
+
+def test_a_dark_area_goes_to_every_route_that_takes_it() -> None:
+    north, more = some("s", 0, 8), some("s", 8, 20)
+    parts = [
+        part
+        for hook in ("control", "traffic")
+        for part in (
+            want(between(4, 4.1), page(*north, cause="gateway", to={hook}, total=8)),
+            want(between(60, 60.1), resolve(cause="gateway", to={hook}, total=20)),
+        )
+    ]
+    night = play(
+        at(0, dark(*north)),
+        # What falls silent later joins both.
+        at(20, dark(*more)),
+        at(60, over(*north, *more)),
+        *parts,
+        routes=TWO_HOOKS + DARK[len(ROUTES) :],
+        zones=SENSORS,
+    )
+    assert not night.memory.groups
