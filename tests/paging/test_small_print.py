@@ -221,7 +221,6 @@ def test_what_is_over_is_over_whatever_is_said_of_it_later() -> None:
         want(between(1, 1.1), page("a", "b")),
         at(10, over("a")),
         at(20, stale("a")),
-        at(30, acknowledge("a")),
         at(40, over("b")),
         want(between(40, 40.1), resolve("a", "b")),
     )
