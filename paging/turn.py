@@ -192,7 +192,7 @@ class _Decider:
         if track is None:
             self._say(told.alert_id, None, "deduplication", "quiet", "nobody knows its firing")
             return
-        # One that is over may be held open, and somebody has its page.
+        # Of one that is over its page may be open, and whoever has one of its alerts has that.
         if track.state == "resolved" and told.happening != "acknowledged":
             return
         match told.happening:

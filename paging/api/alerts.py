@@ -96,7 +96,8 @@ async def acknowledge_alert(
 ) -> Acknowledged:
     """Its page is escalated no further. Once more changes nothing.
 
-    One that is over is a conflict, unless its page is held open and nobody has that.
+    One that is over is a conflict, unless a page of it is not over and nobody has that: any of its
+    alerts takes it.
     It is the token's name that stands in the history.
     """
     changed, state = await store.acknowledge(database, alert_id, caller.name, _why(remark.comment))
