@@ -7,7 +7,7 @@ last, and reads everything anew. So what is in memory is never more than a copy.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from paging.state import (
     Quiet,
     Said,
     Shift,
+    Taken,
     Telling,
     Tested,
     Told,
@@ -41,12 +42,24 @@ from storage.pages import Page, PageError, decode_page
 MAX_EVENTS: Final = 10_000
 _MAX_REASON_CHARS: Final = 500
 
+# So little a clock that was set back is waited for, so that no time runs backwards: more than one
+# that is kept is off, or that of a standby. Beyond it what is remembered follows the clock, for
+# nobody would be paged until it has come as far again.
+_CLOCK_SLACK: Final = timedelta(seconds=5)
+
 _LOCK: Final = """
-    SELECT revision, shift::text, wakes_at, decider, greatest(decided_at, clock_timestamp())
+    SELECT revision, shift::text, wakes_at, decider, decided_at, clock_timestamp()
     FROM pager_turn FOR UPDATE SKIP LOCKED
 """
+# What waits to be sent, by the same clock. A lease that ends early is a delivery that may come
+# twice, under one key.
+_REBASE: Final = """
+    UPDATE delivery
+    SET next_attempt_at = next_attempt_at + %(by)s, claimed_until = claimed_until + %(by)s
+    WHERE delivered_at IS NULL AND abandoned_at IS NULL
+"""
 _UNDECIDED: Final = """
-    SELECT outbox_id, event, alert_id, at, actor, payload::text FROM outbox
+    SELECT outbox_id, event, alert_id, at, actor, payload::text, created_at FROM outbox
     WHERE decided_at IS NULL ORDER BY outbox_id LIMIT %s
 """
 _TESTS: Final = """
@@ -57,10 +70,11 @@ _UNHEEDED: Final = """
     SELECT delivery_id, group_key, event, step, hook, person FROM delivery
     WHERE abandoned_at IS NOT NULL AND heeded_at IS NULL ORDER BY delivery_id LIMIT %s
 """
-# Whatever was ordered or lifted since the last turn is a reason for another.
-_ORDERED: Final = """
-    SELECT EXISTS (SELECT FROM silence WHERE ends_at > %(now)s AND begins_at <= %(now)s
-                   AND greatest(created_at, begins_at, lifted_at) > %(since)s)
+# A change of it is a reason for another turn. Not by when they were written: who lifts one may
+# commit long after the time that stands in the row.
+_IN_FORCE: Final = """
+    SELECT coalesce(md5(string_agg(silence_id::text, ' ' ORDER BY silence_id)), '') FROM silence
+    WHERE ends_at > %(now)s AND begins_at <= %(now)s AND lifted_at IS NULL
 """
 _SILENCES: Final = """
     SELECT silence_id, kind, match, begins_at, ends_at, comment FROM silence
@@ -115,6 +129,12 @@ _TURN: Final = """
 """
 
 
+class _Acknowledged(msgspec.Struct):
+    """What somebody has: the alert, or all of a group of which it is one."""
+
+    group: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Begun:
     """A turn that this pager has.
@@ -128,7 +148,9 @@ class Begun:
     decider : str
         Who decided last.
     now : datetime
-        By the database's clock, and never earlier than in the turn before.
+        By the database's clock, and never earlier than in the turn before, `set_by` added to it.
+    set_by : timedelta
+        By how much the clock was set back since, where it was by more than a little; negative.
     """
 
     revision: int
@@ -136,6 +158,7 @@ class Begun:
     wakes_at: datetime | None
     decider: str
     now: datetime
+    set_by: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +167,7 @@ class Heard:
 
     Parameters
     ----------
-    events : sequence of Told, GivenUp or Tested
+    events : sequence of Told, GivenUp, Taken or Tested
     outbox_ids, delivery_ids, test_ids : sequence of int or UUID
         The rows that say so.
     unreadable : sequence of Said
@@ -160,7 +183,17 @@ class Heard:
     @property
     def is_anything(self) -> bool:
         """Whether anything happened."""
-        return bool(self.outbox_ids or self.delivery_ids or self.test_ids)
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """How many rows say so."""
+        return len(self.outbox_ids) + len(self.delivery_ids) + len(self.test_ids)
+
+    @property
+    def rows(self) -> tuple[int | UUID, ...]:
+        """What tells these rows from others."""
+        return (*self.outbox_ids, *self.delivery_ids, *self.test_ids)
 
 
 async def begin(connection: Connection) -> Begun | None:
@@ -169,42 +202,50 @@ async def begin(connection: Connection) -> Begun | None:
     row = await cursor.fetchone()
     if row is None:
         return None
-    revision, shift, wakes_at, decider, now = row
+    revision, shift, wakes_at, decider, decided_at, clock = row
     read = None if shift is None else msgspec.json.decode(shift, type=Shift)
-    return Begun(revision, read, wakes_at, decider, now)
+    now = max(clock, decided_at or clock)
+    if now - clock <= _CLOCK_SLACK:
+        return Begun(revision, read, wakes_at, decider, now)
+    return Begun(revision, read, wakes_at, decider, clock, clock - now)
 
 
-async def hear(connection: Connection) -> Heard:
+async def rebase(connection: Connection, by: timedelta) -> None:
+    """Let what is to be delivered follow a clock that was set, in the turn that follows it."""
+    await connection.execute(_REBASE, {"by": by})
+
+
+async def hear(connection: Connection, most: int = MAX_EVENTS) -> Heard:
     """Return what happened, oldest first and so much that one turn can take it."""
     events: list[Event] = []
     outbox_ids, delivery_ids, unreadable = [], [], []
-    cursor = await connection.execute(_UNDECIDED, (MAX_EVENTS,))
-    for outbox_id, event, alert_id, at, actor, payload in await cursor.fetchall():
+    cursor = await connection.execute(_UNDECIDED, (most,))
+    for outbox_id, *row in await cursor.fetchall():
         outbox_ids.append(outbox_id)
-        told = _told(event, alert_id, at, actor, payload)
-        if isinstance(told, Told):
-            events.append(told)
-        else:
+        told = _told(*row)
+        if isinstance(told, Said):
             unreadable.append(told)
-    cursor = await connection.execute(_UNHEEDED, (MAX_EVENTS,))
+        else:
+            events.append(told)
+    most -= len(outbox_ids)
+    cursor = await connection.execute(_UNHEEDED, (most,))
     for delivery_id, group, event, step, hook, person in await cursor.fetchall():
         delivery_ids.append(delivery_id)
         # Nobody else need be told that something is over when one was not told that it began.
         if event == "trigger":
             events.append(GivenUp(group, step, hook if person is None else f"{hook}:{person}"))
-    cursor = await connection.execute(_TESTS, (MAX_EVENTS,))
+    cursor = await connection.execute(_TESTS, (most - len(delivery_ids),))
     tests = [Tested(*row) for row in await cursor.fetchall()]
     test_ids = [one.test_id for one in tests]
     return Heard([*events, *tests], outbox_ids, delivery_ids, test_ids, unreadable)
 
 
-async def is_ordered(connection: Connection, since: datetime | None, now: datetime) -> bool:
-    """Say whether anybody has silenced something, or lifted a silence, since the last turn."""
-    if since is None:
-        return True
-    cursor = await connection.execute(_ORDERED, {"since": since, "now": now})
+async def in_force(connection: Connection, now: datetime) -> str:
+    """Return what stands for the silences and windows in force: another text when they change."""
+    cursor = await connection.execute(_IN_FORCE, {"now": now})
     row = await cursor.fetchone()
-    return row is not None and bool(row[0])
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    return str(row[0])
 
 
 async def orders(connection: Connection, now: datetime) -> Orders:
@@ -247,12 +288,7 @@ async def write(
 ) -> None:
     """Write down a turn, in the transaction that has begun it."""
     async with connection.cursor() as cursor:
-        if heard.outbox_ids:
-            await cursor.execute(_DECIDED, (now, heard.outbox_ids))
-        if heard.delivery_ids:
-            await cursor.execute(_HEEDED, (now, heard.delivery_ids))
-        if heard.test_ids:
-            await cursor.execute(_TESTED, (now, heard.test_ids))
+        await _tick_off(cursor, heard, now)
         await _put_tracks(cursor, before.tracks, turn.memory.tracks)
         await _put_groups(cursor, before.groups, turn)
         if turn.joined:
@@ -266,23 +302,65 @@ async def write(
         await cursor.execute(_TURN, (body, turn.wake_at, decider, now))
 
 
+async def set_aside(connection: Connection, heard: Heard, now: datetime, reason: str) -> None:
+    """Let nobody decide what makes every turn fail, and write down why."""
+    said = [
+        Said(*_subject(event), "fault", "drop", f"set aside, it cannot be decided: {reason}")
+        for event in heard.events
+    ]
+    async with connection.cursor() as cursor:
+        await _tick_off(cursor, heard, now)
+        await _say(cursor, [*heard.unreadable, *said], now)
+
+
 def delivery_channel(schema: str) -> str:
     """Return the channel that rings when there is something to deliver."""
     return f"{schema}_delivery"
 
 
-def _told(event: Happening, alert_id: UUID, at: datetime, actor: str, payload: str) -> Told | Said:
-    if event not in ("firing", "resolved"):
-        return Told(event, alert_id, at, None, actor)
+def _told(
+    event: Happening,
+    alert_id: UUID,
+    at: datetime,
+    actor: str,
+    payload: str,
+    written: datetime,
+) -> Told | Taken | Said:
     try:
+        if event == "acknowledged":
+            of = msgspec.json.decode(payload, type=_Acknowledged)
+            if of.group is not None:
+                return Taken(of.group, actor)
+        if event not in ("firing", "resolved"):
+            return Told(event, alert_id, at, None, actor, written)
         page = decode_page(payload)
-    except PageError as error:
+    except (PageError, msgspec.DecodeError) as error:
         reason = storable(f"unreadable: {error}", _MAX_REASON_CHARS)
         return Said(alert_id, None, "reading", "drop", reason)
     if page.event != event:
         reason = f"unreadable: the row says {event}, its payload {page.event}"
         return Said(alert_id, None, "reading", "drop", reason)
-    return Told(event, alert_id, at, page, actor)
+    return Told(event, alert_id, at, page, actor, written)
+
+
+def _subject(event: Event) -> tuple[UUID | None, str | None]:
+    """Return the alert or the group that something is said of."""
+    match event:
+        case Told():
+            return event.alert_id, None
+        case GivenUp() | Taken():
+            return None, event.group
+        case Tested():
+            return None, str(event.test_id)
+
+
+async def _tick_off(cursor: AsyncCursor[Any], heard: Heard, now: datetime) -> None:
+    if heard.outbox_ids:
+        await cursor.execute(_DECIDED, (now, heard.outbox_ids))
+    if heard.delivery_ids:
+        await cursor.execute(_HEEDED, (now, heard.delivery_ids))
+    if heard.test_ids:
+        await cursor.execute(_TESTED, (now, heard.test_ids))
 
 
 async def _put_tracks(

@@ -11,6 +11,7 @@ def faults_of(routes: Routes) -> list[str]:
     return [
         *_routes(routes),
         *_policies(routes),
+        *_hooks(routes),
         *_people(routes),
         *_areas(routes),
     ]
@@ -38,6 +39,18 @@ def hooks_of(target: Target, routes: Routes) -> set[str]:
     if target.hook is not None:
         return {target.hook}
     return {hook for name in _persons(target, routes) for hook in routes.people.get(name, {})}
+
+
+def hooks_lacking(rotation: str, person: str, routes: Routes) -> list[str]:
+    """Return the hooks by which policies tell a rotation and somebody cannot be told."""
+    asked = {
+        target.hook
+        for steps in routes.policies.values()
+        for step in steps
+        for target in step.to
+        if (target.kind, target.name) == ("oncall", rotation) and target.hook is not None
+    }
+    return sorted(asked.difference(routes.people.get(person, {})))
 
 
 def _persons(target: Target, routes: Routes) -> Iterable[str]:
@@ -101,6 +114,16 @@ def _target(target: Target, routes: Routes) -> Iterator[str]:
             yield f"{person} is not reached by {target.hook}"
         if not reached:
             yield f"{person} is not reached by any hook"
+
+
+def _hooks(routes: Routes) -> Iterator[str]:
+    for name, hook in routes.hooks.items():
+        events = hook.terms.events or ()
+        if events and "trigger" not in events:
+            yield (
+                f"hook {name}: its events lack trigger, and who is not told that something began is"
+                " told nothing else of it"
+            )
 
 
 def _people(routes: Routes) -> Iterator[str]:

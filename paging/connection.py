@@ -18,7 +18,8 @@ from storage.migrate import session_options
 Connection = AsyncConnection[TupleRow]
 
 # The database is away, is failing over to a standby, or broke the connection. Anything else that
-# it says is a fault of this program or of its schema, and crashes.
+# it says is a fault of this program or of its schema: the sender crashes, the decider looks for the
+# event that it comes from.
 AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
 # Every statement here touches some rows by index; the largest are a storm's ten thousand. One that
 # takes longer waits on a lock or on a server that is gone.

@@ -29,7 +29,7 @@ class Going:
     Parameters
     ----------
     new, old : mapping of AreaKey to set of str
-        Sensors that fell silent of late, and before.
+        Sensors that fell silent of late, or whose silence may be told since, and those before.
     members : mapping of AreaKey to list of Track
         The alerts of the new ones.
     """
@@ -66,10 +66,13 @@ def area_of(group: Group) -> AreaKey | None:
 
 
 def going_silent(silent: Silent, topology: Topology, since: datetime) -> Going:
-    """Return which sensors of each area fell silent since a moment, and which before."""
+    """Return which sensors of each area fell silent since a moment, and which before.
+
+    What was under maintenance counts from its end: a gateway may have stayed dark.
+    """
     going = Going()
     for track, page in silent:
-        is_new = track.arrived >= since
+        is_new = track.free_since >= since
         side = going.new if is_new else going.old
         for area in topology.around(page.sensor, page.zone):
             side[area].add(page.sensor)

@@ -160,8 +160,11 @@ def _way(
         )
     ]
     for number, step in enumerate(routes.policies[route.policy], 1):
+        # One person may be there twice, and is told once.
         to = ", ".join(
-            reached for target in step.to for reached in _reached(target, routes, orders, now)
+            dict.fromkeys(
+                reached for target in step.to for reached in _reached(target, routes, orders, now)
+            )
         )
         after = f"after {spoken(step.after)}" if step.after else "at once"
         found.append(Line(None, None, f"step {number}", "tell", f"{after}: {to}"))
@@ -174,8 +177,7 @@ def _reached(target: Target, routes: Routes, orders: Orders, now: datetime) -> l
     person = target.name
     if target.kind == "oncall":
         person = on_call(routes.rotations[target.name], orders.overrides, now)
-    hooks = [hook for hook in routes.people.get(person, {}) if target.hook in (None, hook)]
-    return [f"{person} by {hook}" for hook in hooks]
+    return [f"{person} by {hook}" for hook in routes.hooks_of(person, target)]
 
 
 def _delivery(*row: Any) -> Line:

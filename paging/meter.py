@@ -34,6 +34,16 @@ class Meter:
             "1 while the routes file cannot be used, and an earlier one is in force.",
             registry=self.registry,
         )
+        self._failed = Counter(
+            "citywatch_pager_failed_turns_total",
+            "Turns that failed by something else than the database being away.",
+            registry=self.registry,
+        )
+        self._set_aside = Counter(
+            "citywatch_pager_set_aside_total",
+            "Events that no turn could decide, and nobody is told of: `citywatch pager explain`.",
+            registry=self.registry,
+        )
         self._looked_s = time.monotonic()
         ProcessCollector(registry=self.registry)
 
@@ -46,6 +56,14 @@ class Meter:
         """Count a changed file that cannot be used."""
         self._refused.inc()
         self._outdated.set(1)
+
+    def turn_failed(self) -> None:
+        """Count a turn that has decided nothing, and will be taken again."""
+        self._failed.inc()
+
+    def set_aside(self) -> None:
+        """Count an event that is decided by nobody."""
+        self._set_aside.inc()
 
     def looked(self) -> None:
         """Note that the database said whether there is anything to decide."""

@@ -158,6 +158,7 @@ class Inhibition:
     equal : tuple of str
         Labels in which both must agree.
     wait : timedelta
+        For the source to open, and after it was over, for the target to be over as well.
     """
 
     source: Match
@@ -214,6 +215,14 @@ class Routes:
     shadows: tuple[Match, ...] = ()
     stale_after: timedelta = timedelta(days=1)
     link: str | None = None
+
+    def hooks_of(self, person: str, target: Target) -> list[str]:
+        """Return by which hooks a target tells somebody.
+
+        Whoever stands in without the hook that is asked for is told by those there are.
+        """
+        hooks = list(self.people.get(person, {}))
+        return [hook for hook in hooks if hook == target.hook] or hooks
 
 
 def webhook_routes(url: str, *, timeout_s: float) -> Routes:

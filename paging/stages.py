@@ -7,14 +7,15 @@ must know beside it is passed in, so a replayed night gives the same decisions a
 One long module, because it is the list, and the list is what people come to read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from paging.durations import spoken
 from paging.notices import Event
-from paging.routes import NOBODY, Route, Routes, Step
+from paging.routes import NOBODY, Inhibition, Route, Routes, Step
 from paging.state import (
     RANK,
     AreaKey,
@@ -67,6 +68,40 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """An alert that explains others, as long as it is open.
+
+    Parameters
+    ----------
+    alert_id : UUID
+    name : str
+    labels : mapping of str to str
+    arrived : datetime
+    ended : datetime or None
+        When it was over; what follows from it is over a little later.
+    """
+
+    alert_id: UUID
+    name: str
+    labels: Mapping[str, str]
+    arrived: datetime
+    ended: datetime | None = None
+
+    @property
+    def age(self) -> tuple[datetime, UUID]:
+        """What the older of two has less of."""
+        return self.arrived, self.alert_id
+
+    def is_before(self, other: "Source | None") -> bool:
+        """Say whether it rather than another explains: what is open, and of that the oldest."""
+        if other is None or (self.ended is None) != (other.ended is None):
+            return other is None or self.ended is None
+        if self.ended is None or other.ended is None:
+            return self.age < other.age
+        return self.ended > other.ended
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """What the stages of an alert must know beside it.
 
@@ -77,17 +112,19 @@ class Scene:
     topology : Topology
     dark : mapping of AreaKey to str
         Areas that are dark, and the keys of their groups.
-    sources : sequence of mapping of tuple to str
-        For each inhibition: open alerts that inhibit, by what both must agree in, and their names.
+    sources : sequence of mapping of tuple to Source
+        For each inhibition: the oldest open alert that inhibits, by what both must agree in; where
+        none is open, the one that was over last.
     company : mapping of (str, str) to mapping of str to datetime
-        For each zone and kind: sensors with an open alert, and when it arrived.
+        For each zone and kind: sensors with an open alert that passes the gates, and when it
+        arrived.
     """
 
     routes: Routes
     orders: Orders
     topology: Topology
     dark: Mapping[AreaKey, str]
-    sources: Sequence[Mapping[tuple[str, ...], str]]
+    sources: Sequence[Mapping[tuple[str, ...], Source]]
     company: Mapping[tuple[str, str], Mapping[str, datetime]]
 
 
@@ -111,6 +148,8 @@ class Gathering:
         What keeps all of them quiet.
     shift : Shift
     budget : int or None
+    is_calm : bool
+        Whether none is open, and some are only held open until they have been calm.
     """
 
     group: Group
@@ -122,6 +161,7 @@ class Gathering:
     quiet: Quiet | None
     shift: Shift
     budget: int | None
+    is_calm: bool = False
 
 
 AlertStage = Callable[[Candidate, Scene, datetime], Decision]
@@ -170,9 +210,11 @@ def severe_enough(candidate: Candidate, _scene: Scene, _now: datetime) -> Decisi
 def still_news(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Keep old firings from being told as if they were news.
 
-    What an alert waits for in the pager itself does not make it old.
+    What an alert waits for the pager, or in it, does not make it old: one that is still open when
+    the pager comes back from far away is told.
     """
-    age = candidate.track.arrived - candidate.page.since
+    track = candidate.track
+    age = (track.written or track.arrived) - candidate.page.since
     limit = scene.routes.stale_after
     if age > limit:
         return Decision("drop", f"no news: fired {_span(age)} ago, more than {_span(limit)}")
@@ -208,7 +250,7 @@ def not_in_the_dark(candidate: Candidate, scene: Scene, now: datetime) -> Decisi
         key = scene.dark.get(area)
         if key is not None:
             return Decision("join", f"{area} is dark, and speaks for it", group=key)
-    waits_until = track.arrived + scene.routes.darkness.wait
+    waits_until = track.free_since + scene.routes.darkness.wait
     if now < waits_until:
         return Decision("hold", "waits whether others fall silent with it", waits_until)
     return Decision("pass", f"it alone fell silent, within {spoken(scene.routes.darkness.wait)}")
@@ -216,18 +258,47 @@ def not_in_the_dark(candidate: Candidate, scene: Scene, now: datetime) -> Decisi
 
 def not_explained(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Let an open alert speak for those that follow from it."""
-    for rule, sources in zip(scene.routes.inhibitions, scene.sources, strict=True):
-        labels = candidate.labels
-        if not rule.target.covers(labels) or rule.source.covers(labels):
-            continue
-        agreed = tuple(labels[label] for label in rule.equal)
-        source = sources.get(agreed)
-        if source is not None:
-            return Decision("mute", f"{source} is open, and explains it")
+    source = _source_of(candidate.labels, scene)
+    if source is not None and not _is_first_of_a_circle(candidate, source, scene):
+        return Decision("mute", f"{source.name} is open, and explains it")
+    for rule, one in _explainers(candidate.labels, scene):
+        if one is not None and one.ended is not None and now < one.ended + rule.wait:
+            said = f"{one.name} was over a moment ago: waits whether this ends with it"
+            return Decision("hold", said, one.ended + rule.wait)
         waits_until = candidate.track.arrived + rule.wait
         if now < waits_until:
             return Decision("hold", f"waits for {rule.source}", waits_until)
     return Decision("pass", "no open alert explains it")
+
+
+def _explainers(
+    labels: Mapping[str, str], scene: Scene
+) -> Iterator[tuple[Inhibition, Source | None]]:
+    """Yield the inhibitions that an alert is a target of, and the alert that inhibits it."""
+    for rule, sources in zip(scene.routes.inhibitions, scene.sources, strict=True):
+        if rule.target.covers(labels) and not rule.source.covers(labels):
+            yield rule, sources.get(tuple(labels[label] for label in rule.equal))
+
+
+def _source_of(labels: Mapping[str, str], scene: Scene) -> Source | None:
+    found = (one for _, one in _explainers(labels, scene))
+    return next((one for one in found if one is not None and one.ended is None), None)
+
+
+def _is_first_of_a_circle(candidate: Candidate, source: Source, scene: Scene) -> bool:
+    """Say whether an alert explains itself by way of others, and of those is the oldest.
+
+    Rules may go round in a circle; if all were muted then, nobody would be told of any.
+    """
+    chain: dict[UUID, Source] = {}
+    one: Source | None = source
+    while one is not None and one.alert_id not in chain:
+        chain[one.alert_id] = one
+        one = _source_of(one.labels, scene)
+    alert_id = candidate.track.alert_id
+    return alert_id in chain and min(chain.values(), key=lambda found: found.age).alert_id == (
+        alert_id
+    )
 
 
 def corroborated(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
@@ -332,7 +403,7 @@ STAGES: Final[tuple[tuple[str, AlertStage], ...]] = (
     ("routing", routed),
 )
 # Those that look at an alert alone, whatever there is beside it.
-_ALONE: Final = ("namespace", "quality", "shadow", "severity", "news")
+_ALONE: Final = ("namespace", "quality", "shadow", "severity", "news", "routing")
 GROUP_STAGES: Final[tuple[tuple[str, GroupStage], ...]] = (
     ("grouping", gathered),
     ("group silence", not_quieted),
@@ -410,7 +481,8 @@ def step_due(gathering: Gathering, now: datetime) -> int:
     group = gathering.group
     if _is_anew(gathering, now) or group.next_step_at is None or now < group.next_step_at:
         return 1
-    return group.steps + 1
+    # Of a policy that was made shorter meanwhile there may be none left: it begins anew.
+    return group.steps + 1 if group.steps < len(gathering.steps) else 1
 
 
 def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
@@ -423,9 +495,10 @@ def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
 
 def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
     group = gathering.group
-    if group.worst is not None and RANK[gathering.worst] > RANK[group.worst]:
-        return "trigger", f"it was {group.worst}, and is {gathering.worst}"
-    if group.acknowledged_at is None:
+    if is_worse(gathering):
+        return "trigger", f"it was {group.level or group.worst}, and is {gathering.worst}"
+    # Nobody else is woken while it is calm; when it opens again, whoever was due is.
+    if group.acknowledged_at is None and not gathering.is_calm:
         if group.repeats_at is not None and now >= group.repeats_at:
             return "trigger", "still open, and nobody has acknowledged it: told anew"
         if group.next_step_at is not None and now >= group.next_step_at:
@@ -438,9 +511,14 @@ def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, st
 def _is_anew(gathering: Gathering, now: datetime) -> bool:
     """Say whether a policy begins from its first step."""
     group = gathering.group
-    is_worse = group.worst is not None and RANK[gathering.worst] > RANK[group.worst]
     is_repeated = group.repeats_at is not None and now >= group.repeats_at
-    return group.first_told is None or is_worse or is_repeated
+    return group.first_told is None or is_worse(gathering) or is_repeated
+
+
+def is_worse(gathering: Gathering) -> bool:
+    """Say whether a group is worse than whoever was told of it knows."""
+    known = gathering.group.level or gathering.group.worst
+    return known is not None and RANK[gathering.worst] > RANK[known]
 
 
 def routes_of(labels: Mapping[str, str], routes: Sequence[Route]) -> list[Route]:

@@ -7,7 +7,7 @@ what is not the same object any more. Each is stored as it is, and nothing of it
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -40,6 +40,10 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         As in the table `alert`.
     arrived, moved : datetime
         When the pager heard of it, and of its last transition.
+    let_go : datetime or None
+        When the last silence or window over it ended: what falls silent in it waits from then on.
+    written : datetime or None
+        When it was written down for the pager, which may have been away then.
     ended : datetime or None
         Event time of its resolution.
     openings : tuple of datetime
@@ -51,6 +55,10 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Where it is held or muted, and when it is looked at again.
     groups : tuple of str
         Keys.
+    joined : datetime or None
+        When it came into them.
+    acknowledged_by : str or None
+        Who has it, where somebody has said so of the alert itself.
     """
 
     alert_id: UUID
@@ -58,6 +66,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: State = "open"
     arrived: datetime
     moved: datetime
+    let_go: datetime | None = None
+    written: datetime | None = None
     ended: datetime | None = None
     openings: tuple[datetime, ...] = ()
     flapping: bool = False
@@ -65,6 +75,13 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stage: str = ""
     until: datetime | None = None
     groups: tuple[str, ...] = ()
+    joined: datetime | None = None
+    acknowledged_by: str | None = None
+
+    @property
+    def free_since(self) -> datetime:
+        """Since when nobody's order keeps it quiet."""
+        return self.let_go or self.arrived
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,6 +102,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Alerts that have ever been in it; of them, how many there were at the last notice.
     worst : str or None
         The severity last told.
+    level : str or None
+        The severity that whoever was told knows to be open: it falls with what is over.
     waits_until : datetime
         Until when it waits for more before its first word.
     first_told, last_told : datetime or None
@@ -98,8 +117,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dark : int
         Of an area, the most sensors that a notice said were silent.
     acknowledged_at, acknowledged_by : datetime, str or None
+    had_at, had_by : datetime, str or None
+        The same, of before it got worse: whoever had it has it again when that is over.
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
+    quieted_until : datetime or None
+        How long all of it is quieted; somebody may lift that earlier.
     wakes_at : datetime or None
         When it is looked at again, even if nothing happens.
     closed : datetime or None
@@ -116,6 +139,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     joined: int = 0
     told: int = 0
     worst: Severity | None = None
+    level: Severity | None = None
     waits_until: datetime
     first_told: datetime | None = None
     last_told: datetime | None = None
@@ -126,9 +150,15 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dark: int = 0
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
+    had_at: datetime | None = None
+    had_by: str | None = None
     summary: str | None = None
+    quieted_until: datetime | None = None
     wakes_at: datetime | None = None
     closed: datetime | None = None
+
+
+RememberedT = TypeVar("RememberedT", Track, Group)
 
 
 class Shift(msgspec.Struct, frozen=True):
@@ -173,6 +203,8 @@ class Told:
         Of a firing and a resolution.
     actor : str
         Who says so.
+    written : datetime or None
+        When it was written down, by the database's clock.
     """
 
     happening: Happening
@@ -180,6 +212,7 @@ class Told:
     at: datetime
     page: Page | None = None
     actor: str = "worker"
+    written: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +225,14 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """Somebody has a group, whatever has become of its alerts."""
+
+    group: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tested:
     """A page that somebody asks for, to see whether it comes."""
 
@@ -200,7 +241,7 @@ class Tested:
     author: str
 
 
-Event = Told | GivenUp | Tested
+Event = Told | GivenUp | Taken | Tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +291,13 @@ class Topology:
     def around(self, sensor: str, zone: str) -> tuple[AreaKey, ...]:
         """Return the areas of a sensor, smallest first; of one not known yet, its zone."""
         return self.areas_of.get(sensor) or (AreaKey("zone", zone),)
+
+    def zone_of(self, area: AreaKey) -> str | None:
+        """Return the zone that an area lies in, or is; a few of its sensors may stand outside."""
+        if area.kind == "zone":
+            return area.name
+        around = (large for large, inside in self.within.items() if area in inside)
+        return next((large.name for large in around if large.kind == "zone"), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +406,28 @@ def labels_of(page: Page) -> dict[str, str]:
 def identity_of(page: Page) -> str:
     """Return what of an alert stays when it opens again."""
     return f"{page.sensor}|{page.quantity}|{page.category}|{page.kind}"
+
+
+def rebased(memory: Memory, by: timedelta) -> Memory:
+    """Return the same memory by a clock that was set: what was to be in an hour still is."""
+    return Memory(
+        {alert_id: _moved(track, by) for alert_id, track in memory.tracks.items()},
+        memory.pages,
+        {key: _moved(group, by) for key, group in memory.groups.items()},
+        memory.shift,
+    )
+
+
+def _moved(one: RememberedT, by: timedelta) -> RememberedT:
+    changes: dict[str, Any] = {}
+    for name in one.__struct_fields__:
+        value = getattr(one, name)
+        if name == "openings":
+            changes[name] = tuple(at + by for at in value)
+        # Event time is another clock's.
+        elif isinstance(value, datetime) and name != "ended":
+            changes[name] = value + by
+    return msgspec.structs.replace(one, **changes)
 
 
 def is_over(track: Track, now: datetime, calm: timedelta) -> bool:

@@ -17,13 +17,14 @@ import msgspec
 
 from paging.darkness import Dark, area_of, dark_of, going_silent, newly_dark, still_dark
 from paging.notices import Event
-from paging.routes import NOBODY, Route, Routes, Step
+from paging.routes import NOBODY, Route, Routes, Step, Target
 from paging.schedule import on_call
 from paging.stages import (
     DARK_KIND,
     Candidate,
     Gathering,
     Scene,
+    Source,
     Verdict,
     is_news,
     judge,
@@ -46,6 +47,7 @@ from paging.state import (
     Quiet,
     Said,
     Shift,
+    Taken,
     Telling,
     Tested,
     Told,
@@ -59,7 +61,7 @@ from paging.state import (
 from paging.state import (
     Event as Happened,
 )
-from paging.wording import by_identity, notice_of, test_notice
+from paging.wording import by_identity, notice_of, one_of, test_notice
 from storage.pages import Page, Severity
 
 _GROUPS: Final = UUID("a2b3f6a4-6a0e-4d0e-9f55-9d5f5f3c2f10")  # namespace of group keys
@@ -88,7 +90,7 @@ def decide(
     ----------
     memory : Memory
         As the turn before left it.
-    events : sequence of Told, GivenUp or Tested
+    events : sequence of Told, GivenUp, Taken or Tested
         What happened since, in order.
     now : datetime
         Never earlier than in the turn before.
@@ -128,6 +130,10 @@ class _Decider:
         self._touched: dict[str, None] = {}
         self._fresh: list[UUID] = []
         self._by_identity: dict[str, Track] | None = None
+        waits = (rule.wait for rule in routes.inhibitions)
+        # So long what is over still explains what has not ended yet.
+        self._after_source = max(waits, default=timedelta())
+        self._beside: dict[str, tuple[str, ...]] = {}
         self._by_name = {route.name: route for route in routes.routes}
         self._keys = {
             _index(group.route, group.labels): group.key
@@ -143,10 +149,15 @@ class _Decider:
                     self._hear(event)
                 case GivenUp():
                     self._give_up(event)
+                case Taken():
+                    self._take(event.group, event.actor)
                 case Tested():
                     self._test(event)
         waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
-        self._judge(dict.fromkeys((*waiting, *self._fresh)))
+        are_dropped = self._judge(dict.fromkeys((*waiting, *self._fresh)))
+        # What is dropped explains nothing any more.
+        while are_dropped and (explained := self._explained()):
+            are_dropped = self._judge(explained)
         self._darken()
         self._tell()
         self._forget()
@@ -174,14 +185,15 @@ class _Decider:
         track = self._tracks.get(told.alert_id)
         if told.happening == "firing":
             if track is None and told.page is not None:
-                self._open(told.page)
+                self._open(told.page, told.written)
             else:
                 self._say(told.alert_id, None, "deduplication", "quiet", "it is known already")
             return
         if track is None:
             self._say(told.alert_id, None, "deduplication", "quiet", "nobody knows its firing")
             return
-        if track.state == "resolved":
+        # Of one that is over its page may be open, and whoever has one of its alerts has that.
+        if track.state == "resolved" and told.happening != "acknowledged":
             return
         match told.happening:
             case "resolved":
@@ -191,12 +203,12 @@ class _Decider:
             case "back":
                 groups = (self._groups.get(key) for key in track.groups)
                 has_it = any(group and group.acknowledged_at for group in groups)
-                state = "acknowledged" if has_it else "open"
+                state = "acknowledged" if has_it or track.acknowledged_by else "open"
                 self._put(_changed(track, state=state, moved=self._now))
             case _:
                 self._acknowledge(track, told)
 
-    def _open(self, page: Page) -> None:
+    def _open(self, page: Page, written: datetime | None) -> None:
         identity = identity_of(page)
         if self._by_identity is None:
             self._by_identity = by_identity(self._tracks)
@@ -209,6 +221,7 @@ class _Decider:
             identity=identity,
             arrived=self._now,
             moved=self._now,
+            written=written,
             openings=openings[-limit.times - 1 :],
             flapping=len(openings) > limit.times,
             until=self._now,
@@ -225,14 +238,23 @@ class _Decider:
         ):
             # The one before it was held open; this one takes its place, and nobody is told.
             self._say(page.alert_id, None, "flapping", "join", "it flaps, and is held open")
-            self._put(_changed(track, phase="grouped", groups=before.groups, until=None))
+            # Whoever had that one has this as well, unless it is worse.
+            is_worse = RANK[page.severity] > RANK[self._pages[before.alert_id].severity]
+            joined = self._now if is_worse else before.joined
+            self._put(
+                _changed(track, phase="grouped", groups=before.groups, joined=joined, until=None)
+            )
             self._put(_changed(before, phase="over", groups=()))
-            self._joined += [(key, page.alert_id) for key in before.groups]
+            self._note(before.groups, page.alert_id)
             self._fresh.pop()
 
     def _is_news(self, page: Page, track: Track) -> bool:
         alone = Scene(self._routes, self._orders, self._topology, {}, (), {})
         return is_news(Candidate(page, labels_of(page), track), alone, self._now)
+
+    def _is_let_in(self, page: Page, track: Track) -> bool:
+        """Say whether the gates let an open alert pass, though they may not be asked of it yet."""
+        return track.phase == "grouped" or self._is_news(page, track)
 
     def _resolve(self, track: Track, told: Told) -> None:
         over = _changed(track, state="resolved", moved=self._now, ended=told.at)
@@ -249,25 +271,40 @@ class _Decider:
         self._put(over)
 
     def _acknowledge(self, track: Track, told: Told) -> None:
-        self._put(_changed(track, state="acknowledged", moved=self._now))
-        for key in self._speaking_for(track):
-            group = self._groups[key]
-            if group.acknowledged_at is not None:
-                continue
-            group = _changed(
-                group,
-                acknowledged_at=self._now,
-                acknowledged_by=told.actor,
-                told=group.joined,
-                next_step_at=None,
-                repeats_at=None,
-            )
-            self._groups[key] = group
-            self._touched[key] = None
-            said = f"{told.actor} has it"
-            self._say(track.alert_id, key, "escalation", "quiet", said)
-            if group.first_told is not None:
-                self._word(group, self._members_of(key), "acknowledge", said)
+        if track.state != "resolved":
+            by = told.actor
+            track = _changed(track, state="acknowledged", moved=self._now, acknowledged_by=by)
+            self._put(track)
+        for key in track.groups:
+            self._take(key, told.actor, track.alert_id)
+
+    def _take(self, key: str, actor: str, alert_id: UUID | None = None) -> None:
+        """Let somebody have a group, or the summary that speaks for it: nobody else is woken."""
+        group = self._groups.get(key)
+        if group is not None and group.summary is not None:
+            group = self._groups.get(group.summary)
+        if group is None or group.acknowledged_at is not None:
+            return
+        group = self._had(group, self._now, actor)
+        said = f"{actor} has it"
+        self._say(alert_id, group.key, "escalation", "quiet", said)
+        if group.first_told is not None:
+            self._word(group, self._members_of(group.key), "acknowledge", said)
+
+    def _had(self, group: Group, since: datetime, actor: str) -> Group:
+        group = _changed(
+            group,
+            acknowledged_at=since,
+            acknowledged_by=actor,
+            had_at=None,
+            had_by=None,
+            told=group.joined,
+            next_step_at=None,
+            repeats_at=None,
+        )
+        self._groups[group.key] = group
+        self._touched[group.key] = None
+        return group
 
     def _give_up(self, lost: GivenUp) -> None:
         group = self._groups.get(lost.group)
@@ -304,36 +341,74 @@ class _Decider:
 
     # Alerts.
 
-    def _judge(self, alert_ids: Iterable[UUID]) -> None:
+    def _explained(self) -> list[UUID]:
+        return [
+            track.alert_id
+            for track in self._tracks.values()
+            if (track.phase, track.stage) == ("muted", "inhibition")
+        ]
+
+    def _judge(self, alert_ids: Iterable[UUID]) -> bool:
+        """Ask the stages of some alerts; say whether any were dropped."""
         candidates = [
-            Candidate(page, labels_of(page), self._tracks[alert_id])
+            self._candidate(page, self._tracks[alert_id])
             for alert_id in alert_ids
+            # What is over already, in the turn in which it came, is not asked.
             if (page := self._pages.get(alert_id)) is not None
+            and self._tracks[alert_id].phase != "over"
         ]
         if not candidates:
-            return
+            return False
         scene = self._scene()
-        for candidate in candidates:
-            self._settle(candidate, judge(candidate, scene, self._now))
+        verdicts = [judge(candidate, scene, self._now) for candidate in candidates]
+        for candidate, verdict in zip(candidates, verdicts, strict=True):
+            self._settle(candidate, verdict)
+        return any(verdict.decision.outcome == "drop" for verdict in verdicts)
+
+    def _candidate(self, page: Page, track: Track) -> Candidate:
+        labels = labels_of(page)
+        if track.phase == "muted" and track.stage in ("maintenance", "silence"):
+            orders = [*self._orders.windows, *self._orders.silences]
+            if quieted(labels, orders, self._now) is None:
+                track = _changed(track, let_go=self._now)
+        return Candidate(page, labels, track)
 
     def _scene(self) -> Scene:
         company: dict[tuple[str, str], dict[str, datetime]] = defaultdict(dict)
         rules = self._routes.inhibitions
-        sources: list[dict[tuple[str, ...], str]] = [{} for _ in rules]
+        sources: list[dict[tuple[str, ...], Source]] = [{} for _ in rules]
         if rules or self._routes.corroborations:
             for alert_id, track in self._tracks.items():
-                if track.state == "resolved" or track.phase in ("dropped", "over"):
-                    continue
                 page = self._pages[alert_id]
-                company[page.zone, page.kind][page.sensor] = track.arrived
-                labels = labels_of(page) if rules else {}
-                for rule, found in zip(rules, sources, strict=True):
-                    if rule.source.covers(labels):
-                        agreed = tuple(labels[label] for label in rule.equal)
-                        found.setdefault(agreed, f"{page.kind} of {page.sensor}")
+                if track.state != "resolved" and track.phase not in ("dropped", "over"):
+                    if self._routes.corroborations and self._is_let_in(page, track):
+                        company[page.zone, page.kind][page.sensor] = track.arrived
+                    self._add_source(sources, page, track, None)
+                elif track.state == "resolved" and self._now < track.moved + self._after_source:
+                    self._add_source(sources, page, track, track.moved)
         return Scene(
             self._routes, self._orders, self._topology, self._still_dark(), sources, company
         )
+
+    def _add_source(
+        self,
+        sources: Sequence[dict[tuple[str, ...], Source]],
+        page: Page,
+        track: Track,
+        ended: datetime | None,
+    ) -> None:
+        """Note what an alert explains, if the gates let it pass."""
+        if not sources:
+            return
+        labels = labels_of(page)
+        name = f"{page.kind} of {page.sensor}"
+        source = Source(track.alert_id, name, labels, track.arrived, ended)
+        for rule, found in zip(self._routes.inhibitions, sources, strict=True):
+            if not rule.source.covers(labels) or not self._is_let_in(page, track):
+                continue
+            agreed = tuple(labels[label] for label in rule.equal)
+            if source.is_before(found.get(agreed)):
+                found[agreed] = source
 
     def _settle(self, candidate: Candidate, verdict: Verdict) -> None:
         track, decision = candidate.track, verdict.decision
@@ -347,7 +422,7 @@ class _Decider:
             case "drop":
                 self._put(_changed(track, phase="dropped", stage=verdict.stage, until=None))
             case "join":
-                self._join(track, (decision.group or "",))
+                self._join(track, self._siblings(decision.group or ""))
             case _:
                 self._join(track, tuple(self._groups_for(candidate)))
         self._said.append(
@@ -384,17 +459,39 @@ class _Decider:
             yield key
 
     def _join(self, track: Track, keys: tuple[str, ...]) -> None:
-        self._put(_changed(track, phase="grouped", stage="", until=None, groups=keys))
+        joined = {"groups": keys, "joined": self._now}
+        self._put(_changed(track, phase="grouped", stage="", until=None, **joined))
+        self._note(keys, track.alert_id)
         for key in keys:
-            self._joined.append((key, track.alert_id))
             self._count(key, 1)
+            group = self._groups[key]
+            is_heard = group.joined == 1 or group.acknowledged_at is not None
+            if (
+                track.acknowledged_by is not None
+                and group.first_told is None
+                and is_heard
+                and group.joined == group.told + 1
+            ):
+                # Somebody had all of it while it was still held or silenced.
+                self._had(group, self._now, track.acknowledged_by)
+                said = f"{track.acknowledged_by} has it"
+                self._say(track.alert_id, key, "escalation", "quiet", said)
+        # Once, by however many groups.
+        for summary in dict.fromkeys(self._groups[key].summary for key in keys):
+            if summary is not None:
+                self._count(summary, 1)
+
+    def _note(self, keys: Iterable[str], alert_id: UUID) -> None:
+        """Write down of which groups an alert is, those that speak for its own among them."""
+        spoken_for = (self._groups[key].summary for key in keys)
+        every = (*keys, *(key for key in spoken_for if key is not None))
+        self._joined += [(key, alert_id) for key in dict.fromkeys(every)]
 
     def _count(self, key: str, more: int) -> None:
         group = self._groups[key]
-        self._groups[key] = _changed(group, joined=group.joined + more)
+        joined = group.joined + more
+        self._groups[key] = _changed(group, joined=joined, told=min(group.told, joined))
         self._touched[key] = None
-        if group.summary is not None:
-            self._count(group.summary, more)
 
     # Areas that go dark.
 
@@ -452,33 +549,46 @@ class _Decider:
             return
         pages = [self._pages[track.alert_id] for track in members]
         severity = _worst([_AREA_SEVERITY[area.kind], *(page.severity for page in pages)])
-        zones = {page.zone for page in pages}
-        zone = zones.pop() if len(zones) == 1 else "several"
+        zone = self._topology.zone_of(area) or one_of(page.zone for page in pages)
         labels = labels_of(pages[0]) | {"severity": severity, "zone": zone, "sensor": area.name}
         told = [route for route in routes_of(labels, self._routes.routes) if route.policy != NOBODY]
         if not told:
             return
-        route = told[0]
         first = min(members, key=lambda track: (track.arrived, str(track.alert_id)))
-        key = _key(area.kind, area.name, str(first.alert_id))
         has_larger = any(area in parts for parts in self._topology.within.values())
-        wait = self._routes.darkness.parent_wait if has_larger else route.group_wait
-        self._groups[key] = Group(
-            key=key,
-            cause=area.kind,
-            cause_name=area.name,
-            route=route.name,
-            policy=route.policy,
-            labels={"zone": zone, area.kind: area.name},
-            opened=self._now,
-            waits_until=self._now + wait,
-        )
+        keys = {
+            _key(area.kind, area.name, route.name, str(first.alert_id)): route for route in told
+        }
+        for key, route in keys.items():
+            wait = self._routes.darkness.parent_wait if has_larger else route.group_wait
+            self._groups[key] = Group(
+                key=key,
+                cause=area.kind,
+                cause_name=area.name,
+                route=route.name,
+                policy=route.policy,
+                labels={"zone": zone, area.kind: area.name},
+                opened=self._now,
+                waits_until=self._now + wait,
+            )
         for track in members:
             for left in track.groups:
                 self._count(left, -1)
             said = f"{area} is dark, and speaks for it"
-            self._say(track.alert_id, key, "darkness", "join", said)
-            self._join(track, (key,))
+            self._say(track.alert_id, next(iter(keys)), "darkness", "join", said)
+            self._join(track, tuple(keys))
+
+    def _siblings(self, key: str) -> tuple[str, ...]:
+        """Return the groups that an area has by every route that took it, one of which is given."""
+        if key not in self._beside:
+            group = self._groups[key]
+            same = (group.cause, group.cause_name, group.opened)
+            self._beside[key] = tuple(
+                one.key
+                for one in self._groups.values()
+                if (one.cause, one.cause_name, one.opened) == same
+            )
+        return self._beside[key]
 
     # Groups.
 
@@ -486,7 +596,8 @@ class _Decider:
         due = [
             key
             for key, group in self._groups.items()
-            if group.wakes_at is not None and group.wakes_at <= self._now
+            if group.quieted_until is not None
+            or (group.wakes_at is not None and group.wakes_at <= self._now)
         ]
         keys = dict.fromkeys((*self._touched, *due))
         self._touched = {}
@@ -507,6 +618,7 @@ class _Decider:
         group = self._groups.get(key)
         if group is None:
             return
+        group = self._given_back(group, members)
         gathering = self._gathering(group, members)
         verdict = judge_group(gathering, self._now)
         decision = verdict.decision
@@ -517,7 +629,10 @@ class _Decider:
             case "divert":
                 self._divert(gathering, members)
         group = self._groups[key]
-        if decision.outcome != "hold" or group.wakes_at != decision.until:
+        if decision.outcome != "hold" or decision.until not in (
+            group.wakes_at,
+            group.quieted_until,
+        ):
             self._said.append(
                 Said(
                     None,
@@ -536,8 +651,27 @@ class _Decider:
             # It is closed with the summary that speaks for it.
             self._touched[group.summary or ""] = None
         self._groups[key] = _changed(
-            group, wakes_at=self._next_look(group, decision.until, members)
+            group,
+            level=_milder(group.level or group.worst, gathering.worst),
+            quieted_until=None if gathering.quiet is None else gathering.quiet.ends,
+            wakes_at=self._next_look(group, decision.until, members),
         )
+
+    def _given_back(self, group: Group, members: Sequence[Track]) -> Group:
+        """Return a group to whoever had it before it got worse, once only what they had is left."""
+        had_at, had_by = group.had_at, group.had_by
+        if had_at is None or had_by is None or group.cause == "budget":
+            return group
+        calm = self._routes.flapping.within
+        left = [track for track in members if not is_over(track, self._now, calm)]
+        if not left or not all(
+            track.acknowledged_by or (track.joined is not None and track.joined < had_at)
+            for track in left
+        ):
+            return group
+        said = f"what joined since is over, and {had_by} has the rest"
+        self._say(None, group.key, "escalation", "quiet", said)
+        return self._had(group, had_at, had_by)
 
     def _gathering(self, group: Group, members: Sequence[Track]) -> Gathering:
         calm = self._routes.flapping.within
@@ -557,6 +691,7 @@ class _Decider:
             self._quiet_for(pages),
             self._shift,
             self._routes.budget,
+            bool(left) and all(track.state == "resolved" for track in left),
         )
 
     def _quiet_for(self, pages: Sequence[Page]) -> Quiet | None:
@@ -593,21 +728,35 @@ class _Decider:
             for number in range(first, last + 1)
             for delivery in self._deliveries(steps[number - 1], number)
         ]
+        # One that reaches nobody (a stand-in without a telephone) is none.
+        while not self._taken(deliveries, event) and last < len(steps):
+            last += 1
+            deliveries = list(self._deliveries(steps[last - 1], last))
         next_at = None
         if last < len(steps):
-            next_at = began + (steps[last].after - steps[first - 1].after)
+            next_at = began + (steps[last].after - steps[last - 1].after)
+        repeats_at = now + gathering.route.repeat_interval if first == 1 else group.repeats_at
+        if not self._taken(deliveries, event):
+            # There is nobody left to go to.
+            soon = now + gathering.route.group_interval
+            repeats_at = min(repeats_at or soon, soon)
+            said = f"no step of {group.policy} that is left reaches anybody"
+            self._say(None, group.key, "escalation", "pass", said)
         told = self._word(group, members, event, reason, gathering, deliveries)
         if group.summary is not None:
-            self._take_back(group.summary, group.joined)
+            self._take_back(group.summary, self._only_by(group.key, members, group.summary))
         self._groups[group.key] = _changed(
             told,
             told=group.joined,
             worst=gathering.worst,
+            level=gathering.worst,
             steps=last,
             next_step_at=next_at,
-            repeats_at=now + gathering.route.repeat_interval if first == 1 else group.repeats_at,
+            repeats_at=repeats_at,
             acknowledged_at=None,
             acknowledged_by=None,
+            had_at=group.acknowledged_at or group.had_at,
+            had_by=group.acknowledged_by or group.had_by,
             summary=None,
         )
 
@@ -634,13 +783,7 @@ class _Decider:
         )
         if deliveries is None:
             deliveries = [_delivery(target, group.steps) for target in group.told_to]
-        taken = [
-            delivery
-            for delivery in deliveries
-            if (hook := self._routes.hooks.get(delivery.hook)) is not None
-            and event in (hook.terms.events or ())
-        ]
-        self._tellings.append(Telling(notice, tuple(taken)))
+        self._tellings.append(Telling(notice, self._taken(deliveries, event)))
         targets = dict.fromkeys((*group.told_to, *(one.target for one in deliveries)))
         told = _changed(
             group,
@@ -653,18 +796,33 @@ class _Decider:
         self._groups[group.key] = told
         return told
 
-    def _deliveries(self, step: Step, number: int) -> Iterator[Delivery]:
-        for target in step.to:
-            if target.kind == "hook":
-                yield Delivery(number, target.name)
-                continue
-            person = target.name
-            if target.kind == "oncall":
-                rotation = self._routes.rotations[target.name]
-                person = on_call(rotation, self._orders.overrides, self._now)
-            for hook in self._routes.people.get(person, {}):
-                if target.hook in (None, hook):
-                    yield Delivery(number, hook, person)
+    def _taken(self, deliveries: Iterable[Delivery], event: Event) -> tuple[Delivery, ...]:
+        """Return the deliveries whose hooks are there, and are sent such an event."""
+        return tuple(
+            delivery
+            for delivery in deliveries
+            if (hook := self._routes.hooks.get(delivery.hook)) is not None
+            and event in (hook.terms.events or ())
+        )
+
+    def _deliveries(self, step: Step, number: int) -> Iterable[Delivery]:
+        """Return whom a step tells: each once, though several of its targets may lead to them."""
+        return dict.fromkeys(
+            Delivery(number, hook, person)
+            for target in step.to
+            for hook, person in self._reached(target)
+        )
+
+    def _reached(self, target: Target) -> Iterator[tuple[str, str | None]]:
+        if target.kind == "hook":
+            yield target.name, None
+            return
+        person = target.name
+        if target.kind == "oncall":
+            rotation = self._routes.rotations[target.name]
+            person = on_call(rotation, self._orders.overrides, self._now)
+        for hook in self._routes.hooks_of(person, target):
+            yield hook, person
 
     def _divert(self, gathering: Gathering, members: Sequence[Track]) -> None:
         group = gathering.group
@@ -692,7 +850,17 @@ class _Decider:
                 waits_until=self._now,
             )
         self._groups[group.key] = _changed(group, summary=key)
-        self._count(key, len(members))
+        self._joined += [(key, track.alert_id) for track in members]
+        self._count(key, self._only_by(group.key, members, key))
+
+    def _only_by(self, key: str, members: Sequence[Track], summary: str) -> int:
+        """Return of how many alerts a summary speaks by one group alone."""
+        return sum(
+            not any(
+                self._groups[other].summary == summary for other in track.groups if other != key
+            )
+            for track in members
+        )
 
     def _take_back(self, key: str, alerts: int) -> None:
         """Let a summary speak no longer for some alerts."""
@@ -740,17 +908,14 @@ class _Decider:
                 if summaries:
                     group = self._groups.get(key)
                     if group is not None and group.summary in summaries:
-                        members[group.summary or ""].append(track)
+                        spoken_for = members[group.summary or ""]
+                        # Also of one that several routes took.
+                        if not spoken_for or spoken_for[-1] is not track:
+                            spoken_for.append(track)
         return members
 
     def _members_of(self, key: str) -> list[Track]:
         return self._members({key: None})[key]
-
-    def _speaking_for(self, track: Track) -> Iterator[str]:
-        for key in track.groups:
-            group = self._groups.get(key)
-            if group is not None:
-                yield group.summary or key
 
     def _route_of(self, group: Group) -> Route:
         # Of a file that was changed meanwhile, the last route takes everything.
@@ -791,8 +956,8 @@ class _Decider:
         self._said.append(Said(alert_id, group, stage, outcome, reason, until))
 
     def _forget(self) -> None:
-        """Let go of what is over, once it cannot be flapping any more."""
-        since = self._now - self._routes.flapping.within
+        """Let go of what is over, once it cannot be flapping or explain anything any more."""
+        since = self._now - max(self._routes.flapping.within, self._after_source)
         gone = [
             alert_id
             for alert_id, track in self._tracks.items()
@@ -824,6 +989,10 @@ def _key(*parts: str) -> str:
 def _delivery(target: str, step: int) -> Delivery:
     hook, _, person = target.partition(":")
     return Delivery(max(step, 1), hook, person or None)
+
+
+def _milder(known: Severity | None, worst: Severity) -> Severity | None:
+    return worst if known is not None and RANK[worst] < RANK[known] else known
 
 
 def _worst(severities: Sequence[Severity]) -> Severity:

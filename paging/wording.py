@@ -63,11 +63,11 @@ def notice_of(
         event=event,
         at=now,
         cause=group.cause,
-        cause_name=group.cause_name or _one_of(page.zone for _, page in members),
+        cause_name=group.cause_name or one_of(page.zone for _, page in members),
         severity=gathering.worst if not ended else group.worst or gathering.worst,
         category=listed[0][1].category if listed else "sensor-health",
-        kind=_one_of(page.kind for _, page in members),
-        zone=_one_of(page.zone for _, page in members),
+        kind=one_of(page.kind for _, page in members),
+        zone=one_of(page.zone for _, page in members),
         title=_cut(title),
         text="\n".join(_lines(None if is_first else reason, listed, len(members), speaks_for)),
         labels=group.labels | {"route": group.route},
@@ -123,7 +123,7 @@ def _title(
     first = min(members, key=_by_weight)[1]
     if len(members) == 1:
         return over + first.sentence
-    zone, kind = (_one_of(getattr(page, name) for _, page in members) for name in ("zone", "kind"))
+    zone, kind = (one_of(getattr(page, name) for _, page in members) for name in ("zone", "kind"))
     return f"{over}{zone}: {len(members)} alerts ({kind}), first: {first.sentence}"
 
 
@@ -132,8 +132,10 @@ def _lines(
 ) -> Iterable[str]:
     if reason is not None:
         yield reason
-    for group in speaks_for:
-        yield f"speaks for {group.cause_name or ' '.join(group.labels.values()) or group.route}"
+    yield from dict.fromkeys(
+        f"speaks for {group.cause_name or ' '.join(group.labels.values()) or group.route}"
+        for group in speaks_for
+    )
     for track, page in listed[:_MAX_LINES]:
         flaps = " (it flaps, and is held open until it is calm)" if track.flapping else ""
         yield f"{page.sentence}{flaps}"
@@ -157,7 +159,8 @@ def _listed(track: Track, page: Page, link: str | None) -> Listed:
     )
 
 
-def _one_of(values: Iterable[str]) -> str:
+def one_of(values: Iterable[str]) -> str:
+    """Return what all values are, or that there are several."""
     found = set(values)
     return found.pop() if len(found) == 1 else "several"
 

@@ -120,7 +120,7 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
 _ROUTINES: Final[Mapping[Group, tuple[str, ...]]] = {
     "writer": (),
     "pager": (),
-    "api": ("acknowledge_alert(uuid, text, text)",),
+    "api": ("acknowledge_alert(uuid, text, text)", "acknowledge_page(text, text, text)"),
     "reader": (),
 }
 # What a service needs of the whole database; a worker stages suspects in a temporary table.

@@ -94,16 +94,18 @@ async def explain_alert(_caller: Viewer, database: Database, alert_id: UUID) -> 
 async def acknowledge_alert(
     caller: Responder, database: Database, alert_id: UUID, remark: Remark
 ) -> Acknowledged:
-    """Its page is escalated no further. Once more changes nothing; one that is over is a conflict.
+    """Its page is escalated no further. Once more changes nothing.
 
+    One that is over is a conflict, unless a page of it is not over and nobody has that: any of its
+    alerts takes it.
     It is the token's name that stands in the history.
     """
     changed, state = await store.acknowledge(database, alert_id, caller.name, _why(remark.comment))
     if state is None:
         raise ProblemError(404, f"there is no alert {alert_id}")
-    if state == "resolved":
+    if state == "resolved" and not changed:
         raise ProblemError(409, "it is over")
-    return Acknowledged(changed=int(changed), state="acknowledged")
+    return Acknowledged(changed=int(changed), state=state)
 
 
 @router.put(
@@ -176,7 +178,10 @@ async def page_in_full(database: Connection, page_id: UUID) -> PageInFull | None
 async def acknowledge_page(
     caller: Responder, database: Database, page_id: UUID, remark: Remark
 ) -> Acknowledged:
-    """All of them or, where the database fails, none. Once more changes nothing."""
+    """All of them or, where the database fails, none. Once more changes nothing.
+
+    Nobody else is woken for it, also where its alerts are silenced, or over and it is held open.
+    """
     changed = await store.acknowledge_page(database, page_id, caller.name, _why(remark.comment))
     if changed is None:
         raise ProblemError(404, f"there is no page {page_id}")

@@ -27,6 +27,7 @@ from paging.api.guard import Admin, Database, GuardedRoute, Responder, Viewer
 from paging.api.orders import span_of
 from paging.api.problems import ProblemError, responses
 from paging.api.tokens import Connection
+from paging.checking import hooks_lacking
 from paging.routes import Routes
 from paging.schedule import turn_at, turns
 from paging.turn import test_group
@@ -105,6 +106,10 @@ async def add_override(
         raise ProblemError(400, f"rotation: there is no {new.rotation}; there are {known}")
     if new.person not in routes.people:
         raise ProblemError(400, f"person: {new.person} does not stand in the routes file")
+    lacking = hooks_lacking(new.rotation, new.person, routes)
+    if lacking:
+        hooks = " and ".join(lacking)
+        raise ProblemError(400, f"person: {new.person} is not reached by {hooks}, as policies ask")
     span = span_of(await store.now(database), new.begins_at, new.ends_at, _LONGEST)
     if await store.present_overrides(database) >= _MOST_OVERRIDES:
         raise ProblemError(409, f"there are {_MOST_OVERRIDES} overrides; cancel some of them")

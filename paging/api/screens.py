@@ -20,6 +20,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from paging.api import alerts, store
+from paging.api.forms import Page
 from paging.api.guard import authenticated, looked_at
 from paging.api.problems import ProblemError
 from paging.api.tokens import Caller, Connection
@@ -81,7 +82,8 @@ async def show_alert(request: Request, alert_id: UUID) -> Response:
         alert=found,
         said=said,
         caller=caller,
-        may_acknowledge=caller.may("responder") and found.state in ("open", "stale"),
+        may_acknowledge=caller.may("responder")
+        and (found.state in ("open", "stale") or any(map(_is_nobodys, found.pages))),
         proof=_proof(token, "alerts", alert_id),
     )
 
@@ -97,7 +99,7 @@ async def show_group(request: Request, page_id: UUID) -> Response:
         return _sign_in(request, error)
     if found is None:
         return _shown("missing.html", 404, what="page", caller=caller)
-    is_open = any(one.state in ("open", "stale") for one in found.members)
+    is_open = any(one.state in ("open", "stale") for one in found.members) or _is_nobodys(found)
     return _shown(
         "group.html",
         page=found,
@@ -156,6 +158,12 @@ async def sign_out(request: Request) -> Response:
     name = _SECURE_COOKIE if secure else _COOKIE
     response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="lax")
     return response
+
+
+def _is_nobodys(page: Page) -> bool:
+    """Say whether people were told of a page that is not over, and nobody has it."""
+    is_told = page.told_at is not None and page.closed_at is None
+    return is_told and page.acknowledged_at is None
 
 
 async def _acknowledge(request: Request, kind: str, of: UUID) -> Response:

@@ -32,6 +32,7 @@ from paging.api.forms import (
     Word,
 )
 from paging.api.tokens import Connection
+from paging.notices import State
 from paging.schedule import Override as Standing
 
 OrderKind = Literal["silence", "maintenance"]
@@ -107,13 +108,7 @@ _MARKS: Final = """
 """
 _STATE: Final = "SELECT state FROM alert WHERE alert_id = %s"
 _ACKNOWLEDGE: Final = "SELECT acknowledge_alert(%s, %s, %s)"
-# In one order, so that two who acknowledge the same page do not wait for each other.
-_ACKNOWLEDGE_PAGE: Final = """
-    SELECT count(*) FILTER (WHERE acknowledge_alert(x.alert_id, %s, %s)) FROM (
-        SELECT m.alert_id FROM page_member m JOIN alert a USING (alert_id)
-        WHERE m.group_key = %s AND a.state IN ('open', 'stale') ORDER BY m.alert_id
-    ) x
-"""
+_ACKNOWLEDGE_PAGE: Final = "SELECT acknowledge_page(%s, %s, %s)"
 _PAGE_EXISTS: Final = "SELECT told_at IS NOT NULL FROM page_group WHERE group_key = %s"
 _TOLD_PAGES: Final = """
     SELECT g.group_key FROM page_member m JOIN page_group g USING (group_key)
@@ -280,7 +275,7 @@ async def marks(connection: Connection, page_id: UUID) -> list[Mark]:
 
 async def acknowledge(
     connection: Connection, alert_id: UUID, actor: str, why: str
-) -> tuple[bool, str | None]:
+) -> tuple[bool, State | None]:
     """Say that somebody has an alert; return whether it changed, and its state."""
     async with connection.transaction():
         (changed,) = await _one(connection, _ACKNOWLEDGE, (alert_id, actor, why))
@@ -294,11 +289,8 @@ async def acknowledge_page(
 ) -> int | None:
     """Say that somebody has all of a page; return how many alerts changed, None for no page."""
     async with connection.transaction():
-        cursor = await connection.execute(_PAGE_EXISTS, (str(page_id),))
-        if await cursor.fetchone() is None:
-            return None
-        (changed,) = await _one(connection, _ACKNOWLEDGE_PAGE, (actor, why, str(page_id)))
-    return int(changed)
+        (changed,) = await _one(connection, _ACKNOWLEDGE_PAGE, (str(page_id), actor, why))
+    return None if changed is None else int(changed)
 
 
 async def told_pages(connection: Connection, alert_id: UUID) -> list[UUID]:

@@ -68,7 +68,7 @@ def test_prometheus_understands_the_rules(repository: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "9 rules found" in done.stdout
+    assert "11 rules found" in done.stdout
 
 
 def test_the_rule_of_partitions_expects_those_there_are(repository: Path) -> None:

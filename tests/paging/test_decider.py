@@ -164,14 +164,57 @@ def test_one_decides_at_a_time(table: Table) -> None:
     on(table, work)
 
 
-def test_time_never_runs_backwards_between_turns(table: Table) -> None:
+def test_the_pager_may_be_away_for_days(table: Table) -> None:
+    one = alert("a", since=datetime.now(UTC) - timedelta(days=3))
+
     async def work(connection: Connection) -> None:
-        ahead = datetime.now(UTC) + timedelta(hours=1)
+        table.put(one)
+        table.execute("UPDATE outbox SET created_at = at")
+        await decider(table).turn(connection)
+        assert table.count("true", "page_member") == 1
+
+    on(table, work)
+
+
+def test_a_clock_that_is_a_little_behind_is_waited_for(table: Table) -> None:
+    async def work(connection: Connection) -> None:
+        ahead = datetime.now(UTC) + timedelta(seconds=4)
         table.execute("UPDATE pager_turn SET decided_at = %s", ahead)
         table.put(alert("a"))
         await decider(table).turn(connection)
         (row,) = table.execute("SELECT opened_at FROM page_group")
         assert row["opened_at"] == ahead
+
+    on(table, work)
+
+
+def test_a_clock_that_was_far_ahead_holds_nobody_up(
+    table: Table, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = book._LOCK
+    fast = lock.replace("clock_timestamp()", "clock_timestamp() + interval '1 h'")
+
+    async def work(connection: Connection) -> None:
+        one = decider(table)
+        monkeypatch.setattr(book, "_LOCK", fast)
+        table.put(alert("a"))
+        await until_told(table, connection, one, 1)
+        table.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 h'")
+        monkeypatch.setattr(book, "_LOCK", lock)
+        before = datetime.now(UTC)
+        assert "the clock was set back" not in caplog.messages
+        await one.turn(connection)
+        assert caplog.messages.count("the clock was set back") == 1
+        (group,) = table.execute("SELECT body FROM page_group")
+        due = datetime.fromisoformat(group["body"]["next_step_at"])
+        # The second step is an hour after the first, by whatever clock.
+        assert abs(due - before - timedelta(hours=1)) < timedelta(seconds=10)
+        assert table.count("next_attempt_at < now() + interval '10 s'") == 1
+        assert one._memory is not None
+        assert await book.remembered(connection, one._memory.shift) == one._memory
+        table.put(alert("b", zone="station"))
+        await until_told(table, connection, one, 2)
+        assert caplog.messages.count("the clock was set back") == 1
 
     on(table, work)
 
@@ -342,6 +385,27 @@ def test_what_is_silenced_in_the_database_is_quiet_until_it_is_lifted(
             assert hook.arrivals[1].notice.alerts[0].sensor == "a"
 
     within(work())
+
+
+def test_a_lift_that_is_committed_late_is_noticed(table: Table) -> None:
+    async def work(connection: Connection) -> None:
+        one = decider(table)
+        table.execute(
+            "INSERT INTO silence (match, ends_at, comment, author)"
+            " VALUES (%s, now() + interval '1 h', 'works', 'anna')",
+            Jsonb({"sensor": "a"}),
+        )
+        table.put(alert("a"))
+        await one.turn(connection)
+        async with connected(table.dsn, table.schema) as other, other.transaction():
+            await other.execute("UPDATE silence SET lifted_at = now(), lifted_by = 'anna'")
+            table.put(alert("b", zone="station"))
+            await one.turn(connection)
+        assert table.count("true", "page_member") == 1
+        await one.turn(connection)
+        assert table.count("true", "page_member") == 2
+
+    on(table, work)
 
 
 @pytest.mark.slow

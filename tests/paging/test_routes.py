@@ -134,6 +134,10 @@ def route(name: str, match: str = "", policy: str = "all") -> str:
     [
         (BASE, "there is no route: nobody is told of anything"),
         (BASE + route("a", policy="none"), "route a: there is no policy none"),
+        (
+            BASE.replace("[policy", 'events = ["resolve"]\n[policy') + NET,
+            "hook control: its events lack trigger",
+        ),
         (BASE + route("a") + route("b", 'zone = "x"') + NET, "route b: unreachable, a take all"),
         (
             BASE + route("a", 'severity = ["minor", "major"]')
@@ -242,7 +246,8 @@ def test_an_unreachable_route_is_never_reached(
 def test_where_an_alert_would_go_is_shown_stage_by_stage() -> None:
     routes = read(
         BASE.replace(
-            '"hook:control"] }]', '"hook:control"] }, { after = "5m", to = ["oncall:p"] }]'
+            '"hook:control"] }]',
+            '"hook:control"] }, { after = "5m", to = ["oncall:p", "person:anna"] }]',
         )
         + '[person.anna]\ncontrol = true\n[rotation.p]\npeople = ["anna"]\n'
         "first_day = 2025-01-01\n" + route("quiet", 'kind = "season"', policy="nobody") + NET

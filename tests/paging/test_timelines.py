@@ -21,10 +21,12 @@ from tests.paging.timeline import (
     over,
     page,
     play,
+    reroute,
     resolve,
     silence,
     stale,
     stand_in,
+    take,
     update,
     want,
 )
@@ -87,6 +89,7 @@ def test_a_redelivery_opens_nothing_twice() -> None:
         ({"namespace": "replay-monday"}, "namespace: namespace 'replay-monday' is not 'live'"),
         ({"quality": 3}, "quality: a city alert on a reading of quality 'suspect'"),
         ({"quality": 4}, "quality: a city alert on a reading of quality 'fail'"),
+        ({"quality": 9}, "quality: a city alert on a reading of quality 'missing'"),
         ({"severity": "informational"}, "severity: severity 'informational' does not page"),
         ({"kind": "season"}, "shadow: in the shadow: kind=season is on trial"),
     ],
@@ -109,6 +112,15 @@ def test_old_news_is_no_news() -> None:
     assert night.why("a") == ["news: no news: fired 1 day, 2:00:00 ago, more than 1 day, 0:00:00"]
 
 
+def test_what_is_still_open_when_the_pager_comes_back_from_far_away_is_told() -> None:
+    since = moment(-3 * 86_400)
+    play(
+        at(0, open("a", since=since, written=since), open("b", since=since, written=since)),
+        at(0, over("b")),
+        want(between(1, 1.1), page("a")),
+    )
+
+
 def test_maintenance_is_quiet_and_what_outlasts_it_is_told() -> None:
     night = play(
         at(0, maintenance(100, zone="harbour")),
@@ -128,6 +140,32 @@ def test_a_silence_that_is_lifted_early_hides_nothing() -> None:
         at(60, lift(), open("b", zone="station")),
         want(between(61, 61.1), page("a")),
         want(between(61, 61.1), page("b")),
+    )
+
+
+def test_a_silence_of_a_whole_group_that_is_lifted_early_hides_nothing() -> None:
+    night = play(
+        at(0, open("a")),
+        at(0.5, silence(3600, sensor="a")),
+        at(20, open("b", zone="station")),
+        want(between(21, 21.1), page("b")),
+        at(60, lift()),
+        want(between(60, 60.1), page("a")),
+    )
+    held = [said.reason for said in night.said if said.stage == "group silence"]
+    assert len(held) == 1
+
+
+def test_a_silence_over_a_told_group_that_is_lifted_early_lets_its_escalation_go_on() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"})),
+        at(30, silence(36_000, sensor="a")),
+        at(100, lift()),
+        want(between(100, 100.1), page("a", to={"sms:anna"}, step=2)),
+        at(110, acknowledge("a")),
+        want(between(110, 110.1), acknowledged("a")),
+        routes=LADDER,
     )
 
 
@@ -182,6 +220,27 @@ def test_what_gets_worse_wakes_at_once() -> None:
     )
 
 
+def test_what_gets_worse_once_more_wakes_once_more() -> None:
+    # Like PagerDuty, chat and SMS, which are not told of updates.
+    events = 'events = ["trigger", "acknowledge", "resolve"]\nurl = '
+    routes = ROUTES.replace("url = ", events)
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(10, open("b", severity="critical")),
+        want(between(10, 10.1), page("a", "b", severity="critical")),
+        at(50, over("b")),
+        at(60, acknowledge("a")),
+        want(between(60, 60.1), acknowledged("a", "b")),
+        # As bad as what whoever has it was told of, and nothing as bad is open any more.
+        at(300, open("c", severity="critical")),
+        want(between(300, 300.1), page("a", "b", "c", severity="critical")),
+        # While one is open another joins quietly.
+        at(310, open("d", severity="critical")),
+        routes=routes,
+    )
+
+
 def test_what_was_over_before_anybody_was_told_is_not_told() -> None:
     play(at(0, open("a")), at(0.5, over("a")))
 
@@ -229,6 +288,105 @@ def test_an_alert_that_somebody_has_before_it_is_told_wakes_nobody() -> None:
     play(at(0, open("a")), at(0.5, acknowledge("a")), at(300, over("a")), routes=LADDER)
 
 
+@pytest.mark.parametrize("quiet", [silence, maintenance])
+def test_an_alert_that_somebody_has_while_it_is_silenced_wakes_nobody_later(quiet: Any) -> None:
+    night = play(
+        at(0, quiet(60, sensor="a*")),
+        at(1, open("a"), open("a2")),
+        at(5, acknowledge("a"), acknowledge("a2", by="bo")),
+        at(500, over("a", "a2")),
+        routes=LADDER,
+    )
+    assert "escalation: anna has it" in night.why("a")
+
+
+def test_what_nobody_has_is_told_with_what_somebody_had_before() -> None:
+    play(
+        at(0, silence(60, sensor="a*")),
+        at(1, open("a"), open("a2")),
+        at(5, acknowledge("a")),
+        want(between(61, 61.1), page("a", "a2")),
+        at(62, over("a2")),
+        # What is left anna has.
+        at(500, over("a")),
+        want(between(500, 500.1), resolve("a", "a2", to={"control"})),
+        routes=LADDER,
+    )
+
+
+FLAPPING = LADDER + '\n[flapping]\ntimes = 1\nwithin = "600s"\n'
+
+
+def test_a_page_whose_alert_is_held_open_can_be_acknowledged() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"})),
+        at(5, open("b")),
+        at(10, over("b")),
+        at(15, open("b")),
+        at(20, over("a", "b")),
+        at(30, take("b", by="bo")),
+        want(between(30, 30.1), acknowledged("a", "b", actor="bo", to={"control"})),
+        # It opens again, and bo has it.
+        at(40, open("b")),
+        at(50, over("b")),
+        want(between(650, 650.1), resolve(to={"control"})),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+def test_nobody_else_is_woken_for_what_is_calm_until_it_opens_again() -> None:
+    play(
+        at(0, open("a")),
+        at(0.5, over("a")),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", to={"control"})),
+        at(5, over("a")),
+        # The second step would have been at 62 s.
+        at(100, open("a")),
+        want(between(100, 100.1), page("a", to={"sms:anna"}, step=2)),
+        at(110, over("a")),
+        want(between(710, 710.1), resolve(to={"control", "sms:anna"})),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+def test_what_got_worse_and_is_over_leaves_the_rest_to_whoever_had_it() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="critical")),
+        want(between(100, 100.1), page("a", "b", severity="critical", step=1)),
+        at(105, over("b")),
+        # Nobody else is woken for what anna has.
+        at(600, over("a")),
+        want(between(600, 600.1), resolve("a", "b", to={"control"})),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_what_got_worse_is_escalated_as_long_as_nobody_has_it() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="critical")),
+        want(between(100, 100.1), page("a", "b", severity="critical", step=1)),
+        at(105, over("a")),
+        want(between(160, 160.1), page("a", "b", to={"sms:anna"}, step=2)),
+        at(170, acknowledge("b", by="bo")),
+        want(between(170, 170.1), acknowledged("a", "b", actor="bo")),
+        routes=LADDER,
+        until=500,
+    )
+
+
 def test_a_dead_hook_is_followed_by_the_next_step_at_once() -> None:
     play(
         at(0, open("a")),
@@ -262,6 +420,82 @@ def test_whoever_stands_in_is_told() -> None:
         want(between(80, 80.1), acknowledged("a", to={"control", "sms:bo"})),
         routes=LADDER,
     )
+
+
+CARL = LADDER.replace("[rotation.primary]", "[person.carl]\ncontrol = true\n[rotation.primary]")
+
+
+LADDER_OF_ONE = (
+    LADDER[: LADDER.index("steps = [")]
+    + 'steps = [{ to = ["oncall:primary"] }]\n'
+    + LADDER[LADDER.index("[[route]]") :]
+)
+
+
+def test_whoever_stands_in_without_the_hook_is_told_by_another() -> None:
+    play(
+        at(0, stand_in("primary", "carl", 3600)),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", step=1)),
+        want(between(62, 62.1), page("a", to={"control:carl"}, step=2)),
+        routes=CARL.replace("oncall:primary", "oncall:primary/sms"),
+        until=120,
+    )
+
+
+def test_a_step_that_reaches_nobody_is_passed_over() -> None:
+    # An override outlasts the person whom a new routes file does not know any more.
+    play(
+        at(0, stand_in("primary", "carl", 3600)),
+        at(1, open("a")),
+        want(between(2, 2.1), page("a", to={"control"}, step=1)),
+        at(10, reroute(LADDER)),
+        want(between(62, 62.1), page("a", to={"sms:bo", "control"}, step=3)),
+        routes=CARL,
+        until=300,
+    )
+
+
+def test_a_policy_that_reaches_nobody_begins_anew_soon() -> None:
+    play(
+        at(0, stand_in("primary", "carl", 90)),
+        at(1, open("a")),
+        at(1.5, reroute(LADDER_OF_ONE)),
+        # A minute after each vain attempt, until nobody stands in any more.
+        want(between(122, 122.2), page("a", to={"sms:anna"}, step=1)),
+        routes=CARL,
+        until=300,
+    )
+
+
+def test_a_policy_that_is_made_shorter_while_a_page_is_open_begins_anew() -> None:
+    steps = LADDER[LADDER.index("    { after") : LADDER.index("]\n[[route]]")]
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(30, reroute(LADDER.replace(steps, ""))),
+        # When the step that is gone was due.
+        want(between(61, 61.1), page("a", to={"control"}, step=1, revision=2)),
+        at(100, reroute(LADDER)),
+        at(200, over("a")),
+        want(between(200, 200.1), resolve("a", to={"control"})),
+        routes=LADDER,
+    )
+
+
+def test_whoever_stands_in_a_step_twice_is_told_once() -> None:
+    both = LADDER.replace(
+        '["hook:control"]', '["oncall:primary", "oncall:second", "person:bo/sms"]'
+    )
+    night = play(
+        at(0, stand_in("primary", "bo", 3600)),
+        at(10, open("a")),
+        want(between(11, 11.1), page("a", to={"sms:bo"})),
+        routes=both,
+        until=60,
+    )
+    ((_, telling),) = night.told
+    assert len(telling.deliveries) == 1
 
 
 SENSORS = {f"s{number:02}": "harbour" for number in range(40)} | {
@@ -424,6 +658,55 @@ def test_a_gateway_under_maintenance_makes_no_page() -> None:
     )
 
 
+def test_a_gateway_is_told_where_its_zone_is_though_a_sensor_stands_across_the_border() -> None:
+    routes = """
+[hook.harbour]
+type = "webhook"
+url = "http://127.0.0.1:2/"
+[policy.harbour]
+steps = [{ to = ["hook:harbour"] }]
+[[route]]
+name = "harbour"
+match = { zone = "harbour" }
+policy = "harbour"
+"""
+    zones = SENSORS | {"s19": "station"}
+    play(
+        at(0, *(dark(sensor, zone=zones[sensor]) for sensor in some("s", 0, 20))),
+        want(between(4, 4.1), page(cause_name="north", to={"harbour"}, total=20)),
+        routes=DARK.replace("\n[[route]]", routes + "[[route]]"),
+        zones=zones,
+        until=60,
+    )
+
+
+def test_a_gateway_that_is_still_dark_when_its_maintenance_ends_is_one_page() -> None:
+    zones = {f"s{number:02}": f"zone-{number % 4}" for number in range(40)}
+    night = play(
+        at(0, maintenance(100, sensor="s*")),
+        at(10, *(dark(sensor, zone=zone) for sensor, zone in zones.items())),
+        want(between(101, 101.1), page(cause="gateway", cause_name="north", total=20)),
+        want(between(101, 101.1), page(cause="gateway", cause_name="south", total=20)),
+        at(200, over(*zones)),
+        want(between(200, 200.1), resolve(cause_name="north")),
+        want(between(200, 200.1), resolve(cause_name="south")),
+        routes=DARK,
+        zones=zones | {f"u{number:02}": f"zone-{number % 4}" for number in range(200)},
+    )
+    assert night.why("s01")[-1] == "darkness: gateway north is dark, and speaks for it"
+
+
+def test_a_sensor_that_is_still_silent_when_its_silence_is_lifted_waits_for_others() -> None:
+    play(
+        at(0, silence(3600, sensor="s*")),
+        at(10, dark("s00")),
+        at(60, lift()),
+        want(between(71, 71.1), page("s00", cause="sensors")),
+        routes=DARK,
+        zones=SENSORS,
+    )
+
+
 INHIBIT = (
     ROUTES
     + """
@@ -445,8 +728,28 @@ def test_an_open_alert_speaks_for_what_follows_from_it(parent_at: float) -> None
         at(60, over("crash")),
         want(between(60, 60.1), resolve("crash")),
         # What outlasts its explanation is told.
-        want(between(61, 61.1), page("jam")),
+        want(between(66, 66.1), page("jam")),
         routes=INHIBIT,
+    )
+
+
+def test_what_ends_a_moment_after_its_explanation_is_not_told() -> None:
+    night = play(
+        at(0, open("crash", kind="incident")),
+        want(between(1, 1.1), page("crash")),
+        at(2, open("jam", kind="service-level"), open("queue", kind="service-level")),
+        # It comes and goes, and comes back.
+        at(20, over("crash")),
+        want(between(20, 20.1), resolve("crash")),
+        at(20.5, open("crash", kind="incident")),
+        want(between(21.5, 21.6), page("crash")),
+        at(100, over("crash")),
+        want(between(100, 100.1), resolve("crash")),
+        at(102, over("jam", "queue")),
+        routes=INHIBIT,
+    )
+    assert night.why("jam")[1] == (
+        "inhibition: incident of crash was over a moment ago: waits whether this ends with it"
     )
 
 
@@ -456,6 +759,72 @@ def test_an_alert_of_another_zone_explains_nothing() -> None:
         want(between(1, 1.1), page("crash")),
         want(between(6, 6.1), page("jam")),
         routes=INHIBIT,
+    )
+
+
+NO_PAGE = """
+[[route]]
+name = "quiet"
+match = { kind = "incident", sensor = "quiet*" }
+policy = "nobody"
+"""
+
+
+@pytest.mark.parametrize(
+    ("sensor", "facts"),
+    [
+        ("crash", {"quality": 4}),
+        ("crash", {"severity": "informational"}),
+        ("tried", {}),
+        ("quiet", {}),
+    ],
+)
+def test_what_does_not_page_explains_nothing(sensor: str, facts: dict[str, Any]) -> None:
+    shadow = '\n[[shadow]]\nmatch = { sensor = "tried" }\n'
+    night = play(
+        at(0, open(sensor, kind="incident", **facts), open("jam", kind="service-level")),
+        want(between(6, 6.1), page("jam")),
+        routes=INHIBIT.replace("\n[[route]]", NO_PAGE + "[[route]]") + shadow,
+    )
+    assert not any("explains it" in said for said in night.why("jam"))
+
+
+def test_what_was_dropped_for_want_of_neighbours_explains_nothing_any_more() -> None:
+    rule = """
+[[corroborate]]
+match = { kind = "incident" }
+sensors = 1
+within = "60s"
+otherwise = "drop"
+"""
+    night = play(
+        at(0, open("crash", kind="incident")),
+        at(2, open("jam", kind="service-level")),
+        want(between(61, 61.1), page("jam")),
+        routes=INHIBIT + rule,
+    )
+    assert night.why("jam")[0] == "inhibition: incident of crash is open, and explains it"
+
+
+@pytest.mark.parametrize("first", ["crash", "jam"])
+def test_of_two_that_explain_each_other_the_older_is_told(first: str) -> None:
+    back_again = """
+[[inhibit]]
+source = { kind = "service-level" }
+target = { kind = "incident" }
+equal = ["zone"]
+wait = "5s"
+"""
+    kinds = {"crash": "incident", "jam": "service-level"}
+    (second,) = kinds.keys() - {first}
+    play(
+        at(0, open(first, kind=kinds[first])),
+        at(1, open(second, kind=kinds[second])),
+        want(between(6, 6.1), page(first)),
+        at(60, over(first)),
+        want(between(60, 60.1), resolve(first)),
+        want(between(66, 66.1), page(second)),
+        routes=INHIBIT + back_again,
     )
 
 
@@ -479,6 +848,25 @@ otherwise = "{otherwise}"
         until=170,
     )
     assert night.why("c")[-1].endswith("only 0 of 1 neighbours within 1m") or otherwise == "tell"
+
+
+CORROBORATE = """
+[[corroborate]]
+match = { kind = "exceedance" }
+sensors = 1
+within = "60s"
+otherwise = "drop"
+"""
+
+
+@pytest.mark.parametrize("facts", [{"quality": 4}, {"severity": "informational"}])
+def test_a_neighbour_that_does_not_page_says_nothing_of_the_city(facts: dict[str, Any]) -> None:
+    night = play(
+        at(0, open("a", kind="exceedance")),
+        at(10, open("b", kind="exceedance", **facts)),
+        routes=ROUTES + CORROBORATE,
+    )
+    assert night.why("a")[-1] == "corroboration: only 0 of 1 neighbours within 1m"
 
 
 def test_an_alert_that_flaps_is_told_and_held_open_until_it_is_calm() -> None:
@@ -550,6 +938,35 @@ def test_a_budget_that_is_spent_twice_in_a_shift_makes_two_summaries() -> None:
     )
 
 
+def test_an_alert_that_two_routes_take_counts_once_in_a_summary() -> None:
+    second = '\n[[route]]\nname = "too"\npolicy = "all"\n[shift]\nbudget = 2\n'
+    play(
+        at(0, open("a", zone="z1")),
+        want(between(1, 1.1), page("a", labels={"zone": "z1", "kind": "level", "route": "all"})),
+        want(between(1, 1.1), page("a", labels={"zone": "z1", "kind": "level", "route": "too"})),
+        at(5, open("b", zone="z2")),
+        want(
+            between(6, 6.1),
+            page("b", cause="budget", total=1, text="speaks for z2 level\nb speaks"),
+        ),
+        at(10, open("c", zone="z2")),
+        want(
+            between(36, 36.1),
+            update(
+                "b",
+                "c",
+                total=2,
+                text="1 alerts have joined\nspeaks for z2 level\nb speaks\nc speaks",
+            ),
+        ),
+        at(40, open("d", zone="z2", severity="critical")),
+        want(between(40, 40.1), page("b", "c", "d", cause="sensors")),
+        want(between(40, 40.1), page("b", "c", "d", cause="sensors")),
+        want(between(40, 40.1), resolve(cause="budget", total=0)),
+        routes=ROUTES.replace('"1s"', '"1s"\ncontinue = true') + second,
+    )
+
+
 def test_a_summary_whose_last_cause_got_too_bad_for_it_is_over() -> None:
     play(
         at(0, open("a", zone="z1")),
@@ -582,8 +999,7 @@ def test_what_a_summary_speaks_for_is_left_to_it_when_its_zone_goes_dark() -> No
     )
 
 
-def test_a_route_chooses_who_is_told() -> None:
-    routes = """
+TWO_HOOKS = """
 [hook.control]
 type = "webhook"
 url = "http://127.0.0.1:1/"
@@ -607,6 +1023,9 @@ policy = "nobody"
 name = "all"
 policy = "control"
 """
+
+
+def test_a_route_chooses_who_is_told() -> None:
     night = play(
         at(0, open("a"), open("b", domain="environment"), open("c", domain="x", kind="season")),
         want(between(1, 1.1), page("a", to={"traffic"})),
@@ -614,6 +1033,28 @@ policy = "control"
         at(10, over("a", "b", "c")),
         want(between(10, 10.1), resolve("a", to={"traffic"})),
         want(between(10, 10.1), resolve("a", "b", to={"control"})),
-        routes=routes,
+        routes=TWO_HOOKS,
     )
     assert night.why("c") == ["routing: route quiet tells nobody"]
+
+
+def test_a_dark_area_goes_to_every_route_that_takes_it() -> None:
+    north, more = some("s", 0, 8), some("s", 8, 20)
+    parts = [
+        part
+        for hook in ("control", "traffic")
+        for part in (
+            want(between(4, 4.1), page(*north, cause="gateway", to={hook}, total=8)),
+            want(between(60, 60.1), resolve(cause="gateway", to={hook}, total=20)),
+        )
+    ]
+    night = play(
+        at(0, dark(*north)),
+        # What falls silent later joins both.
+        at(20, dark(*more)),
+        at(60, over(*north, *more)),
+        *parts,
+        routes=TWO_HOOKS + DARK[len(ROUTES) :],
+        zones=SENSORS,
+    )
+    assert not night.memory.groups

@@ -20,7 +20,7 @@ from paging.hooks.kinds import KINDS
 from paging.matching import read_match
 from paging.routes import Routes, read_routes
 from paging.schedule import Override
-from paging.state import GivenUp, Memory, Orders, Quiet, Said, Telling, Told, Topology
+from paging.state import GivenUp, Memory, Orders, Quiet, Said, Taken, Telling, Told, Topology
 from paging.topology import topology_of
 from paging.turn import decide
 from storage.pages import Page
@@ -57,7 +57,7 @@ class Night:
     topology: Topology = field(default_factory=Topology)
     memory: Memory = field(default_factory=Memory)
     orders: Orders = field(default_factory=Orders)
-    events: list[Told | GivenUp] = field(default_factory=list)
+    events: list[Told | GivenUp | Taken] = field(default_factory=list)
     told: list[tuple[float, Telling]] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)
     pages: dict[str, Page] = field(default_factory=dict)
@@ -143,7 +143,9 @@ def acknowledged(*sensors: str, **facts: Any) -> Wanted:
     return _word("acknowledge", sensors, facts)
 
 
-def open(sensor: str, **facts: Any) -> Action:  # noqa: A001 - the word of the trade
+def open(  # noqa: A001 - the word of the trade
+    sensor: str, *, written: datetime | None = None, **facts: Any
+) -> Action:
     def happen(night: Night, now: datetime) -> None:
         key = f"{sensor}|{facts.get('kind', 'level')}|{now.timestamp()}"
         told = page_of(
@@ -157,7 +159,7 @@ def open(sensor: str, **facts: Any) -> Action:  # noqa: A001 - the word of the t
             | facts
         )
         night.pages[sensor] = told
-        night.events.append(Told("firing", told.alert_id, told.since, told))
+        night.events.append(Told("firing", told.alert_id, told.since, told, written=written or now))
 
     return happen
 
@@ -187,6 +189,16 @@ def back(sensor: str) -> Action:
 
 def acknowledge(sensor: str, by: str = "anna") -> Action:
     return _moved("acknowledged", sensor, by)
+
+
+def take(sensor: str, by: str = "anna") -> Action:
+    """Let somebody acknowledge the page of a sensor's alert, whatever became of that."""
+
+    def happen(night: Night, _now: datetime) -> None:
+        track = night.memory.tracks[night.pages[sensor].alert_id]
+        night.events += [Taken(key, by) for key in track.groups]
+
+    return happen
 
 
 def again(sensor: str) -> Action:
@@ -227,6 +239,16 @@ def stand_in(rotation: str, person: str, seconds: float) -> Action:
     def happen(night: Night, now: datetime) -> None:
         one = Override(rotation, person, now, now + timedelta(seconds=seconds))
         night.orders = replace(night.orders, overrides=(*night.orders.overrides, one))
+
+    return happen
+
+
+def reroute(text: str) -> Action:
+    """Let another routes file be taken up."""
+
+    def happen(night: Night, _now: datetime) -> None:
+        night.routes = read_routes(text, KINDS)
+        assert faults_of(night.routes) == []
 
     return happen
 

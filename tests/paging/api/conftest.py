@@ -34,11 +34,15 @@ url = { env = "NOBODY" }
 phone = "+1"
 [person.bo]
 phone = "+2"
+[person.carl]
+control = true
 [rotation.primary]
 people = ["anna", "bo"]
 first_day = 2026-01-05
 [policy.day]
 steps = [{ to = ["hook:control", "oncall:primary"] }, { after = "5m", to = ["person:bo"] }]
+[policy.night]
+steps = [{ to = ["oncall:primary/phone"] }]
 [[route]]
 name = "city"
 policy = "day"

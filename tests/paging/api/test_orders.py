@@ -129,7 +129,8 @@ def test_who_is_on_call_by_turn_and_by_override(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rotation": "none"}, {"person": "nobody"}, {"ends_at": in_(-HOUR)}]
+    "changes",
+    [{"rotation": "none"}, {"person": "nobody"}, {"person": "carl"}, {"ends_at": in_(-HOUR)}],
 )
 def test_who_cannot_stand_in_does_not(api: Api, changes: dict[str, Any]) -> None:
     body = {"rotation": "primary", "person": "bo", "ends_at": in_(HOUR)} | changes
