@@ -154,10 +154,22 @@ def _is_glob(pattern: str) -> bool:
 
 
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    parts = (
-        re.escape(one).replace(r"\*", ".*").replace(r"\?", f"[^{_ANYTHING}]") for one in patterns
+    return re.compile("|".join(map(_expression, patterns)), re.DOTALL)
+
+
+def _expression(pattern: str) -> str:
+    """Return a glob as an expression that never goes back behind a part once found.
+
+    Where a part between two `*` fits first, all that follows has the most room: so the first place
+    is kept (`(?>`), and the time is that of length times length, whatever somebody wrote.
+    """
+    first, *others = (
+        re.escape(part).replace(r"\?", f"[^{_ANYTHING}]") for part in pattern.split("*")
     )
-    return re.compile("|".join(parts), re.DOTALL)
+    if not others:
+        return first
+    between = "".join(f"(?>.*?{part})" for part in others[:-1] if part)
+    return f"{first}{between}.*{others[-1]}"
 
 
 def _within(pattern: str, several: re.Pattern[str]) -> bool:

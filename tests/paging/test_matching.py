@@ -1,10 +1,11 @@
+from time import perf_counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paging.matching import LABELS, Match, read_match, written
+from paging.matching import LABELS, Match, globbed, read_match, written
 
 LABELLED = {
     "severity": "major",
@@ -72,6 +73,36 @@ def test_what_is_wrong_with_a_match_is_said(values: Any, fault: str) -> None:
     read_match(values, "match", faults)
     assert len(faults) == 1
     assert faults[0].startswith(fault)
+
+
+def fits(pattern: str, value: str) -> bool:
+    """Say the same letter by letter, the slow and obvious way."""
+    if not pattern:
+        return not value
+    if pattern[0] == "*":
+        return any(fits(pattern[1:], value[at:]) for at in range(len(value) + 1))
+    return bool(value) and pattern[0] in ("?", value[0]) and fits(pattern[1:], value[1:])
+
+
+@given(st.text(alphabet="ab.*?", min_size=1, max_size=8), st.text(alphabet="ab.\n", max_size=8))
+def test_a_glob_takes_what_it_says_letter_by_letter(pattern: str, value: str) -> None:
+    assert bool(globbed((pattern,)).fullmatch(value)) == fits(pattern, value)
+
+
+def test_no_glob_costs_much_more_than_it_is_long() -> None:
+    """Going back at each wildcard makes it a hundred times as much, and at eight of them hang."""
+
+    def cost_s(wildcards: int) -> float:
+        pattern = globbed(("*?" * wildcards + "*!x",))
+        times = []
+        for _ in range(5):
+            began = perf_counter()
+            for _ in range(10):
+                pattern.fullmatch("urn:ngsi-ld:TrafficFlowObserved:loop-17")
+            times.append(perf_counter() - began)
+        return min(times)
+
+    assert cost_s(4) < 20 * cost_s(2)
 
 
 patterns = st.text(alphabet="ab*?", min_size=1, max_size=4)
