@@ -227,7 +227,7 @@ def test_routes_are_checked(routes_file: Path) -> None:
     faulty = cli("pager", "check", str(routes_file))
     assert faulty.exit_code == 1
     assert "route all: there is no policy nobody-knows" in faulty.stderr
-    assert "route late: unreachable, all take all that it would" in faulty.stderr
+    assert "route late: unreachable, all takes all that it would" in faulty.stderr
 
     routes_file.write_text(ROUTES + 'match = { colour = "red" }\n', encoding="utf-8")
     unknown = cli("pager", "check", str(routes_file))

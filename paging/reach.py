@@ -1,0 +1,138 @@
+"""Sets of alerts, compared exactly: what of one match is left when others have taken theirs.
+
+Values of a label that fit the same of all patterns are one class; there are few, however many
+values there can be. A match is a box then: for each label the classes that it takes, a bit each.
+What the earlier of two boxes leaves of the later is at most one smaller box a label.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from paging.matching import PAGING_VALUES, Match, Term, globbed
+
+Box = Mapping[str, int]
+Place = tuple[int, int]
+Places = frozenset[Place]
+# Routes that people write take some thousands; globs can be made up that take millions.
+_MOST_STEPS: Final = 200_000
+_MOST_BOXES: Final = 2_000
+# Stands for the letters that are in no pattern at this place.
+_ANOTHER: Final = ""
+
+
+class TooManyError(Exception):
+    """Patterns that cannot be compared with reasonable effort."""
+
+
+def boxes_of(matches: Sequence[Match]) -> list[Box]:
+    """Return what each of some matches takes of the alerts that can page.
+
+    Raises
+    ------
+    TooManyError
+        If globs of one label overlap in too many ways.
+    """
+    terms: dict[str, dict[Term, None]] = {}
+    for term in (term for match in matches for term in match.terms):
+        terms.setdefault(term.label, {})[term] = None
+    classes = {label: _classes(label, found) for label, found in terms.items()}
+    everything = {label: (1 << len(found)) - 1 for label, found in classes.items()}
+    return [
+        everything | {term.label: _taken(term, classes[term.label]) for term in match.terms}
+        for match in matches
+    ]
+
+
+def is_empty(box: Box) -> bool:
+    """Say whether no alert is in a box."""
+    return not all(box.values())
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """Say whether some alert is in both of two boxes."""
+    return all(classes & other[label] for label, classes in one.items())
+
+
+def is_left(box: Box, takers: Sequence[Box]) -> bool:
+    """Say whether something of a box is in none of others.
+
+    Raises
+    ------
+    TooManyError
+        If they leave too many pieces of it.
+    """
+    left = [] if is_empty(box) else [box]
+    for taker in takers:
+        left = [piece for one in left for piece in _without(one, taker)]
+        if len(left) > _MOST_BOXES:
+            raise TooManyError
+    return bool(left)
+
+
+def _without(box: Box, taker: Box) -> Iterator[Box]:
+    if not overlap(box, taker):
+        yield box
+        return
+    inside = dict(box)
+    for label, classes in taker.items():
+        if outside := inside[label] & ~classes:
+            yield inside | {label: outside}
+        inside[label] &= classes
+
+
+def _taken(term: Term, classes: Sequence[frozenset[str]]) -> int:
+    """Return which classes of values a term takes."""
+    return sum(
+        1 << number
+        for number, fitting in enumerate(classes)
+        if (not term.wanted or not fitting.isdisjoint(term.wanted))
+        and fitting.isdisjoint(term.unwanted)
+    )
+
+
+def _classes(label: str, terms: Iterable[Term]) -> list[frozenset[str]]:
+    """Return every set of patterns that some value fits, and no other pattern."""
+    patterns = sorted({one for term in terms for one in (*term.wanted, *term.unwanted)})
+    if values := PAGING_VALUES.get(label):
+        fitting = {one: globbed((one,)) for one in patterns}
+        found = [[one for one in patterns if fitting[one].fullmatch(value)] for value in values]
+        return [frozenset(one) for one in dict.fromkeys(map(tuple, found))]
+    # All values at once, letter by letter: where in which pattern one can be that began so.
+    start = _opened(patterns, ((number, 0) for number in range(len(patterns))))
+    classes: dict[frozenset[str], None] = {}
+    seen, waiting, steps = {start}, [start], 0
+    while waiting:
+        places = waiting.pop()
+        ends = (patterns[number] for number, at in places if at == len(patterns[number]))
+        classes[frozenset(ends)] = None
+        letters = {patterns[number][at : at + 1] for number, at in places} - {"*", "?", ""}
+        for letter in (*letters, _ANOTHER):
+            steps += len(places)
+            if steps > _MOST_STEPS:
+                raise TooManyError
+            after = _opened(patterns, _after(patterns, places, letter))
+            if after not in seen:
+                seen.add(after)
+                waiting.append(after)
+    return list(classes)
+
+
+def _after(patterns: Sequence[str], places: Places, letter: str) -> Iterator[Place]:
+    for number, at in places:
+        expected = patterns[number][at : at + 1]
+        if expected == "*":
+            yield number, at
+        elif expected and expected in ("?", letter):
+            yield number, at + 1
+
+
+def _opened(patterns: Sequence[str], places: Iterable[Place]) -> Places:
+    """Return the places, and those behind a `*` that may as well be nothing."""
+    found = set()
+    for number, place in places:
+        at = place
+        found.add((number, at))
+        while patterns[number][at : at + 1] == "*":
+            at += 1
+            found.add((number, at))
+    return frozenset(found)
