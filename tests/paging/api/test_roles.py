@@ -217,6 +217,15 @@ def test_the_database_lets_the_api_do_no_more(api: Api) -> None:
         "UPDATE alert_transition SET actor = 'nobody'",
         "SELECT last_error FROM delivery",
         "SELECT payload FROM outbox",
+        # What only the worker can know: that an alert is over, or its sensor silent.
+        (
+            "INSERT INTO outbox (alert_id, event, dedup_key, payload)"
+            " SELECT alert_id, 'resolved', alert_id::text, '{}' FROM alert"
+        ),
+        (
+            "INSERT INTO outbox (alert_id, event, dedup_key, payload)"
+            " SELECT alert_id, 'stale', alert_id::text, '{}' FROM alert"
+        ),
         "UPDATE page_group SET told_at = NULL",
         "SELECT * FROM reading",
         "UPDATE outbox SET decided_at = now()",
