@@ -35,12 +35,26 @@ def boxes_of(matches: Sequence[Match]) -> list[Box]:
     terms: dict[str, dict[Term, None]] = {}
     for term in (term for match in matches for term in match.terms):
         terms.setdefault(term.label, {})[term] = None
-    classes = {label: _classes(label, found) for label, found in terms.items()}
+    classes = {label: list(_classes(label, found)) for label, found in terms.items()}
+
+    def taken(term: Term) -> int:
+        found = enumerate(classes[term.label])
+        return sum(1 << number for number, fitting in found if _takes(term, fitting))
+
     everything = {label: (1 << len(found)) - 1 for label, found in classes.items()}
-    return [
-        everything | {term.label: _taken(term, classes[term.label]) for term in match.terms}
-        for match in matches
-    ]
+    return [everything | {term.label: taken(term) for term in match.terms} for match in matches]
+
+
+def is_everything(match: Match) -> bool:
+    """Say whether a match takes every alert that can page, or cannot be shown not to."""
+    try:
+        return all(
+            _takes(term, fitting)
+            for term in match.terms
+            for fitting in _classes(term.label, (term,))
+        )
+    except TooManyError:
+        return True
 
 
 def is_empty(box: Box) -> bool:
@@ -80,41 +94,42 @@ def _without(box: Box, taker: Box) -> Iterator[Box]:
         inside[label] &= classes
 
 
-def _taken(term: Term, classes: Sequence[frozenset[str]]) -> int:
-    """Return which classes of values a term takes."""
-    return sum(
-        1 << number
-        for number, fitting in enumerate(classes)
-        if (not term.wanted or not fitting.isdisjoint(term.wanted))
-        and fitting.isdisjoint(term.unwanted)
-    )
+def _takes(term: Term, fitting: frozenset[str]) -> bool:
+    """Say whether a term takes the values that fit these of the patterns."""
+    is_wanted = not term.wanted or not fitting.isdisjoint(term.wanted)
+    return is_wanted and fitting.isdisjoint(term.unwanted)
 
 
-def _classes(label: str, terms: Iterable[Term]) -> list[frozenset[str]]:
-    """Return every set of patterns that some value fits, and no other pattern."""
+def _classes(label: str, terms: Iterable[Term]) -> Iterator[frozenset[str]]:
+    """Yield each set of patterns that some value fits, and no other pattern."""
     patterns = sorted({one for term in terms for one in (*term.wanted, *term.unwanted)})
     if values := PAGING_VALUES.get(label):
         fitting = {one: globbed((one,)) for one in patterns}
         found = [[one for one in patterns if fitting[one].fullmatch(value)] for value in values]
-        return [frozenset(one) for one in dict.fromkeys(map(tuple, found))]
+        yield from map(frozenset, dict.fromkeys(map(tuple, found)))
+        return
     # All values at once, letter by letter: where in which pattern one can be that began so.
     start = _opened(patterns, ((number, 0) for number in range(len(patterns))))
-    classes: dict[frozenset[str], None] = {}
+    classes: set[frozenset[str]] = set()
     seen, waiting, steps = {start}, [start], 0
     while waiting:
         places = waiting.pop()
-        ends = (patterns[number] for number, at in places if at == len(patterns[number]))
-        classes[frozenset(ends)] = None
         letters = {patterns[number][at : at + 1] for number, at in places} - {"*", "?", ""}
-        for letter in (*letters, _ANOTHER):
+        for letter in (_ANOTHER, *sorted(letters)):
             steps += len(places)
             if steps > _MOST_STEPS:
                 raise TooManyError
             after = _opened(patterns, _after(patterns, places, letter))
+            # No value is empty, so the start counts where a letter leads back to it.
+            ends = frozenset(
+                patterns[number] for number, at in after if at == len(patterns[number])
+            )
+            if ends not in classes:
+                classes.add(ends)
+                yield ends
             if after not in seen:
                 seen.add(after)
                 waiting.append(after)
-    return list(classes)
 
 
 def _after(patterns: Sequence[str], places: Places, letter: str) -> Iterator[Place]:

@@ -54,6 +54,11 @@ def test_an_order_is_made_shown_and_ended(api: Api, path: str, role: str) -> Non
     ("changes", "status"),
     [
         ({"match": {}}, 400),
+        ({"match": {"sensor": "*"}}, 400),
+        ({"match": {"sensor": "?*", "category": ["c*", "sensor-health"]}}, 400),
+        ({"match": {"severity": ["minor", "major", "critical"]}}, 400),
+        ({"match": {"severity": "!informational"}}, 400),
+        ({"match": {"kind": ["*", *(f"*{one}*" for one in range(40))]}}, 400),
         ({"match": {"severity": "terrible"}}, 400),
         ({"match": {"colour": "red"}}, 422),
         ({"match": {"zone": []}}, 422),
@@ -76,6 +81,22 @@ def test_what_cannot_be_silenced_is_refused(api: Api, changes: dict[str, Any], s
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["status"] == status
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"sensor": "loop-*"},
+        {"severity": ["minor", "major"]},
+        {"sensor": "*", "category": "city"},
+        {"zone": ["*", "!harbour"]},
+        {"sensor": [f"*-{one}-*" for one in range(40)]},
+    ],
+)
+def test_what_leaves_something_to_be_told_may_be_silenced(api: Api, match: Any) -> None:
+    answer = api.post("/v1/silences", order(match=match))
+    assert answer.status_code == 201, answer.text
+    api.ask("responder", "DELETE", f"/v1/silences/{answer.json()['id']}").raise_for_status()
 
 
 def test_a_silence_is_heeded_until_it_ends(api: Api) -> None:
