@@ -99,6 +99,13 @@ def test_what_leaves_something_to_be_told_may_be_silenced(api: Api, match: Any) 
     api.ask("responder", "DELETE", f"/v1/silences/{answer.json()['id']}").raise_for_status()
 
 
+def test_a_silence_that_begins_later_may_last_as_long(api: Api) -> None:
+    later = order(begins_at=in_(3 * DAY), ends_at=in_(10 * DAY - HOUR))
+    answer = api.post("/v1/silences", later)
+    assert answer.status_code == 201, answer.text
+    api.ask("responder", "DELETE", f"/v1/silences/{answer.json()['id']}").raise_for_status()
+
+
 def test_a_silence_is_heeded_until_it_ends(api: Api) -> None:
     zone = f"zone-{uuid4().hex[:8]}"
     api.table.execute("UPDATE outbox SET decided_at = now() WHERE decided_at IS NULL")
