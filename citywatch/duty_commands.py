@@ -194,7 +194,7 @@ def alerts_ack(
     comment: Why = None,
     is_page: IsPage = False,
 ) -> None:
-    """Say that you have an alert, or all alerts of a page; nobody else is woken for it."""
+    """Say that you have an alert, or all alerts of a page; its steps stop until it gets worse."""
     path = f"/v1/{'pages' if is_page else 'alerts'}/{_id(of)}/acknowledgement"
     done = _ask(settings_file, "POST", path, {"comment": comment})
     typer.echo(f"{done['changed']} acknowledged" if done["changed"] else "somebody has it already")
