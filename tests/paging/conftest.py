@@ -41,9 +41,17 @@ def routes_to(url: str, **terms: Any) -> Routes:
 
 @dataclass
 class Clock:
-    """The decider's clock, advanced by hand; all else is by the database's."""
+    """The decider's clock, advanced by hand; all else is by the database's.
+
+    Parameters
+    ----------
+    now : datetime
+    looks : int
+        How often the decider has asked.
+    """
 
     now: datetime
+    looks: int = 0
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -57,7 +65,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     async def begin_now(connection: Connection) -> book.Begun | None:
         begun = await begin(connection)
-        return None if begun is None else replace(begun, now=clock.now)
+        clock.looks += 1
+        if begun is None:
+            return None
+        return book.Begun(begun.revision, begun.shift, begun.wakes_at, begun.decider, clock.now)
 
     monkeypatch.setattr(book, "begin", begin_now)
     return clock
