@@ -13,8 +13,10 @@ from paging.matching import PAGING_VALUES, Match, Term, globbed
 Box = Mapping[str, int]
 Place = tuple[int, int]
 Places = frozenset[Place]
-# Routes that people write take some thousands; globs can be made up that take millions.
-_MOST_STEPS: Final = 200_000
+# Routes that list some thousand sensors by name take some hundred thousand, a second's work; globs
+# can be made up that take millions. Of one match, which a caller waits for, less is enough.
+_MOST_STEPS: Final = 1_000_000
+_MOST_STEPS_OF_ONE: Final = 100_000
 _MOST_BOXES: Final = 2_000
 # Stands for the letters that are in no pattern at this place.
 _ANOTHER: Final = ""
@@ -51,7 +53,7 @@ def is_everything(match: Match) -> bool:
         return all(
             _takes(term, fitting)
             for term in match.terms
-            for fitting in _classes(term.label, (term,))
+            for fitting in _classes(term.label, (term,), _MOST_STEPS_OF_ONE)
         )
     except TooManyError:
         return True
@@ -100,7 +102,9 @@ def _takes(term: Term, fitting: frozenset[str]) -> bool:
     return is_wanted and fitting.isdisjoint(term.unwanted)
 
 
-def _classes(label: str, terms: Iterable[Term]) -> Iterator[frozenset[str]]:
+def _classes(
+    label: str, terms: Iterable[Term], most_steps: int = _MOST_STEPS
+) -> Iterator[frozenset[str]]:
     """Yield each set of patterns that some value fits, and no other pattern."""
     patterns = sorted({one for term in terms for one in (*term.wanted, *term.unwanted)})
     if values := PAGING_VALUES.get(label):
@@ -117,7 +121,7 @@ def _classes(label: str, terms: Iterable[Term]) -> Iterator[frozenset[str]]:
         letters = {patterns[number][at : at + 1] for number, at in places} - {"*", "?", ""}
         for letter in (_ANOTHER, *sorted(letters)):
             steps += len(places)
-            if steps > _MOST_STEPS:
+            if steps > most_steps:
                 raise TooManyError
             after = _opened(patterns, _after(patterns, places, letter))
             # No value is empty, so the start counts where a letter leads back to it.
