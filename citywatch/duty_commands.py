@@ -194,7 +194,7 @@ def alerts_ack(
     comment: Why = None,
     is_page: IsPage = False,
 ) -> None:
-    """Say that you have an alert, or all alerts of a page; nobody else is woken for it."""
+    """Say that you have an alert, or all alerts of a page; its steps stop until it gets worse."""
     path = f"/v1/{'pages' if is_page else 'alerts'}/{_id(of)}/acknowledgement"
     done = _ask(settings_file, "POST", path, {"comment": comment})
     typer.echo(f"{done['changed']} acknowledged" if done["changed"] else "somebody has it already")
@@ -439,18 +439,39 @@ def pager_explain(
     settings_file: SettingsFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show, stage by stage, why an alert paged or did not."""
-    found = _ask(settings_file, "GET", f"/v1/alerts/{_id(alert)}/decisions")
-    if not found and not as_json:
+    """Show, stage by stage, why an alert paged or did not, and whom it reached."""
+    client, alert_id = _client(settings_file), _id(alert)
+    found = _asked(client, "GET", f"/v1/alerts/{alert_id}/decisions")
+    causes = _asked(client, "GET", f"/v1/alerts/{alert_id}")["pages"]
+    pages = [_asked(client, "GET", f"/v1/pages/{one['page_id']}") for one in causes]
+    if not found and not pages and not as_json:
         typer.echo("the pager has said nothing of it: it was not told of it, or not yet")
         return
     rows = []
     for one in found:
-        at = _clock(one["at"])
-        rows += [(at, stage["stage"], "pass", stage["reason"]) for stage in one["passed"]]
+        rows += [(one["at"], stage["stage"], "pass", stage["reason"]) for stage in one["passed"]]
         until = f" (until {_clock(one['until'])})" if one["until"] else ""
-        rows.append((at, one["stage"], one["outcome"], one["reason"] + until))
-    _tell(found, as_json, ["at", "stage", "outcome", "reason"], rows)
+        rows.append((one["at"], one["stage"], one["outcome"], one["reason"] + until))
+    rows += [_delivery(one) for page in pages for one in page["deliveries"]]
+    # Stable: what was said in one turn stays in its order.
+    rows.sort(key=lambda row: datetime.fromisoformat(row[0]))
+    shown = [(_clock(at), *words) for at, *words in rows]
+    _tell(
+        {"decisions": found, "pages": pages},
+        as_json,
+        ["at", "stage", "outcome", "reason"],
+        shown,
+    )
+
+
+def _delivery(one: dict[str, Any]) -> tuple[str, str, str, str]:
+    to = one["hook"] if one["person"] is None else f"{one['person']} by {one['hook']}"
+    word = f"{one['event']} to {to}, step {one['step']}"
+    if one["delivered_at"]:
+        return one["delivered_at"], "delivery", "tell", f"{word}: taken, attempt {one['attempts']}"
+    if one["abandoned_at"]:
+        return one["abandoned_at"], "delivery", "drop", f"{word}: given up"
+    return one["created_at"], "delivery", "hold", f"{word}: {one['attempts']} attempts so far"
 
 
 @pager.command("test")
@@ -548,8 +569,14 @@ def _asked(
     try:
         return client.ask(method, path, body, query)
     except ApiError as error:
-        typer.echo(printable(str(error), 2_000), err=True)
-        raise typer.Exit(_FAILURE) from error
+        raise _refused(error) from error
+
+
+def _refused(error: ApiError) -> typer.Exit:
+    """Show why, a line for each thing that is wrong."""
+    for line in str(error).split("\n"):
+        typer.echo(printable(line, 2_000), err=True)
+    return typer.Exit(_FAILURE)
 
 
 def _list(settings_file: Path | None, path: str, wanted: dict[str, Any], limit: int) -> list[Any]:
@@ -560,8 +587,7 @@ def _all(client: ApiClient, path: str, wanted: dict[str, Any], limit: int) -> li
     try:
         return client.all(path, wanted, limit)
     except ApiError as error:
-        typer.echo(printable(str(error), 2_000), err=True)
-        raise typer.Exit(_FAILURE) from error
+        raise _refused(error) from error
 
 
 def _add(

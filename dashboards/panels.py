@@ -264,10 +264,12 @@ ORDER BY 1, 2""",
         sql="""SELECT percentile_cont(0.5) WITHIN GROUP (
            ORDER BY extract(epoch FROM paged_at - fired_at)) AS "to page",
        percentile_cont(0.5) WITHIN GROUP (
-           ORDER BY extract(epoch FROM greatest(acknowledged_at - paged_at, '0')))
+           ORDER BY extract(epoch FROM CASE WHEN acknowledged_at < paged_at THEN '0'
+                                            ELSE acknowledged_at - paged_at END))
            AS "to acknowledge",
        percentile_cont(0.5) WITHIN GROUP (
-           ORDER BY extract(epoch FROM greatest(closed_at - paged_at, '0'))) AS "to resolve"
+           ORDER BY extract(epoch FROM CASE WHEN closed_at < paged_at THEN '0'
+                                            ELSE closed_at - paged_at END)) AS "to resolve"
 FROM (
     SELECT g.acknowledged_at, g.closed_at,
            (SELECT min(a.recorded_at) FROM ${namespace}.page_member m

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
-from paging.routes import NOBODY, Routes, Target
+from paging.reach import TooManyError, boxes_of, is_empty, is_left, overlap
+from paging.routes import NOBODY, Route, Routes, Target
 
 
 def faults_of(routes: Routes) -> list[str]:
@@ -29,7 +31,10 @@ def remarks_on(routes: Routes) -> list[str]:
         for hook in hooks_of(target, routes)
     }
     unused += [f"hook {name}: no step reaches it" for name in routes.hooks if name not in reached]
-    return unused
+    try:
+        return [*unused, *_in_shadow(routes)]
+    except TooManyError:
+        return [*unused, "routes: of so many globs it cannot be told which routes nobody reaches"]
 
 
 def hooks_of(target: Target, routes: Routes) -> set[str]:
@@ -68,24 +73,57 @@ def _routes(routes: Routes) -> Iterator[str]:
     for name, count in Counter(route.name for route in routes.routes).items():
         if count > 1:
             yield f"route {name}: {count} routes have this name"
-    for number, route in enumerate(routes.routes):
+    for route in routes.routes:
         if route.policy != NOBODY and route.policy not in routes.policies:
             yield f"route {route.name}: there is no policy {route.policy}"
-        earlier = [one for one in routes.routes[:number] if not one.goes_on]
-        cells = list(route.match.cells())
-        if not cells:
-            yield f"route {route.name}: no alert that pages is {route.match}"
-        # The net under the others may hang there unused.
-        elif (number < len(routes.routes) - 1 or route.match.terms) and all(
-            any(one.match.includes(cell) for one in earlier) for cell in cells
-        ):
-            takers = [
-                one.name for one in earlier if any(one.match.includes(cell) for cell in cells)
-            ]
-            yield f"route {route.name}: unreachable, {' and '.join(takers)} take all that it would"
+    with suppress(TooManyError):
+        yield from _unreached(routes)
     last = routes.routes[-1]
     if last.match.terms:
         yield f"route {last.name}: the last route must take everything, not only {last.match}"
+
+
+def _unreached(routes: Routes) -> Iterator[str]:
+    boxes = boxes_of([route.match for route in routes.routes])
+    for number, (route, box) in enumerate(zip(routes.routes, boxes, strict=True)):
+        if is_empty(box):
+            yield f"route {route.name}: no alert that pages is {route.match}"
+            continue
+        takers = {
+            earlier.name: taken
+            for earlier, taken in zip(routes.routes[:number], boxes, strict=False)
+            if not earlier.goes_on and overlap(taken, box)
+        }
+        if not _is_net(route, routes) and not is_left(box, list(takers.values())):
+            for name in list(takers):
+                spared = [taken for other, taken in takers.items() if other != name]
+                if not is_left(box, spared):
+                    del takers[name]
+            yield f"route {route.name}: unreachable, {_all_of(takers)} all that it would"
+
+
+def _in_shadow(routes: Routes) -> Iterator[str]:
+    boxes = boxes_of([*(route.match for route in routes.routes), *routes.shadows])
+    shadows = boxes[len(routes.routes) :]
+    for number, (route, box) in enumerate(zip(routes.routes, boxes, strict=False)):
+        taken = [
+            one
+            for earlier, one in zip(routes.routes[:number], boxes, strict=False)
+            if not earlier.goes_on
+        ]
+        # Others say already what nothing is left of without shadows.
+        if not _is_net(route, routes) and is_left(box, taken) > is_left(box, [*taken, *shadows]):
+            yield f"route {route.name}: unreached, all that it would take is in shadow"
+
+
+def _all_of(names: Iterable[str]) -> str:
+    *several, last = names
+    return f"{', '.join(several)} and {last} take" if several else f"{last} takes"
+
+
+def _is_net(route: Route, routes: Routes) -> bool:
+    """Say whether a route is the net under the others, which may hang there unused."""
+    return route is routes.routes[-1] and not route.match.terms
 
 
 def _policies(routes: Routes) -> Iterator[str]:

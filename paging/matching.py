@@ -6,9 +6,8 @@ label is covered by every alert, and a match without labels covers all.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any, Final, Literal, get_args
 
 Label = Literal["severity", "category", "kind", "zone", "domain", "sensor", "quantity"]
@@ -23,8 +22,6 @@ _VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "category": PAGING_VALUES["category"],
 }
 _MAX_PATTERNS: Final = 1_000
-# Stands for whatever a wildcard may be, when two globs are compared; in no id.
-_ANYTHING: Final = "\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +55,6 @@ class Term:
             return False
         return self._unwanted is None or self._unwanted.fullmatch(value) is None
 
-    def includes(self, other: "Term") -> bool:
-        """Say whether everything that `other` takes is certainly taken by this one."""
-        if not all(_within(one, self._wanted) for one in other.wanted or ("*",)):
-            return False
-        if self._unwanted is None:
-            return True
-        # What the other lists in full can be tried; of what it leaves open it must exclude as much.
-        if other.wanted and not any(map(_is_glob, other.wanted)):
-            return all(self._unwanted.fullmatch(value) is None for value in other.wanted)
-        excluded = _compiled(other.unwanted) if other.unwanted else None
-        return excluded is not None and all(_within(one, excluded) for one in self.unwanted)
-
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -80,21 +65,6 @@ class Match:
     def covers(self, labels: Mapping[str, str]) -> bool:
         """Say whether an alert with these labels is meant."""
         return all(term.takes(labels[term.label]) for term in self.terms)
-
-    def includes(self, other: "Match") -> bool:
-        """Say whether every alert that `other` covers is certainly covered by this one."""
-        theirs = {term.label: term for term in other.terms}
-        return all(
-            term.includes(theirs.get(term.label, Term(term.label, (), ()))) for term in self.terms
-        )
-
-    def cells(self) -> Iterator["Match"]:
-        """Yield this match once for each severity and category that it may page for."""
-        for cell in product(*PAGING_VALUES.values()):
-            fixed = dict(zip(PAGING_VALUES, cell, strict=True))
-            if all(term.takes(fixed[term.label]) for term in self.terms if term.label in fixed):
-                rest = tuple(term for term in self.terms if term.label not in fixed)
-                yield Match((*rest, *(Term(label, (v,), ()) for label, v in fixed.items())))
 
     def __str__(self) -> str:
         """Return it as a person reads it."""
@@ -149,17 +119,18 @@ def _are_patterns(given: Any) -> bool:
     )
 
 
-def _is_glob(pattern: str) -> bool:
-    return "*" in pattern or "?" in pattern
-
-
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    parts = (
-        re.escape(one).replace(r"\*", ".*").replace(r"\?", f"[^{_ANYTHING}]") for one in patterns
-    )
-    return re.compile("|".join(parts), re.DOTALL)
+    return re.compile("|".join(map(_expression, patterns)), re.DOTALL)
 
 
-def _within(pattern: str, several: re.Pattern[str]) -> bool:
-    """Say whether everything that fits a glob certainly fits one of several."""
-    return several.fullmatch(pattern.replace("*", _ANYTHING).replace("?", _ANYTHING)) is not None
+def _expression(pattern: str) -> str:
+    """Return a glob as an expression that never goes back behind a part once found.
+
+    Where a part between two `*` fits first, all that follows has the most room: so the first place
+    is kept (`(?>`), and the time is that of length times length, whatever somebody wrote.
+    """
+    first, *others = (re.escape(part).replace(r"\?", ".") for part in pattern.split("*"))
+    if not others:
+        return first
+    between = "".join(f"(?>.*?{part})" for part in others[:-1] if part)
+    return f"{first}{between}.*{others[-1]}"

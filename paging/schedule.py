@@ -38,17 +38,28 @@ class Rotation:
 
     def on_duty(self, now: datetime) -> str:
         """Return whose turn it is; before the first day the rotation is thought to go back."""
-        local = now.astimezone(ZoneInfo(self.time_zone))
-        day = local.date() - timedelta(days=local.time() < self.hands_over)
-        return self.people[(day - self.first_day).days // self.days % len(self.people)]
+        turn = (self._day(now) - self.first_day).days // self.days
+        return self.people[turn % len(self.people)]
 
     def ends(self, now: datetime) -> datetime:
         """Return when the present turn ends."""
-        local = now.astimezone(ZoneInfo(self.time_zone))
-        day = local.date() - timedelta(days=local.time() < self.hands_over)
-        left = self.days - (day - self.first_day).days % self.days
-        end = datetime.combine(day + timedelta(days=left), self.hands_over, local.tzinfo)
-        return end.astimezone(UTC)
+        day = self._day(now)
+        return self._begins(
+            day + timedelta(days=self.days - (day - self.first_day).days % self.days)
+        )
+
+    def _day(self, now: datetime) -> date:
+        """Return the last day whose hand-over, that there is once in each, lies behind."""
+        day = now.astimezone(ZoneInfo(self.time_zone)).date() + timedelta(days=1)
+        while now < self._begins(day):
+            day -= timedelta(days=1)
+        return day
+
+    def _begins(self, day: date) -> datetime:
+        # Of a time that comes twice when the clocks are set back, the first; of one that is passed
+        # over, as long after midnight as on other days.
+        local = datetime.combine(day, self.hands_over, ZoneInfo(self.time_zone))
+        return local.astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True)

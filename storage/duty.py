@@ -26,8 +26,11 @@ WITH page AS (
 ), lasted AS (
     SELECT cause, is_false,
            extract(epoch FROM paged_at - fired_at) AS page_s,
-           extract(epoch FROM greatest(acknowledged_at - paged_at, '0')) AS acknowledge_s,
-           extract(epoch FROM greatest(closed_at - paged_at, '0')) AS resolve_s
+           -- Nothing where it has not come to that: greatest() would make 0 of it.
+           extract(epoch FROM CASE WHEN acknowledged_at < paged_at THEN '0'
+                                   ELSE acknowledged_at - paged_at END) AS acknowledge_s,
+           extract(epoch FROM CASE WHEN closed_at < paged_at THEN '0'
+                                   ELSE closed_at - paged_at END) AS resolve_s
     FROM page
 )
 SELECT coalesce(cause, 'all') AS cause, count(*) AS pages,

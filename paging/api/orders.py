@@ -12,6 +12,7 @@ from paging.api.guard import Admin, Database, GuardedRoute, Responder, Viewer
 from paging.api.problems import ProblemError, responses
 from paging.api.tokens import Connection
 from paging.matching import read_match
+from paging.reach import is_everything
 
 router: Final = APIRouter(prefix="/v1", tags=["silences"], route_class=GuardedRoute)
 # A silence is for a night or a week; what takes longer is planned, and an admin's.
@@ -104,8 +105,8 @@ async def _add(database: Connection, kind: store.OrderKind, new: NewOrder, autho
     given = new.match.given()
     faults: list[str] = []
     match = read_match(given, "match", faults)
-    if not faults and not match.terms:
-        faults.append("match: it names no label, and nobody would be told of anything")
+    if not faults and is_everything(match):
+        faults.append("match: it takes everything, and nobody would be told of anything")
     if faults:
         raise ProblemError(400, "; ".join(faults))
     span = span_of(await store.now(database), new.begins_at, new.ends_at, LONGEST[kind])

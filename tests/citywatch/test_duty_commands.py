@@ -120,9 +120,60 @@ def test_a_night_in_the_terminal(run: Run, dsn: str, schema: str) -> None:
     assert "a-responder" in shown
     assert "going" in shown
     assert "said nothing of it" in run("viewer", "pager", "explain", alert).stdout
+    too_long = run("responder", "alerts", "ack", alert, "--comment", "x" * 501).stderr
+    first, second = too_long.splitlines()
+    assert first == "the request is not understood"
+    assert second.startswith("body.comment: ")
     assert run("responder", "alerts", "mark", alert).exit_code == 1, "nobody was told"
     assert run("viewer", "alerts", "show", str(uuid4())).exit_code == 1
     assert run("viewer", "alerts", "show", "../tokens").exit_code == 2
+    table.close()
+
+
+@pytest.mark.integration
+def test_an_explanation_in_the_terminal_ends_with_whom_it_reached(
+    run: Run, dsn: str, schema: str
+) -> None:
+    table, page, key = Table(dsn, schema), page_of(), str(uuid4())
+    table.put(page)
+    table.execute(
+        "INSERT INTO page_group (group_key, cause, cause_name, route, policy, labels, opened_at,"
+        " told_at, body) VALUES (%s, 'sensors', '', 'city', 'day', '{}', now(), now(), '{}')",
+        key,
+    )
+    table.execute("INSERT INTO page_member VALUES (%s, %s, now())", key, page.alert_id)
+    table.execute(
+        "INSERT INTO decision (at, alert_id, group_key, stage, outcome, reason, trail)"
+        " VALUES (now(), %s, %s, 'routing', 'tell', 'by policy day',"
+        ' \'[["news", "it is new"]]\')',
+        page.alert_id,
+        key,
+    )
+    table.execute(
+        "WITH n AS (INSERT INTO notice (group_key, revision, event, at, payload)"
+        " VALUES (%s, 1, 'trigger', now(), '{\"title\": \"one\"}')"
+        " RETURNING notice_id, group_key)"
+        " INSERT INTO delivery (notice_id, key, group_key, event, step, hook, person, attempts,"
+        " created_at, delivered_at, abandoned_at)"
+        " SELECT notice_id, hook, group_key, 'trigger', 1, hook, person, attempts,"
+        " now() + interval '1 s', now() + told, now() + lost FROM n, (VALUES"
+        " ('control', NULL, 1, interval '2 s', NULL), ('phone', 'anna', 9, NULL, interval '9 s'),"
+        " ('mail', 'bo', 3, NULL, NULL)) AS x (hook, person, attempts, told, lost)",
+        key,
+    )
+
+    shown = run("viewer", "pager", "explain", str(page.alert_id)).stdout.splitlines()
+
+    assert [line.split(maxsplit=2)[-1].strip() for line in shown[1:]] == [
+        "news      pass     it is new",
+        "routing   tell     by policy day",
+        "delivery  hold     trigger to bo by mail, step 1: 3 attempts so far",
+        "delivery  tell     trigger to control, step 1: taken, attempt 1",
+        "delivery  drop     trigger to anna by phone, step 1: given up",
+    ]
+    found = json.loads(run("viewer", "pager", "explain", str(page.alert_id), "--json").stdout)
+    assert [one["stage"] for one in found["decisions"]] == ["routing"]
+    assert len(found["pages"][0]["deliveries"]) == 3
     table.close()
 
 
@@ -227,7 +278,7 @@ def test_routes_are_checked(routes_file: Path) -> None:
     faulty = cli("pager", "check", str(routes_file))
     assert faulty.exit_code == 1
     assert "route all: there is no policy nobody-knows" in faulty.stderr
-    assert "route late: unreachable, all take all that it would" in faulty.stderr
+    assert "route late: unreachable, all takes all that it would" in faulty.stderr
 
     routes_file.write_text(ROUTES + 'match = { colour = "red" }\n', encoding="utf-8")
     unknown = cli("pager", "check", str(routes_file))

@@ -217,14 +217,17 @@ def insert_page(
 
 
 def _tell(connection: Connection, alert_id: uuid.UUID, at: datetime) -> None:
-    """Let somebody have been told of an alert, have had it, and have thought it right."""
+    """Let somebody have been told of an alert, have thought it right, and have it if it says so."""
     values = {"key": str(alert_id), "alert": alert_id, "at": at}
     connection.execute("UPDATE alert SET recorded_at = %(at)s WHERE alert_id = %(alert)s", values)
     connection.execute(
         "INSERT INTO page_group (group_key, cause, cause_name, route, policy, labels, opened_at,"
         " told_at, acknowledged_at, acknowledged_by, closed_at, body)"
-        " VALUES (%(key)s, 'sensors', '', 'all', 'all', '{}', %(at)s, %(at)s,"
-        " %(at)s + interval '1 min', 'anna', %(at)s + interval '3 min', '{}')",
+        " SELECT %(key)s, 'sensors', '', 'all', 'all', '{}', %(at)s, %(at)s,"
+        " CASE WHEN state <> 'open' THEN %(at)s + interval '1 min' END,"
+        " CASE WHEN state <> 'open' THEN 'anna' END,"
+        " CASE WHEN state = 'resolved' THEN %(at)s + interval '3 min' END, '{}'"
+        " FROM alert WHERE alert_id = %(alert)s",
         values,
     )
     connection.execute("INSERT INTO page_member VALUES (%(key)s, %(alert)s, %(at)s)", values)

@@ -1,11 +1,13 @@
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
+from paging import book
+from paging.connection import Connection
 from paging.hooks import Notifier
 from paging.meter import Meter
 from paging.pager import Pager, PagerConfig
@@ -35,6 +37,41 @@ def routes_to(url: str, **terms: Any) -> Routes:
         routes=(route,),
         hooks={"webhook": replace(hook, terms=msgspec.structs.replace(hook.terms, **terms))},
     )
+
+
+@dataclass
+class Clock:
+    """The decider's clock, advanced by hand; all else is by the database's.
+
+    Parameters
+    ----------
+    now : datetime
+    looks : int
+        How often the decider has asked.
+    """
+
+    now: datetime
+    looks: int = 0
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let turns be taken at the time that the test says, however busy the machine is."""
+    clock = Clock(datetime.now(UTC))
+    begin = book.begin
+
+    async def begin_now(connection: Connection) -> book.Begun | None:
+        begun = await begin(connection)
+        clock.looks += 1
+        if begun is None:
+            return None
+        return book.Begun(begun.revision, begun.shift, begun.wakes_at, begun.decider, clock.now)
+
+    monkeypatch.setattr(book, "begin", begin_now)
+    return clock
 
 
 @pytest.fixture

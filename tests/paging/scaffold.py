@@ -210,8 +210,8 @@ class Table:
 class Hook(Receiver):
     """A receiver that answers its first posts as it is told."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda: datetime.now(UTC))
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        super().__init__(clock)
         self.script: deque[Answer] = deque()
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -234,8 +234,8 @@ def answer(status: int, **headers: str) -> Answer:
 
 
 @asynccontextmanager
-async def hooked() -> AsyncIterator[tuple[Hook, str]]:
-    hook = Hook()
+async def hooked(hook: Hook | None = None) -> AsyncIterator[tuple[Hook, str]]:
+    hook = hook or Hook()
     async with serve(hook) as url:
         yield hook, url
 

@@ -108,6 +108,22 @@ def test_a_lease_runs_out_and_the_key_stays(table: Table) -> None:
     on(table, work)
 
 
+def test_what_was_told_in_the_end_is_not_given_up(table: Table) -> None:
+    only = put(table, "g")
+
+    async def work(connection: Connection) -> None:
+        (first,) = await claim(connection, "webhook", limit=1, lease_s=0.1)
+        await eventually(lambda: table.count("claimed_until <= now()") == 1)
+        (second,) = await claim(connection, "webhook", limit=1, lease_s=30)
+        await record(connection, [Abandoned(second, "no")])
+        await record(connection, [Delivered(first)])
+
+    on(table, work)
+    found = row(table, only)
+    assert found["delivered_at"] is not None
+    assert found["abandoned_at"] is None
+
+
 def test_what_is_told_of_a_group_comes_in_order_at_each_hook(table: Table) -> None:
     first = put(table, "g")
     over = put(table, "g", "resolve", revision=2)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paging.durations import span_of, spoken
-from paging.schedule import Override, Rotation, Shifts, on_call
+from paging.schedule import Override, Rotation, Shifts, on_call, turns
 
 WEEKS = Rotation("primary", ("anna", "bo", "cleo"), date(2025, 3, 3), time(8), 7, "Europe/Madrid")
 SHIFTS = Shifts((time(6), time(14), time(22)), "Europe/Madrid")
@@ -51,6 +51,41 @@ def test_a_turn_ends_when_the_next_begins(now: datetime) -> None:
     before = WEEKS.people.index(WEEKS.on_duty(now))
     assert WEEKS.on_duty(end - timedelta(seconds=1)) == WEEKS.people[before]
     assert WEEKS.on_duty(end) == WEEKS.people[(before + 1) % 3]
+
+
+# At half past two, which is not there or there twice on the days on which the clocks are set.
+NIGHTS = Rotation("primary", ("anna", "bo"), date(2025, 3, 3), time(2, 30), 1, "Europe/Madrid")
+
+
+@pytest.mark.parametrize(
+    ("since", "begins"),
+    [
+        # Half past two is passed over: the clocks go from two to three, at one UTC.
+        (
+            utc(2025, 3, 29),
+            [utc(2025, 3, 29, 1, 30), utc(2025, 3, 30, 1, 30), utc(2025, 3, 31, 0, 30)],
+        ),
+        # It is there at 0:30 and at 1:30 UTC.
+        (
+            utc(2025, 10, 25),
+            [utc(2025, 10, 25, 0, 30), utc(2025, 10, 26, 0, 30), utc(2025, 10, 27, 1, 30)],
+        ),
+    ],
+)
+def test_a_night_in_which_the_clocks_are_set_has_one_hand_over(
+    since: datetime, begins: list[datetime]
+) -> None:
+    found = turns(NIGHTS, (), since, since + timedelta(days=3))
+    assert [turn.begins for turn in found[1:]] == begins
+    assert all(turn.begins < turn.ends for turn in found)
+    assert [turn.person for turn in found[::2]] == [found[0].person] * 2
+    for minutes in range(0, 3 * 24 * 60, 10):
+        now = since + timedelta(minutes=minutes)
+        (present,) = (turn for turn in found if turn.begins <= now < turn.ends)
+        assert (present.person, NIGHTS.ends(now)) == (
+            on_call(NIGHTS, (), now),
+            NIGHTS.ends(present.begins),
+        )
 
 
 @given(st.datetimes(datetime(2024, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001

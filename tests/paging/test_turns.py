@@ -52,12 +52,17 @@ HOMES = dict.fromkeys("abcd", "harbour")
 
 
 def test_ten_thousand_sensors_go_dark_in_one_turn() -> None:
-    night = night_of(GATEWAYS, ZONES)
-    dark(*ZONES)(night, moment(0))
-    begun = time.process_time()
-    night.turn(moment(0))
-    took_s = time.process_time() - begun
-    assert took_s < 2.0
+    def cost_s(*sensors: str) -> tuple[float, Night]:
+        night = night_of(GATEWAYS, ZONES)
+        dark(*sensors)(night, moment(0))
+        begun = time.process_time()
+        night.turn(moment(0))
+        return time.process_time() - begun, night
+
+    least_s = min(cost_s(*list(ZONES)[::10])[0] for _ in range(3))
+    took_s, night = cost_s(*ZONES)
+    # Ten times as many take ten times as long; if each looked at each other, a hundred times.
+    assert took_s < 40 * least_s
     night.turn(moment(5))
     (telling,) = (telling for _, telling in night.told)
     assert telling.notice.title == "zone harbour is dark: 10000 of 10000 sensors fell silent"

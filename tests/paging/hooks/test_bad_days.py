@@ -37,7 +37,7 @@ OTHERS = """
 type = "pagerduty"
 routing_key = {{ env = "ROUTING_KEY" }}
 endpoint = "{url}/v2/enqueue"
-timeout_s = 0.3
+timeout_s = 20
 per_minute = 100000
 
 [hook.chat]
@@ -122,7 +122,8 @@ class FarSide:
         notice = decode_notice(body)
         came = (key, notice.group, notice.revision)
         told = self.told.setdefault(name, [])
-        if not name.startswith("heard-") or came not in told:
+        # Also one that hung may be asked again when it is well: a busy machine answers late.
+        if not (name.startswith("heard-") or name == "hanging") or came not in told:
             told.append(came)
 
 
@@ -144,12 +145,12 @@ def pager_to(table: Table, url: str, away: str) -> Pager:
     targets = msgspec.json.encode(
         [f"hook:{name}" for name in (*webhooks, "away", *("pagerduty", "chat"))]
     )
-    # A busy machine is no reason to try the good one again.
+    # A busy machine is no reason to try one again that does answer.
     text = "".join(
-        WEBHOOK.format(name=name, url=url, timeout_s=20 if name == "good" else 0.3)
+        WEBHOOK.format(name=name, url=url, timeout_s=0.3 if "hanging" in name else 20)
         for name in webhooks
     )
-    text += WEBHOOK.format(name="away", url=away, timeout_s=0.3)
+    text += WEBHOOK.format(name="away", url=away, timeout_s=20)
     routes = read_routes(text + OTHERS.format(url=url, targets=targets.decode()), KINDS)
     return Pager(
         table.dsn,

@@ -1,0 +1,78 @@
+"""What the decider reads of the database, and what it leaves there."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from paging import book
+from paging.connection import Connection
+from paging.decider import Decider
+from paging.state import GivenUp
+from tests.paging.conftest import Clock, routes_to
+from tests.paging.scaffold import Table, page_of, resolution_of
+from tests.paging.test_deliveries import on, put
+
+pytestmark = pytest.mark.integration
+
+
+def decider(table: Table, **route: Any) -> Decider:
+    routes = routes_to("http://127.0.0.1:1/")
+    routes = replace(routes, routes=(replace(routes.routes[0], **route),))
+    return Decider(table.schema, routes, poll_interval_s=0.05)
+
+
+def notices(table: Table) -> list[str]:
+    return [row["event"] for row in table.execute("SELECT event FROM notice ORDER BY notice_id")]
+
+
+def test_only_who_was_not_told_that_something_began_is_a_reason_for_the_next_step(
+    table: Table,
+) -> None:
+    ids = [put(table, f"g{event}", event) for event in ("trigger", "update", "resolve")]
+    table.execute("UPDATE delivery SET abandoned_at = now()")
+
+    async def work(connection: Connection) -> None:
+        heard = await book.hear(connection)
+        assert heard.events == [GivenUp("gtrigger", 1, "webhook")]
+        assert heard.delivery_ids == ids, "all of them are heeded"
+
+    on(table, work)
+
+
+def test_who_had_a_page_stands_there_when_it_gets_worse(table: Table, clock: Clock) -> None:
+    first, worse = page_of(severity="minor"), page_of(severity="critical")
+
+    async def work(connection: Connection) -> None:
+        one = decider(table, group_by=("zone",))
+        table.put(first)
+        await one.turn(connection)
+        table.execute("SELECT acknowledge_alert(%s, 'anna', 'mine')", first.alert_id)
+        await one.turn(connection)
+        clock.advance(3600)
+        table.put(worse)
+        await one.turn(connection)
+        assert notices(table) == ["trigger", "acknowledge", "trigger"]
+        (group,) = table.execute("SELECT acknowledged_at, acknowledged_by, body FROM page_group")
+        assert group["acknowledged_by"] == "anna"
+        assert group["acknowledged_at"] is not None
+        assert "acknowledged_by" not in group["body"], "nobody has it now"
+
+    on(table, work)
+
+
+def test_a_pager_that_did_not_decide_last_reads_what_the_other_left(table: Table) -> None:
+    page, other_page = page_of(), page_of(sensor="traffic-0043")
+
+    async def work(connection: Connection) -> None:
+        one, other = decider(table), decider(table)
+        table.put(page)
+        await one.turn(connection)
+        table.put(other_page)
+        await other.turn(connection)
+        table.put(resolution_of(page), resolution_of(other_page))
+        await one.turn(connection)
+        assert notices(table) == ["trigger", "trigger", "resolve", "resolve"]
+        assert table.count("closed_at IS NULL", "page_group") == 0
+
+    on(table, work)
