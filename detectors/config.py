@@ -46,10 +46,9 @@ class SuiteConfig:
     city_open_after : int
         Consecutive scored readings until a city alert opens.
     city_rest_s : float
-        Seconds from the end of a city alert in which the series opens no other; 0 for none. A
-        quarter of a minute, for sensors that report every second: what comes back sooner is what
-        has just been told. Not longer, for it may be another event, and what is seen while nothing
-        is open is learned.
+        Seconds from the end of a city alert in which the series opens no other. None, unless it is
+        asked for: what comes back may be another event, and what is seen while nothing is open is
+        learned. The pager damps alerts that flap.
     health_open_after : int
         Consecutive bad readings until a health alert opens; a flatline opens it at once, and so
         does any bad reading of a state.
@@ -103,7 +102,7 @@ class SuiteConfig:
     city_open_spreads: float = 4.2
     city_close_spreads: float = 3.0
     city_open_after: int = 3
-    city_rest_s: float = 15.0
+    city_rest_s: float = 0.0
     health_open_after: int = 2
     close_after: int = 5
     flatline_chance: float = 1e-9
