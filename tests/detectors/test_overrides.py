@@ -24,6 +24,7 @@ SHY = SuiteConfig(
     city_open_spreads=2.5,
     city_close_spreads=2.0,
     city_open_after=2,
+    city_rest_s=20.0,
     health_open_after=1,
     close_after=2,
     flatline_chance=1e-2,
@@ -32,7 +33,7 @@ SHY = SuiteConfig(
     silence_factor=2.0,
 )
 # What is no threshold of a series is the same in all of them.
-assert SHY.repeat_memory == EAGER.repeat_memory
+assert (SHY.repeat_memory, SHY.city_rest_s) == (EAGER.repeat_memory, EAGER.city_rest_s)
 KINDS = (EAGER, SHY)
 
 
