@@ -127,6 +127,8 @@ class Decider:
         if not narrowing.is_probing or reason is None:
             narrowing.succeeded(len(self._tried))
             return 0.0
+        if not narrowing.is_guilty:
+            return narrowing.retry()
         async with connection.transaction():
             begun = await book.begin(connection)
             heard = await book.hear(connection, 1)

@@ -1,9 +1,9 @@
 """How much a turn takes on after one has failed: less and less, down to the one event that fails.
 
 A fault of this program, or a row that no version of it should have written, must not keep everybody
-from being paged. What fails with one event alone, and not without it, is that event's fault, and it
-is set aside; what fails without any is waited for. Events are set aside more and more slowly, so
-that a fault of all of them loses few before somebody looks.
+from being paged. What fails with one event alone three times, and not without it, is that event's
+fault, and it is set aside; what fails without any is waited for. Events are set aside more and more
+slowly, so that a fault of all of them loses few before somebody looks.
 """
 
 from typing import Final
@@ -12,6 +12,8 @@ _PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 _LONGEST_AFTER_SETTING_ASIDE_S: Final = 60.0
 _LARGEST_EXPONENT: Final = 20
+# Once may be chance: memory that was short for a moment.
+_STRIKES: Final = 3
 
 
 class Narrowing:
@@ -35,7 +37,13 @@ class Narrowing:
         self.suspect: str | None = None
         self._at_most = at_most
         self._failures = 0
+        self._strikes = 0
         self._set_aside = 0
+
+    @property
+    def is_guilty(self) -> bool:
+        """Whether one event has failed so often that it is to be set aside."""
+        return self.suspect is not None and self._strikes >= _STRIKES
 
     @property
     def is_probing(self) -> bool:
@@ -49,6 +57,7 @@ class Narrowing:
             return 0.0
         if tried == 1:
             self.suspect, self.most = error, 0
+            self._strikes += 1
             return 0.0
         # Without events: it is what is remembered, or the database, and nothing can be set aside.
         self.suspect = None
@@ -59,13 +68,19 @@ class Narrowing:
         """Take on more again after a turn that was done."""
         self._failures = 0
         if tried:
-            self._set_aside = 0
+            self._set_aside = self._strikes = 0
         self.suspect = None
         self.most = min(max(2 * self.most, 1), self._at_most)
+
+    def retry(self) -> float:
+        """Try the event once more, and return how long to wait first, in s."""
+        self.suspect, self.most = None, 1
+        return _pause_s(self._strikes, _LONGEST_PAUSE_S)
 
     def set_aside(self) -> float:
         """Go on with the next event, and return how long to wait first, in s."""
         self.suspect, self.most = None, 1
+        self._strikes = 0
         self._set_aside += 1
         return _pause_s(self._set_aside, _LONGEST_AFTER_SETTING_ASIDE_S)
 

@@ -734,7 +734,9 @@ class _Decider:
             deliveries = list(self._deliveries(steps[last - 1], last))
         next_at = None
         if last < len(steps):
-            next_at = began + (steps[last].after - steps[last - 1].after)
+            gap = steps[last].after - steps[last - 1].after
+            # Whoever is several steps behind, away or after a silence, goes on from here.
+            next_at = began + gap if began + gap > now else now + gap
         repeats_at = now + gathering.route.repeat_interval if first == 1 else group.repeats_at
         if not self._taken(deliveries, event):
             # There is nobody left to go to.

@@ -269,6 +269,21 @@ def test_nobody_acknowledges_and_the_next_one_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize("quiet", [silence, maintenance])
+def test_who_is_several_steps_behind_goes_on_from_there(quiet: Any) -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", to={"control"}, step=1)),
+        at(30, quiet(970, sensor="a")),
+        # Both steps were due in the meantime: the next one at once, and the last in its turn.
+        want(between(1000, 1000.1), page("a", to={"sms:anna"}, step=2)),
+        want(between(1120, 1120.1), page("a", to={"sms:bo", "control"}, step=3)),
+        at(1200, over("a")),
+        want(between(1200, 1200.1), resolve("a", to={"control", "sms:anna", "sms:bo"})),
+        routes=LADDER,
+    )
+
+
 def test_whoever_acknowledges_ends_the_escalation() -> None:
     play(
         at(0, open("a")),
