@@ -145,6 +145,8 @@ class Decider:
         """Decide by other routes, without faults, from the next turn on."""
         self._routes = routes
         self._topology_at = -_TOPOLOGY_S
+        # What waits is to be asked by them.
+        self._in_force = None
 
     async def turn(self, connection: Connection) -> bool:
         """Take one turn; say whether there was anything to decide."""
@@ -203,7 +205,7 @@ class Decider:
             await connection.execute("SELECT pg_notify(%s, '')", (bell,))
         self._memory = turn.memory
         self._revision = begun.revision + 1
-        self._in_force = in_force
+        self._in_force = in_force if routes is self._routes else None
         self._wake_at = turn.wake_at
         self._is_last = True
         _log(turn, heard)

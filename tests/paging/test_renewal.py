@@ -224,6 +224,35 @@ def test_a_pager_takes_up_what_is_good_and_nothing_else(
     assert value(meter, FILES, outcome="refused") == 3
 
 
+INHIBIT = """
+[[inhibit]]
+source = { sensor = "parent" }
+target = { sensor = "child" }
+equal = ["zone"]
+wait = "0s"
+"""
+
+
+@pytest.mark.integration
+def test_what_waits_is_asked_by_the_new_routes_though_nothing_happens(
+    table: Table, pager_of: PagerOf, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        async with hooked() as (hook, url):
+            watched = Watched(tmp_path / "routes.toml", routes_text(one=url) + INHIBIT)
+            pager = pager_of(routes=watched.routes, routes_file=watched.file)
+            async with running(pager):
+                table.put(page_of(sensor="parent"))
+                await eventually(lambda: came(hook) == {"parent"})
+                table.put(page_of(sensor="child"))
+                muted = "stage = 'inhibition' AND outcome = 'mute'"
+                await eventually(lambda: table.count(muted, "decision") == 1)
+                watched.write(routes_text(one=url))
+                await eventually(lambda: came(hook) == {"parent", "child"})
+
+    within(work())
+
+
 @pytest.mark.integration
 def test_what_is_under_way_comes_to_its_end(
     table: Table, pager_of: PagerOf, tmp_path: Path
