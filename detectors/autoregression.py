@@ -29,9 +29,18 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import ALL, Answer, Finding, Rows, ages, known, put, sound, unless_all
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Forecast,
+    ages,
+    beside_forecast,
+    put,
+    sound,
+    unless_all,
+)
 from detectors.table import NEVER
-from detectors.tail import tail_score
 
 # Levels.
 HIGH: Final = 1
@@ -166,24 +175,8 @@ def judge(
     speaks = judged & (far > reach)
     spreads = np.divide(far, spread, out=far)
 
-    def told(rows: Rows) -> Finding:
-        known_rows, middle, limit = judged[rows], forecast[rows], reach[rows]
-        off, spoke = error[rows], speaks[rows]
-        level = np.zeros(len(middle), np.uint8)
-        level[spoke & (off > 0.0)] = HIGH
-        level[spoke & (off < 0.0)] = LOW
-        return Finding(
-            judged=known_rows,
-            speaks=spoke,
-            level=level,
-            measure=known(value[rows], known_rows),
-            expected=known(middle, known_rows),
-            lower=known(middle - limit, known_rows),
-            upper=known(middle + limit, known_rows),
-            score=known(tail_score(spreads[rows]), known_rows),
-        )
-
-    return Answer(judged, speaks, told, spreads=spreads)
+    found = Forecast(forecast, error, reach, spreads)
+    return beside_forecast(value, judged, speaks, found, (HIGH, LOW))
 
 
 def _forecast(state: State, past: NDArray[np.float64]) -> NDArray[np.float64]:

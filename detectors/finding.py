@@ -106,6 +106,58 @@ def answer(found: Finding) -> Answer:
     return Answer(found.judged, found.speaks, told)
 
 
+class Forecast(NamedTuple):
+    """What a kernel expected of a value, and how far off it is.
+
+    Parameters
+    ----------
+    expected, off, reach : (n,) float64
+        In the unit of the value: what was expected, how far above that it is, and how far off
+        either way is far.
+    spreads : (n,) float64
+        The same distance in spreads; any bits where it is not judged.
+    """
+
+    expected: NDArray[np.float64]
+    off: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    spreads: NDArray[np.float64]
+
+
+def beside_forecast(
+    value: NDArray[np.float64],
+    judged: NDArray[np.bool_],
+    speaks: NDArray[np.bool_],
+    forecast: Forecast,
+    levels: tuple[int, int],
+) -> Answer:
+    """Return the answer of a kernel that holds values against what it expected.
+
+    `levels` are those of a value that is too high, and of one that is too low.
+    """
+    expected, off, reach, spreads = forecast
+    high, low = levels
+
+    def told(rows: Rows) -> Finding:
+        known_rows, middle, limit = judged[rows], expected[rows], reach[rows]
+        away, spoke = off[rows], speaks[rows]
+        level = np.zeros(len(middle), np.uint8)
+        level[spoke & (away > 0.0)] = high
+        level[spoke & (away < 0.0)] = low
+        return Finding(
+            judged=known_rows,
+            speaks=spoke,
+            level=level,
+            measure=known(value[rows], known_rows),
+            expected=known(middle, known_rows),
+            lower=known(middle - limit, known_rows),
+            upper=known(middle + limit, known_rows),
+            score=known(tail_score(spreads[rows]), known_rows),
+        )
+
+    return Answer(judged, speaks, told, spreads=spreads)
+
+
 def put(column: NDArray[Any], new: NDArray[Any] | float, where: NDArray[np.bool_] | None) -> None:
     """Move a column of the state on, in these rows; None is all of them.
 

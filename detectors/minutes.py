@@ -6,6 +6,8 @@ once, in the order of time, and a reading that comes for it afterwards changes n
 
 Readings are added one after the other, each to what its series has so far, and never to partial
 sums of a batch. So a sum is the same to the bit wherever batches were cut.
+
+One long module, because the quick ways and the general one move the same columns.
 """
 
 from typing import Final, NamedTuple, Self

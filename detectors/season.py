@@ -43,10 +43,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.averages import HOUR_NS
-from detectors.finding import ALL, Answer, Finding, Rows, known, moment, put, rows_of, unless_all
+from detectors.finding import (
+    ALL,
+    Answer,
+    Finding,
+    Forecast,
+    beside_forecast,
+    known,
+    moment,
+    put,
+    rows_of,
+    unless_all,
+)
 from detectors.shift import Usual
 from detectors.table import NEVER
-from detectors.tail import tail_score
 
 # Levels.
 HIGH: Final = 1
@@ -228,28 +238,13 @@ def judge(
     speaks = judged & (far > reach)
     spreads = np.divide(far, spread, out=far)
 
-    def told(rows: Rows) -> Finding:
-        known_rows, middle, limit = judged[rows], expected[rows], reach[rows]
-        away, spoke = off[rows], speaks[rows]
-        level = np.zeros(len(middle), np.uint8)
-        level[spoke & (away > 0.0)] = HIGH
-        level[spoke & (away < 0.0)] = LOW
-        return Finding(
-            judged=known_rows,
-            speaks=spoke,
-            level=level,
-            measure=known(value[rows], known_rows),
-            expected=known(middle, known_rows),
-            lower=known(middle - limit, known_rows),
-            upper=known(middle + limit, known_rows),
-            score=known(tail_score(spreads[rows]), known_rows),
-        )
-
+    forecast = Forecast(expected, off, reach, spreads)
+    found = beside_forecast(value, judged, speaks, forecast, (HIGH, LOW))
     upper = expected + reach
     if np.count_nonzero(judged) < len(judged):
         expected = known(expected, judged)
         upper = known(upper, judged)
-    return Answer(judged, speaks, told, spreads=spreads), _usual(expected, upper)
+    return found, _usual(expected, upper)
 
 
 def _between(pair: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,6 +3,8 @@
 One turn is one transaction. It begins with the lock of `pager_turn`, which one pager has at a time,
 and ends with a new revision there; a pager that finds another revision than it left has not decided
 last, and reads everything anew. So what is in memory is never more than a copy.
+
+One long module, half of it SQL: what a turn reads and what it writes are one agreement.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,8 @@
 
 All of it is immutable values; a turn makes new ones and leaves the old alone, so what changed is
 what is not the same object any more. Each is stored as it is, and nothing of it is only in memory.
+
+One long module, most of it what the fields mean: a turn is made of all of them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""What a worker keeps of one partition: its series, their detectors, and how far it has come."""
+"""What a worker keeps of one partition: its series, their detectors, and how far it has come.
+
+One long module, because all of it is saved and loaded as one.
+"""
 
 from collections.abc import Sequence
 from math import inf

@@ -7,6 +7,8 @@ runs by it, and nobody is told what it finds.
 
 Rules travel through the log of readings, so that a change holds from one offset on, whoever reads
 it when. What travels is canonical: the same rules are the same bytes, and have one fingerprint.
+
+One long module: a section is a few lines of fields, and what is said of them is checked together.
 """
 
 from collections.abc import Iterator, Mapping
