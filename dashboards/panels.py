@@ -271,7 +271,7 @@ ORDER BY 1, 2""",
            ORDER BY extract(epoch FROM CASE WHEN closed_at < paged_at THEN '0'
                                             ELSE closed_at - paged_at END)) AS "to resolve"
 FROM (
-    SELECT g.acknowledged_at, g.closed_at,
+    SELECT g.first_acknowledged_at AS acknowledged_at, g.closed_at,
            (SELECT min(a.recorded_at) FROM ${namespace}.page_member m
             JOIN ${namespace}.alert a USING (alert_id)
             WHERE m.group_key = g.group_key) AS fired_at,

@@ -101,13 +101,14 @@ _PUT_TRACKS: Final = """
 _DROP_TRACKS: Final = "DELETE FROM page_track WHERE alert_id = ANY(%s)"
 _PUT_GROUP: Final = """
     INSERT INTO page_group AS g (group_key, cause, cause_name, route, policy, labels, severity,
-                                 opened_at, told_at, acknowledged_at, acknowledged_by, closed_at,
-                                 body)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                                 opened_at, told_at, acknowledged_at, first_acknowledged_at,
+                                 acknowledged_by, closed_at, body)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (group_key) DO UPDATE
     SET severity = excluded.severity, told_at = excluded.told_at,
-        acknowledged_at = coalesce(excluded.acknowledged_at, g.acknowledged_at),
-        acknowledged_by = coalesce(excluded.acknowledged_by, g.acknowledged_by),
+        acknowledged_at = excluded.acknowledged_at,
+        acknowledged_by = excluded.acknowledged_by,
+        first_acknowledged_at = coalesce(g.first_acknowledged_at, excluded.acknowledged_at),
         closed_at = excluded.closed_at, body = excluded.body
 """
 _JOIN: Final = """
@@ -391,6 +392,7 @@ async def _put_groups(cursor: AsyncCursor[Any], before: Mapping[str, Group], tur
             group.worst,
             group.opened,
             group.first_told,
+            group.acknowledged_at,
             group.acknowledged_at,
             group.acknowledged_by,
             group.closed,

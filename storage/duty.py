@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 
 _FIGURES: Final = """
 WITH page AS (
-    SELECT g.cause, g.told_at, g.acknowledged_at, g.closed_at,
+    SELECT g.cause, g.told_at, g.first_acknowledged_at AS acknowledged_at, g.closed_at,
            (SELECT min(a.recorded_at) FROM page_member m JOIN alert a USING (alert_id)
             WHERE m.group_key = g.group_key) AS fired_at,
            (SELECT min(d.delivered_at) FROM delivery d

@@ -66,7 +66,7 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         "alert": "SELECT",
         "alert_transition": "SELECT",
         "page_group": "SELECT (group_key, cause, cause_name, route, policy, labels, severity,"
-        " opened_at, told_at, acknowledged_at, acknowledged_by, closed_at)",
+        " opened_at, told_at, acknowledged_at, acknowledged_by, first_acknowledged_at, closed_at)",
         "page_member": "SELECT",
         "decision": "SELECT",
         "notice": "SELECT",

@@ -222,8 +222,9 @@ def _tell(connection: Connection, alert_id: uuid.UUID, at: datetime) -> None:
     connection.execute("UPDATE alert SET recorded_at = %(at)s WHERE alert_id = %(alert)s", values)
     connection.execute(
         "INSERT INTO page_group (group_key, cause, cause_name, route, policy, labels, opened_at,"
-        " told_at, acknowledged_at, acknowledged_by, closed_at, body)"
+        " told_at, acknowledged_at, first_acknowledged_at, acknowledged_by, closed_at, body)"
         " SELECT %(key)s, 'sensors', '', 'all', 'all', '{}', %(at)s, %(at)s,"
+        " CASE WHEN state <> 'open' THEN %(at)s + interval '1 min' END,"
         " CASE WHEN state <> 'open' THEN %(at)s + interval '1 min' END,"
         " CASE WHEN state <> 'open' THEN 'anna' END,"
         " CASE WHEN state = 'resolved' THEN %(at)s + interval '3 min' END, '{}'"

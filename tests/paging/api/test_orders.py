@@ -219,12 +219,15 @@ def test_figures_count_what_people_were_told(api: Api) -> None:
         )
         api.table.execute(
             "INSERT INTO page_group (group_key, cause, cause_name, route, policy, labels,"
-            " opened_at, told_at, acknowledged_at, acknowledged_by, closed_at, body)"
-            " VALUES (%s, %s, '', 'city', 'day', '{}', %s, %s, %s, %s, %s, '{}')",
+            " opened_at, told_at, acknowledged_at, first_acknowledged_at, acknowledged_by,"
+            " closed_at, body)"
+            " VALUES (%s, %s, '', 'city', 'day', '{}', %s, %s, %s, %s, %s, %s, '{}')",
             key,
             cause,
             told,
             told,
+            # Once more after it had got worse; the first time counts.
+            told + timedelta(hours=1) if is_over else None,
             told + timedelta(minutes=number) if is_over else None,
             "anna" if is_over else None,
             told + timedelta(minutes=10 * number) if is_over else None,
