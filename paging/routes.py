@@ -214,6 +214,7 @@ class Routes:
     corroborations: tuple[Corroboration, ...] = ()
     shadows: tuple[Match, ...] = ()
     stale_after: timedelta = timedelta(days=1)
+    late_wait: timedelta = timedelta(minutes=30)
     link: str | None = None
 
     def hooks_of(self, person: str, target: Target) -> list[str]:
@@ -315,6 +316,7 @@ class _FlappingTable(msgspec.Struct, forbid_unknown_fields=True):
 class _PagerTable(msgspec.Struct, forbid_unknown_fields=True):
     link: Annotated[str, msgspec.Meta(pattern=r"^https?://\S+$")] | None = None
     stale_after: Span = "1d"
+    late_wait: Span = "30m"
 
 
 _LISTS: Final = ("route", "inhibit", "corroborate", "shadow")
@@ -439,6 +441,7 @@ class _Reader:
                 for where, one in self._listed("shadow", _ShadowTable)
             ),
             stale_after=span_of(pager.stale_after),
+            late_wait=span_of(pager.late_wait),
             link=pager.link,
         )
 

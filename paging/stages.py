@@ -140,8 +140,10 @@ class Gathering:
         Of its policy.
     worst : str
         Severity of the worst alert that is not over.
+    total : int
+        Alerts in it, those that are over among them.
     unheard : int
-        Alerts that have joined since the last notice and are not over.
+        Of those that are not over, the ones that it has not told of.
     is_over : bool
         Whether all of them are over.
     quiet : Quiet or None
@@ -156,6 +158,7 @@ class Gathering:
     route: Route
     steps: tuple[Step, ...]
     worst: Severity
+    total: int
     unheard: int
     is_over: bool
     quiet: Quiet | None
@@ -210,14 +213,17 @@ def severe_enough(candidate: Candidate, _scene: Scene, _now: datetime) -> Decisi
 def still_news(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Keep old firings from being told as if they were news.
 
-    What an alert waits for the pager, or in it, does not make it old: one that is still open when
-    the pager comes back from far away is told.
+    A worker that was away long writes down what has long been over, and soon that it is: what is
+    still open a while later is told. What an alert waits for the pager, or in it, does not make it
+    old.
     """
     track = candidate.track
-    age = (track.written or track.arrived) - candidate.page.since
-    limit = scene.routes.stale_after
-    if age > limit:
-        return Decision("drop", f"no news: fired {_span(age)} ago, more than {_span(limit)}")
+    written = track.written or track.arrived
+    age, limit = written - candidate.page.since, scene.routes.stale_after
+    until = written + scene.routes.late_wait
+    if age > limit and now < until:
+        said = f"old: fired {_span(age)} before it was written down, waits whether it is over"
+        return Decision("hold", said, until)
     return Decision("pass", f"fired {_span(max(now - candidate.page.since, timedelta()))} ago")
 
 
@@ -258,8 +264,8 @@ def not_in_the_dark(candidate: Candidate, scene: Scene, now: datetime) -> Decisi
 
 def not_explained(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Let an open alert speak for those that follow from it."""
-    source = _source_of(candidate.labels, scene)
-    if source is not None and not _is_first_of_a_circle(candidate, source, scene):
+    source = next(_sources_of(candidate.labels, scene), None)
+    if source is not None and not _is_first_of_a_circle(candidate, scene):
         return Decision("mute", f"{source.name} is open, and explains it")
     for rule, one in _explainers(candidate.labels, scene):
         if one is not None and one.ended is not None and now < one.ended + rule.wait:
@@ -280,25 +286,34 @@ def _explainers(
             yield rule, sources.get(tuple(labels[label] for label in rule.equal))
 
 
-def _source_of(labels: Mapping[str, str], scene: Scene) -> Source | None:
+def _sources_of(labels: Mapping[str, str], scene: Scene) -> Iterator[Source]:
     found = (one for _, one in _explainers(labels, scene))
-    return next((one for one in found if one is not None and one.ended is None), None)
+    return (one for one in found if one is not None and one.ended is None)
 
 
-def _is_first_of_a_circle(candidate: Candidate, source: Source, scene: Scene) -> bool:
-    """Say whether an alert explains itself by way of others, and of those is the oldest.
+def _behind(labels: Mapping[str, str], scene: Scene) -> dict[UUID, Source]:
+    """Return the open alerts that explain one, and those that explain them in turn."""
+    found: dict[UUID, Source] = {}
+    left = list(_sources_of(labels, scene))
+    while left:
+        one = left.pop()
+        if one.alert_id not in found:
+            found[one.alert_id] = one
+            left += _sources_of(one.labels, scene)
+    return found
+
+
+def _is_first_of_a_circle(candidate: Candidate, scene: Scene) -> bool:
+    """Say whether nothing but what an alert explains itself explains it, and it is the oldest.
 
     Rules may go round in a circle; if all were muted then, nobody would be told of any.
     """
-    chain: dict[UUID, Source] = {}
-    one: Source | None = source
-    while one is not None and one.alert_id not in chain:
-        chain[one.alert_id] = one
-        one = _source_of(one.labels, scene)
     alert_id = candidate.track.alert_id
-    return alert_id in chain and min(chain.values(), key=lambda found: found.age).alert_id == (
-        alert_id
-    )
+    behind = _behind(candidate.labels, scene)
+    if alert_id not in behind or min(behind.values(), key=lambda one: one.age).alert_id != alert_id:
+        return False
+    # Whatever does not lead back here explains the whole circle.
+    return all(alert_id in _behind(one.labels, scene) for one in behind.values())
 
 
 def corroborated(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
@@ -335,7 +350,7 @@ def routed(candidate: Candidate, scene: Scene, _now: datetime) -> Decision:
 def gathered(gathering: Gathering, now: datetime) -> Decision:
     """Wait for more of the same before the first word, and between two."""
     group, route = gathering.group, gathering.route
-    if gathering.is_over or group.joined == 0:
+    if gathering.is_over:
         return Decision("pass", "there is no more to wait for")
     if group.first_told is None and now < group.waits_until:
         return Decision("hold", "waits for more of the same", group.waits_until)
@@ -344,7 +359,7 @@ def gathered(gathering: Gathering, now: datetime) -> Decision:
         due = group.last_told + route.group_interval
         if now < due:
             return Decision("hold", f"an update every {spoken(route.group_interval)}", due)
-    return Decision("pass", f"{group.joined} alerts by {_labels(group)}")
+    return Decision("pass", f"{counted(gathering.total)} by {_labels(group)}")
 
 
 def not_quieted(gathering: Gathering, _now: datetime) -> Decision:
@@ -472,6 +487,8 @@ def word_of(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
     if gathering.group.first_told is None:
         return _first_word(gathering)
     if gathering.is_over:
+        if not gathering.total:
+            return "resolve", "what it spoke of has a page of its own"
         return "resolve", "all of it is over, on good readings"
     return _further_word(gathering, now)
 
@@ -488,14 +505,15 @@ def step_due(gathering: Gathering, now: datetime) -> int:
 def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
     if gathering.is_over:
         return None, "it was over before anybody was told"
-    if gathering.group.acknowledged_at is not None and not gathering.unheard:
+    if gathering.group.acknowledged_at is not None:
         return None, "somebody had it before anybody was told"
     return "trigger", "nobody was told of it yet"
 
 
 def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
     group = gathering.group
-    if is_worse(gathering):
+    # Whoever has all of it knows how bad it is.
+    if is_worse(gathering) and group.acknowledged_at is None:
         return "trigger", f"it was {group.level or group.worst}, and is {gathering.worst}"
     # Nobody else is woken while it is calm; when it opens again, whoever was due is.
     if group.acknowledged_at is None and not gathering.is_calm:
@@ -504,7 +522,7 @@ def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, st
         if group.next_step_at is not None and now >= group.next_step_at:
             return "trigger", "nobody has acknowledged it"
     if gathering.unheard and group.cause in ("sensors", "budget"):
-        return "update", f"{gathering.unheard} alerts have joined"
+        return "update", f"{counted(gathering.unheard)} joined"
     return None, "nothing that was not told"
 
 
@@ -536,6 +554,11 @@ def quieted(labels: Mapping[str, str], orders: Sequence[Quiet], now: datetime) -
     """Return the order that keeps an alert quiet for longest; both kinds ask this one question."""
     present = [one for one in orders if one.holds(now) and one.match.covers(labels)]
     return max(present, key=lambda one: one.ends, default=None)
+
+
+def counted(alerts: int) -> str:
+    """Return so many alerts in words."""
+    return "1 alert" if alerts == 1 else f"{alerts} alerts"
 
 
 def _named(quiet: Quiet) -> str:

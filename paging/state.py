@@ -57,10 +57,14 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Where it is held or muted, and when it is looked at again.
     groups : tuple of str
         Keys.
-    joined : datetime or None
-        When it came into them.
+    untold : tuple of str
+        Those of them that have not told of it yet, nor has a summary in their place.
+    had : dict of str to str
+        Those of them as whose alert somebody has it, and who.
     acknowledged_by : str or None
         Who has it, where somebody has said so of the alert itself.
+    takes_over : UUID or None
+        The same, opened before and flapping, that stands for it in its groups until it comes there.
     """
 
     alert_id: UUID
@@ -77,13 +81,19 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stage: str = ""
     until: datetime | None = None
     groups: tuple[str, ...] = ()
-    joined: datetime | None = None
+    untold: tuple[str, ...] = ()
+    had: dict[str, str] = {}
     acknowledged_by: str | None = None
+    takes_over: UUID | None = None
 
     @property
     def free_since(self) -> datetime:
         """Since when nobody's order keeps it quiet."""
         return self.let_go or self.arrived
+
+    def owner(self, group: str) -> str | None:
+        """Return who has it as an alert of a group."""
+        return self.acknowledged_by or self.had.get(group)
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,8 +110,6 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     opened : datetime
     revision : int
         Notices so far.
-    joined, told : int
-        Alerts that have ever been in it; of them, how many there were at the last notice.
     worst : str or None
         The severity last told.
     level : str or None
@@ -119,8 +127,9 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dark : int
         Of an area, the most sensors that a notice said were silent.
     acknowledged_at, acknowledged_by : datetime, str or None
-    had_at, had_by : datetime, str or None
-        The same, of before it got worse: whoever had it has it again when that is over.
+        Since when somebody has all that is left of it, and who.
+    had_at : datetime or None
+        The same, of before something came that nobody has.
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
     quieted_until : datetime or None
@@ -138,8 +147,6 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: dict[str, str] = {}
     opened: datetime
     revision: int = 0
-    joined: int = 0
-    told: int = 0
     worst: Severity | None = None
     level: Severity | None = None
     waits_until: datetime
@@ -153,7 +160,6 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
     had_at: datetime | None = None
-    had_by: str | None = None
     summary: str | None = None
     quieted_until: datetime | None = None
     wakes_at: datetime | None = None

@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from paging.darkness import Dark, area_of, dark_of, going_silent, newly_dark, still_dark
-from paging.notices import Event
+from paging.notices import Event, State
 from paging.routes import NOBODY, Route, Routes, Step, Target
 from paging.schedule import on_call
 from paging.stages import (
@@ -201,9 +201,7 @@ class _Decider:
             case "stale":
                 self._put(_changed(track, state="stale", moved=self._now))
             case "back":
-                groups = (self._groups.get(key) for key in track.groups)
-                has_it = any(group and group.acknowledged_at for group in groups)
-                state = "acknowledged" if has_it or track.acknowledged_by else "open"
+                state = "acknowledged" if track.acknowledged_by or track.had else "open"
                 self._put(_changed(track, state=state, moved=self._now))
             case _:
                 self._acknowledge(track, told)
@@ -212,7 +210,7 @@ class _Decider:
         identity = identity_of(page)
         if self._by_identity is None:
             self._by_identity = by_identity(self._tracks)
-        before = self._by_identity.get(identity)
+        before = self._held_open(self._by_identity.get(identity))
         limit = self._routes.flapping
         lately = () if before is None else before.openings
         openings = (*(at for at in lately if at > self._now - limit.within), self._now)
@@ -228,25 +226,44 @@ class _Decider:
         )
         self._by_identity[identity] = track
         self._pages[page.alert_id] = page
+        if before is not None and before.phase == "grouped" and before.flapping:
+            if RANK[page.severity] > RANK[self._pages[before.alert_id].severity]:
+                # All stages are asked of it. Until it gets past them, the one before stands for it.
+                track = _changed(track, takes_over=before.alert_id)
+            elif self._is_news(page, track):
+                self._say(page.alert_id, None, "flapping", "join", "it flaps, and is held open")
+                self._take_over(track, before)
+                return
         self._put(track)
         self._fresh.append(page.alert_id)
-        if (
-            before is not None
-            and before.flapping
-            and before.phase == "grouped"
-            and self._is_news(page, track)
-        ):
-            # The one before it was held open; this one takes its place, and nobody is told.
-            self._say(page.alert_id, None, "flapping", "join", "it flaps, and is held open")
-            # Whoever had that one has this as well, unless it is worse.
-            is_worse = RANK[page.severity] > RANK[self._pages[before.alert_id].severity]
-            joined = self._now if is_worse else before.joined
-            self._put(
-                _changed(track, phase="grouped", groups=before.groups, joined=joined, until=None)
-            )
-            self._put(_changed(before, phase="over", groups=()))
-            self._note(before.groups, page.alert_id)
-            self._fresh.pop()
+
+    def _held_open(self, before: Track | None) -> Track | None:
+        """Return the one that stands in the groups for another that waits, or that itself."""
+        if before is None or before.takes_over is None:
+            return before
+        return self._tracks.get(before.takes_over, before)
+
+    def _take_over(self, track: Track, before: Track) -> None:
+        """Put an alert in the place of the one that was held open for it: nobody is told."""
+        # Whoever had that one has this as well.
+        had = before.had
+        if before.acknowledged_by is not None:
+            had = dict.fromkeys(before.groups, before.acknowledged_by) | had
+        moved = {"groups": before.groups, "untold": before.untold, "had": had}
+        self._put(_changed(track, phase="grouped", until=None, **moved))
+        self._leave(before)
+        self._note(before.groups, track.alert_id)
+
+    def _let_stand(self, track: Track, state: State) -> None:
+        """Let the one that stands in the groups for an alert that waits be as that is."""
+        before = self._tracks.get(track.takes_over) if track.takes_over else None
+        if before is not None and (before.state == "resolved") != (state == "resolved"):
+            self._put(_changed(before, state=state, moved=self._now))
+
+    def _leave(self, track: Track) -> None:
+        """Take an alert out of its groups, for another stands in its place."""
+        self._touch(track.groups)
+        self._put(_changed(track, phase="over", groups=(), untold=(), had={}))
 
     def _is_news(self, page: Page, track: Track) -> bool:
         alone = Scene(self._routes, self._orders, self._topology, {}, (), {})
@@ -258,6 +275,8 @@ class _Decider:
 
     def _resolve(self, track: Track, told: Told) -> None:
         over = _changed(track, state="resolved", moved=self._now, ended=told.at)
+        self._let_stand(track, "resolved")
+        over = _changed(over, takes_over=None)
         if track.phase in ("held", "muted"):
             said = f"it was over before it passed {track.stage}"
             self._say(track.alert_id, None, "deduplication", "drop", said)
@@ -285,26 +304,43 @@ class _Decider:
             group = self._groups.get(group.summary)
         if group is None or group.acknowledged_at is not None:
             return
-        group = self._had(group, self._now, actor)
+        members = self._members_of(group.key)
+        for track in members:
+            had = dict.fromkeys(self._as_of(track, group), actor) | track.had
+            self._put(_changed(track, had=had))
+        self._heed(group, members)
+        group = self._had(_changed(group, had_at=None), actor)
         said = f"{actor} has it"
         self._say(alert_id, group.key, "escalation", "quiet", said)
         if group.first_told is not None:
             self._word(group, self._members_of(group.key), "acknowledge", said)
 
-    def _had(self, group: Group, since: datetime, actor: str) -> Group:
+    def _heed(self, group: Group, members: Sequence[Track]) -> None:
+        """Remember that people know of all that is in a group, or in those it speaks for."""
+        for alert_id in [track.alert_id for track in members]:
+            track = self._tracks[alert_id]
+            keys = self._as_of(track, group)
+            untold = tuple(key for key in track.untold if key not in keys)
+            self._tracks[alert_id] = _changed(track, untold=untold)
+
+    def _had(self, group: Group, actor: str) -> Group:
         group = _changed(
             group,
-            acknowledged_at=since,
+            acknowledged_at=group.had_at or self._now,
             acknowledged_by=actor,
             had_at=None,
-            had_by=None,
-            told=group.joined,
             next_step_at=None,
             repeats_at=None,
         )
         self._groups[group.key] = group
         self._touched[group.key] = None
         return group
+
+    def _as_of(self, track: Track, group: Group) -> tuple[str, ...]:
+        """Return the groups as whose alert a group tells of one: itself, or those it speaks for."""
+        if group.cause != "budget":
+            return (group.key,)
+        return tuple(key for key in track.groups if self._groups[key].summary == group.key)
 
     def _give_up(self, lost: GivenUp) -> None:
         group = self._groups.get(lost.group)
@@ -416,10 +452,13 @@ class _Decider:
             case "hold" | "mute":
                 phase = "held" if decision.outcome == "hold" else "muted"
                 is_news = (track.phase, track.stage) != (phase, verdict.stage)
+                self._let_stand(track, "open")
                 self._put(_changed(track, phase=phase, stage=verdict.stage, until=decision.until))
                 if not is_news:
                     return
             case "drop":
+                self._let_stand(track, "resolved")
+                track = _changed(track, takes_over=None)
                 self._put(_changed(track, phase="dropped", stage=verdict.stage, until=None))
             case "join":
                 self._join(track, self._siblings(decision.group or ""))
@@ -459,39 +498,31 @@ class _Decider:
             yield key
 
     def _join(self, track: Track, keys: tuple[str, ...]) -> None:
-        joined = {"groups": keys, "joined": self._now}
+        before = self._tracks.get(track.takes_over) if track.takes_over else None
+        if before is not None:
+            self._leave(before)
+        self._touch(track.groups)
+        severity = self._pages[track.alert_id].severity
+        found = {key: self._owner(self._groups[key], severity) for key in keys}
+        had = {key: owner for key, owner in found.items() if owner is not None}
+        joined = {"groups": keys, "untold": keys, "had": had, "takes_over": None}
         self._put(_changed(track, phase="grouped", stage="", until=None, **joined))
         self._note(keys, track.alert_id)
-        for key in keys:
-            self._count(key, 1)
-            group = self._groups[key]
-            is_heard = group.joined == 1 or group.acknowledged_at is not None
-            if (
-                track.acknowledged_by is not None
-                and group.first_told is None
-                and is_heard
-                and group.joined == group.told + 1
-            ):
-                # Somebody had all of it while it was still held or silenced.
-                self._had(group, self._now, track.acknowledged_by)
-                said = f"{track.acknowledged_by} has it"
-                self._say(track.alert_id, key, "escalation", "quiet", said)
-        # Once, by however many groups.
-        for summary in dict.fromkeys(self._groups[key].summary for key in keys):
-            if summary is not None:
-                self._count(summary, 1)
+
+    def _owner(self, group: Group, severity: Severity) -> str | None:
+        """Return who has what comes into a group: whoever has that, unless they know no worse."""
+        if group.first_told is None and group.summary is not None:
+            group = self._groups[group.summary]
+        known = group.level or group.worst
+        if group.acknowledged_at is None or group.first_told is None or known is None:
+            return None
+        return group.acknowledged_by if RANK[severity] <= RANK[known] else None
 
     def _note(self, keys: Iterable[str], alert_id: UUID) -> None:
         """Write down of which groups an alert is, those that speak for its own among them."""
         spoken_for = (self._groups[key].summary for key in keys)
         every = (*keys, *(key for key in spoken_for if key is not None))
         self._joined += [(key, alert_id) for key in dict.fromkeys(every)]
-
-    def _count(self, key: str, more: int) -> None:
-        group = self._groups[key]
-        joined = group.joined + more
-        self._groups[key] = _changed(group, joined=joined, told=min(group.told, joined))
-        self._touched[key] = None
 
     # Areas that go dark.
 
@@ -572,8 +603,6 @@ class _Decider:
                 waits_until=self._now + wait,
             )
         for track in members:
-            for left in track.groups:
-                self._count(left, -1)
             said = f"{area} is dark, and speaks for it"
             self._say(track.alert_id, next(iter(keys)), "darkness", "join", said)
             self._join(track, tuple(keys))
@@ -598,6 +627,7 @@ class _Decider:
             for key, group in self._groups.items()
             if group.quieted_until is not None
             or (group.wakes_at is not None and group.wakes_at <= self._now)
+            or self._is_longer(group, self._steps_of(group))
         ]
         keys = dict.fromkeys((*self._touched, *due))
         self._touched = {}
@@ -618,7 +648,7 @@ class _Decider:
         group = self._groups.get(key)
         if group is None:
             return
-        group = self._given_back(group, members)
+        group = self._continued(self._owned(group, members))
         gathering = self._gathering(group, members)
         verdict = judge_group(gathering, self._now)
         decision = verdict.decision
@@ -652,41 +682,73 @@ class _Decider:
             self._touched[group.summary or ""] = None
         self._groups[key] = _changed(
             group,
-            level=_milder(group.level or group.worst, gathering.worst),
+            level=_level(group, gathering.worst),
             quieted_until=None if gathering.quiet is None else gathering.quiet.ends,
             wakes_at=self._next_look(group, decision.until, members),
         )
 
-    def _given_back(self, group: Group, members: Sequence[Track]) -> Group:
-        """Return a group to whoever had it before it got worse, once only what they had is left."""
-        had_at, had_by = group.had_at, group.had_by
-        if had_at is None or had_by is None or group.cause == "budget":
+    def _owned(self, group: Group, members: Sequence[Track]) -> Group:
+        """Let a group be had by whoever has all that is left of it, and by nobody else."""
+        left = self._left(members)
+        if not left:
             return group
+        owners = [track.owner(key) for track in left for key in self._as_of(track, group)]
+        known = [owner for owner in owners if owner is not None]
+        if len(known) < len(owners):
+            if group.acknowledged_at is not None:
+                group = _changed(
+                    group,
+                    acknowledged_at=None,
+                    acknowledged_by=None,
+                    had_at=group.acknowledged_at,
+                )
+                self._groups[group.key] = group
+        elif group.acknowledged_at is None:
+            said = f"{' and '.join(dict.fromkeys(known))} had all that is left of it"
+            alone = left[0].alert_id if len(left) == 1 else None
+            self._say(alone, group.key, "escalation", "quiet", said)
+            group = self._had(group, known[0])
+        return group
+
+    def _continued(self, group: Group) -> Group:
+        """Go on to the further steps of a policy that was made longer meanwhile."""
+        steps = self._steps_of(group)
+        if not self._is_longer(group, steps):
+            return group
+        since = (group.repeats_at or self._now) - self._route_of(group).repeat_interval
+        due = max(since + steps[group.steps].after, self._now)
+        group = _changed(group, next_step_at=due)
+        self._groups[group.key] = group
+        return group
+
+    def _is_longer(self, group: Group, steps: Sequence[Step]) -> bool:
+        return (
+            group.next_step_at is None
+            and group.first_told is not None
+            and group.acknowledged_at is None
+            and group.steps < len(steps)
+        )
+
+    def _left(self, members: Iterable[Track]) -> list[Track]:
         calm = self._routes.flapping.within
-        left = [track for track in members if not is_over(track, self._now, calm)]
-        if not left or not all(
-            track.acknowledged_by or (track.joined is not None and track.joined < had_at)
-            for track in left
-        ):
-            return group
-        said = f"what joined since is over, and {had_by} has the rest"
-        self._say(None, group.key, "escalation", "quiet", said)
-        return self._had(group, had_at, had_by)
+        return [track for track in members if not is_over(track, self._now, calm)]
 
     def _gathering(self, group: Group, members: Sequence[Track]) -> Gathering:
-        calm = self._routes.flapping.within
-        left = [track for track in members if not is_over(track, self._now, calm)]
+        left = self._left(members)
         pages = [self._pages[track.alert_id] for track in left]
-        worst = _worst([page.severity for page in pages] or [group.worst or "minor"])
-        if group.cause in _AREA_SEVERITY:
-            worst = _worst([worst, _AREA_SEVERITY[group.cause]])
-        route = self._route_of(group)
+        as_of = {track.alert_id: self._as_of(track, group) for track in left}
+        causes = {self._groups[key].cause for keys in as_of.values() for key in keys}
+        found = [page.severity for page in pages] or [group.worst or "minor"]
+        areas = [
+            _AREA_SEVERITY[cause] for cause in {group.cause, *causes} if cause in _AREA_SEVERITY
+        ]
         return Gathering(
             group,
-            route,
+            self._route_of(group),
             self._steps_of(group),
-            worst,
-            max(group.joined - group.told, 0) if left else 0,
+            _worst([*found, *areas]),
+            len(members),
+            sum(not set(as_of[track.alert_id]).isdisjoint(track.untold) for track in left),
             not left,
             self._quiet_for(pages),
             self._shift,
@@ -710,9 +772,9 @@ class _Decider:
         self, gathering: Gathering, members: Sequence[Track], event: Event, reason: str
     ) -> None:
         group, now = gathering.group, self._now
+        self._heed(group, members)
         if event != "trigger":
-            told = self._word(group, members, event, reason, gathering)
-            self._groups[group.key] = _changed(told, told=group.joined)
+            self._word(group, members, event, reason, gathering)
             return
         steps = gathering.steps
         first = step_due(gathering, now)
@@ -746,19 +808,14 @@ class _Decider:
             self._say(None, group.key, "escalation", "pass", said)
         told = self._word(group, members, event, reason, gathering, deliveries)
         if group.summary is not None:
-            self._take_back(group.summary, self._only_by(group.key, members, group.summary))
+            self._touched[group.summary] = None
         self._groups[group.key] = _changed(
             told,
-            told=group.joined,
             worst=gathering.worst,
             level=gathering.worst,
             steps=last,
             next_step_at=next_at,
             repeats_at=repeats_at,
-            acknowledged_at=None,
-            acknowledged_by=None,
-            had_at=group.acknowledged_at or group.had_at,
-            had_by=group.acknowledged_by or group.had_by,
             summary=None,
         )
 
@@ -851,26 +908,16 @@ class _Decider:
                 opened=self._now,
                 waits_until=self._now,
             )
-        self._groups[group.key] = _changed(group, summary=key)
+        group = _changed(group, summary=key)
+        self._groups[group.key] = group
         self._joined += [(key, track.alert_id) for track in members]
-        self._count(key, self._only_by(group.key, members, key))
-
-    def _only_by(self, key: str, members: Sequence[Track], summary: str) -> int:
-        """Return of how many alerts a summary speaks by one group alone."""
-        return sum(
-            not any(
-                self._groups[other].summary == summary for other in track.groups if other != key
-            )
-            for track in members
-        )
-
-    def _take_back(self, key: str, alerts: int) -> None:
-        """Let a summary speak no longer for some alerts."""
-        summary = self._groups.get(key)
-        if summary is not None:
-            left = summary.joined - alerts
-            self._groups[key] = _changed(summary, joined=left, told=min(summary.told, left))
-            self._touched[key] = None
+        self._touched[key] = None
+        for alert_id in [track.alert_id for track in members]:
+            owner = self._owner(group, self._pages[alert_id].severity)
+            if owner is not None:
+                track = self._tracks[alert_id]
+                self._tracks[alert_id] = _changed(track, had={group.key: owner} | track.had)
+        self._owned(group, [self._tracks[track.alert_id] for track in members])
 
     def _close(self, group: Group, members: Sequence[Track]) -> None:
         closed = {key: one for key, one in self._groups.items() if group.key in (key, one.summary)}
@@ -882,7 +929,11 @@ class _Decider:
             present = self._tracks[track.alert_id]
             left = tuple(key for key in present.groups if key not in closed)
             phase = present.phase if left else "over"
-            self._put(_changed(present, groups=left, phase=phase, flapping=False))
+            had = {key: owner for key, owner in present.had.items() if key in left}
+            untold = tuple(key for key in present.untold if key in left)
+            self._put(
+                _changed(present, groups=left, untold=untold, had=had, phase=phase, flapping=False)
+            )
 
     def _next_look(
         self, group: Group, until: datetime | None, members: Sequence[Track]
@@ -943,8 +994,15 @@ class _Decider:
 
     def _put(self, track: Track) -> None:
         self._tracks[track.alert_id] = track
-        for key in track.groups:
+        self._touch(track.groups)
+
+    def _touch(self, keys: Iterable[str]) -> None:
+        """Look at groups in this turn, and at the summaries that speak for them."""
+        for key in keys:
             self._touched[key] = None
+            group = self._groups.get(key)
+            if group is not None and group.summary is not None:
+                self._touched[group.summary] = None
 
     def _say(
         self,
@@ -993,7 +1051,11 @@ def _delivery(target: str, step: int) -> Delivery:
     return Delivery(max(step, 1), hook, person or None)
 
 
-def _milder(known: Severity | None, worst: Severity) -> Severity | None:
+def _level(group: Group, worst: Severity) -> Severity | None:
+    """Return what whoever was told of a group knows to be open."""
+    if group.acknowledged_at is not None and group.first_told is not None:
+        return worst
+    known = group.level or group.worst
     return worst if known is not None and RANK[worst] < RANK[known] else known
 
 

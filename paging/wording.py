@@ -119,7 +119,10 @@ def _title(
         before = f", {dark.told_before} told of before" if dark.told_before else ""
         return f"{what} {dark.sensors}{of} sensors fell silent{before}"
     if group.cause == "budget":
-        return f"{over}page budget spent: {len(members)} more alerts, worst {gathering.worst}"
+        if not members:
+            return f"{over}page budget spent: what was told by it has pages of its own"
+        more = "1 more alert" if len(members) == 1 else f"{len(members)} more alerts"
+        return f"{over}page budget spent: {more}, worst {gathering.worst}"
     first = min(members, key=_by_weight)[1]
     if len(members) == 1:
         return over + first.sentence

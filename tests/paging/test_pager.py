@@ -321,7 +321,7 @@ def test_old_news_is_recorded_as_stale(table: Table, pager_of: PagerOf) -> None:
             assert hook.posts == 1
 
     within(work())
-    assert table.said(old)[0].startswith("news: no news: fired 1 day, 2:00:")
+    assert table.said(old)[0].startswith("news: old: fired 1 day, 2:00:")
 
 
 def test_a_payload_nobody_can_read_is_said_and_stops_nothing(

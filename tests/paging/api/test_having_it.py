@@ -113,7 +113,9 @@ def test_what_somebody_has_while_it_is_silenced_wakes_nobody_later(api: Api) -> 
             await eventually(lambda: bool(api.table.said(one)))
             path = f"/v1/alerts/{one.alert_id}/acknowledgement"
             assert (await ask(api, "POST", path, {}))["changed"] == 1
-            await eventually(lambda: "escalation: a-responder has it" in api.table.said(one))
+            await eventually(
+                lambda: "escalation: a-responder had all that is left of it" in api.table.said(one)
+            )
             assert hook.posts == 0
 
     lasting(night())

@@ -1,0 +1,319 @@
+"""Who has what: nobody is woken for what somebody has, and somebody always for what nobody has."""
+
+import pytest
+
+from tests.paging.test_timelines import DARK, LADDER, SENSORS
+from tests.paging.timeline import (
+    ROUTES,
+    At,
+    Want,
+    acknowledge,
+    acknowledged,
+    at,
+    between,
+    dark,
+    lift,
+    open,  # noqa: A004 - the word of the trade
+    over,
+    page,
+    play,
+    reroute,
+    resolve,
+    silence,
+    take,
+    update,
+    want,
+)
+
+BUDGET = LADDER + "\n[shift]\nbudget = 1\n"
+FLAPPING = LADDER + '\n[flapping]\ntimes = 2\nwithin = "10m"\n'
+INHIBIT = """
+[[inhibit]]
+source = { kind = "power" }
+target = { kind = "level" }
+"""
+# One page, which spends the budget, and which somebody has.
+SPENT = (
+    at(0, open("a", zone="z1")),
+    want(between(1, 1.1), page("a")),
+    at(5, acknowledge("a")),
+    want(between(5, 5.1), acknowledged("a")),
+)
+
+
+def test_a_worse_cause_that_joined_a_summary_and_ended_leaves_it_to_whoever_had_it() -> None:
+    play(
+        *SPENT,
+        at(10, open("b", zone="z2", severity="minor")),
+        want(between(11, 11.1), page("b", cause="budget", severity="minor")),
+        at(30, acknowledge("b")),
+        want(between(30, 30.1), acknowledged("b", cause="budget")),
+        at(200, open("d", zone="z4")),
+        want(between(201, 201.1), page("b", "d", cause="budget", step=1)),
+        # Before the second step; the third would follow as well.
+        at(230, over("d")),
+        at(900, over("b")),
+        want(between(900, 900.1), resolve("b", "d", cause="budget")),
+        routes=BUDGET,
+        until=1000,
+    )
+
+
+def test_a_worse_cause_that_joined_a_summary_is_escalated_as_long_as_nobody_has_it() -> None:
+    play(
+        *SPENT,
+        at(10, open("b", zone="z2", severity="minor")),
+        want(between(11, 11.1), page("b")),
+        at(30, acknowledge("b")),
+        want(between(30, 30.1), acknowledged("b")),
+        at(200, open("d", zone="z4")),
+        want(between(201, 201.1), page("b", "d", step=1)),
+        want(between(261, 261.1), page("b", "d", step=2)),
+        at(300, acknowledge("d", by="bo")),
+        want(between(300, 300.1), acknowledged("b", "d", actor="bo")),
+        routes=BUDGET,
+        until=1000,
+    )
+
+
+def test_another_cause_of_a_summary_that_somebody_has_is_an_update() -> None:
+    play(
+        *SPENT,
+        at(10, open("b", zone="z2")),
+        want(between(11, 11.1), page("b")),
+        at(30, acknowledge("b")),
+        want(between(30, 30.1), acknowledged("b")),
+        at(200, open("d", zone="z4")),
+        want(between(201, 201.1), update("b", "d", cause="budget", actor="anna")),
+        routes=BUDGET,
+        until=1000,
+    )
+
+
+def test_what_got_too_bad_for_a_summary_and_is_over_leaves_the_rest_to_whoever_had_it() -> None:
+    play(
+        *SPENT,
+        at(10, open("b", zone="z2"), open("e", zone="z3")),
+        want(between(11, 11.1), page("b", "e", cause="budget")),
+        at(15, acknowledge("b"), acknowledge("e")),
+        want(between(15, 15.1), acknowledged("b", "e")),
+        at(20, open("c", zone="z2", severity="critical")),
+        want(between(20, 20.1), page("b", "c", cause="sensors", step=1)),
+        at(30, over("c")),
+        routes=BUDGET,
+        until=1000,
+    )
+
+
+def test_a_summary_whose_only_cause_has_a_page_of_its_own_does_not_say_that_it_is_over() -> None:
+    play(
+        *SPENT,
+        at(10, open("b", zone="z2")),
+        want(between(11, 11.1), page("b", cause="budget")),
+        at(20, open("c", zone="z2", severity="critical")),
+        want(between(20, 20.1), page("b", "c", cause="sensors")),
+        want(
+            between(20, 20.1),
+            resolve(cause="budget", text="what it spoke of has a page of its own"),
+        ),
+        routes=BUDGET,
+        until=30,
+    )
+
+
+def test_a_summary_is_as_bad_as_the_gateway_that_it_speaks_for() -> None:
+    play(
+        at(0, open("t", zone="station")),
+        want(between(1, 1.1), page("t")),
+        at(10, dark(*[f"s{number:02}" for number in range(10)])),
+        want(between(10, 30), page(cause="budget", severity="major", total=10)),
+        routes=DARK + "\n[shift]\nbudget = 1\n",
+        zones=SENSORS,
+        until=60,
+    )
+
+
+@pytest.mark.parametrize("joined_at", [99.7, 100.2])
+def test_what_joined_what_somebody_has_and_ended_within_the_group_wait_is_not_told(
+    joined_at: float,
+) -> None:
+    play(
+        at(0, silence(100, sensor="a")),
+        at(1, open("a")),
+        at(5, acknowledge("a")),
+        at(joined_at, open("b")),
+        at(100.6, over("b")),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_what_joined_what_somebody_has_before_it_was_told_is_told() -> None:
+    play(
+        at(0, silence(100, sensor="a")),
+        at(1, open("a")),
+        at(5, acknowledge("a")),
+        at(100.2, open("b")),
+        want(between(101, 101.1), page("a", "b")),
+        at(110, over("b")),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_what_joined_and_ended_between_two_updates_is_not_told() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(5, open("b")),
+        at(8, over("b")),
+        at(10, open("c")),
+        want(
+            between(31, 31.1),
+            update("a", "b", "c", text="1 alert joined\na speaks\nc speaks\nb speaks"),
+        ),
+        until=100,
+    )
+
+
+def test_what_joins_quietly_is_whose_the_rest_is_also_when_worse_came_and_went() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(10, take("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(200, open("c")),
+        want(between(200, 200.1), update("a", "c", actor="anna")),
+        at(300, open("d", severity="critical")),
+        want(between(300, 300.1), page("a", "c", "d", step=1)),
+        at(310, over("d")),
+        # Neither of what anna had nor of what joined it.
+        at(800, over("a")),
+        at(900, over("c")),
+        want(between(900, 900.1), resolve("a", "c", "d")),
+        routes=LADDER,
+        until=1500,
+    )
+
+
+def test_a_policy_that_is_made_longer_goes_on_with_a_page_that_is_open() -> None:
+    steps = LADDER[LADDER.index("    { after") : LADDER.index("]\n[[route]]")]
+    play(
+        at(0, open("a"), open("b", zone="z2")),
+        want(between(1, 1.1), page("a", step=1)),
+        want(between(1, 1.1), page("b", step=1)),
+        at(10, acknowledge("b")),
+        want(between(10, 10.1), acknowledged("b")),
+        at(20, reroute(LADDER)),
+        want(between(61, 61.1), page("a", step=2)),
+        want(between(181, 181.1), page("a", step=3)),
+        routes=LADDER.replace(steps, ""),
+        until=500,
+    )
+
+
+def flaps(sensor: str) -> list[At | Want]:
+    """Let an alert flap, until it is held open."""
+    moves: list[At | Want] = []
+    for begin in (0, 10):
+        moves += [
+            at(begin, open(sensor)),
+            want(between(begin + 1, begin + 1.1), page(sensor)),
+            at(begin + 5, over(sensor)),
+            want(between(begin + 5, begin + 5.1), resolve(sensor)),
+        ]
+    return [*moves, at(20, open(sensor)), want(between(21, 21.1), page(sensor))]
+
+
+def test_what_flaps_and_opens_worse_is_told_when_its_silence_ends() -> None:
+    play(
+        *flaps("a"),
+        at(25, acknowledge("a")),
+        want(between(25, 25.1), acknowledged("a")),
+        at(30, silence(3600, sensor="a")),
+        at(31, over("a")),
+        at(33, open("a", severity="critical")),
+        at(50, lift()),
+        want(between(50, 50.1), page("a", severity="critical", total=1, step=1)),
+        at(55, acknowledge("a")),
+        want(between(55, 55.1), acknowledged("a")),
+        at(60, over("a")),
+        # Calm for so long, from its last end.
+        want(between(660, 660.1), resolve("a")),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+def test_what_flaps_and_opens_worse_under_a_silence_is_over_only_when_that_is() -> None:
+    play(
+        *flaps("a"),
+        at(25, acknowledge("a")),
+        want(between(25, 25.1), acknowledged("a")),
+        at(30, silence(36_000, sensor="a")),
+        at(31, over("a")),
+        at(33, open("a", severity="critical")),
+        # Long after the one before it would have been calm.
+        at(2000, over("a")),
+        want(between(2600, 2600.1), resolve("a")),
+        routes=FLAPPING,
+        until=3000,
+    )
+
+
+def test_what_flaps_and_opens_worse_wakes_nobody_while_another_explains_it() -> None:
+    play(
+        at(0, open("a")),
+        want(between(5, 6.1), page("a")),
+        *(move for begin in (10, 20) for move in (at(begin, over("a")), at(begin + 2, open("a")))),
+        want(between(10, 10.1), resolve("a")),
+        want(between(18, 18.1), page("a")),
+        want(between(20, 20.1), resolve("a")),
+        want(between(28, 28.1), page("a")),
+        at(29, acknowledge("a")),
+        want(between(29, 29.1), acknowledged("a")),
+        at(30, open("p", kind="power")),
+        want(between(31, 31.1), page("p")),
+        at(33, acknowledge("p")),
+        want(between(33, 33.1), acknowledged("p")),
+        at(41, over("a")),
+        at(50, open("a", severity="critical")),
+        at(90, over("p")),
+        want(between(90, 90.1), resolve("p")),
+        # What explains it is over, and it is not.
+        want(between(95, 95.1), page("a", severity="critical", step=1)),
+        routes=FLAPPING + INHIBIT,
+        until=100,
+    )
+
+
+def test_what_flaps_and_opens_worse_wakes_at_once_where_nothing_keeps_it_quiet() -> None:
+    play(
+        *flaps("a"),
+        at(25, acknowledge("a")),
+        want(between(25, 25.1), acknowledged("a")),
+        at(31, over("a")),
+        at(33, open("a", severity="critical")),
+        want(between(33, 33.1), page("a", severity="critical", total=1, step=1)),
+        routes=FLAPPING,
+        until=60,
+    )
+
+
+def test_of_a_circle_nothing_is_told_while_something_outside_explains_it() -> None:
+    rules = "".join(
+        f"[[inhibit]]\nsource = {{ kind = {source!r} }}\ntarget = {{ kind = {target!r} }}\n"
+        for source, target in (("y", "x"), ("w", "x"), ("x", "y"))
+    )
+    night = play(
+        at(0, open("a", kind="x")),
+        at(1, open("b", kind="y"), open("w", kind="w")),
+        want(between(2, 2.1), page("w")),
+        at(100, over("w")),
+        want(between(100, 100.1), resolve("w")),
+        # Now they explain each other, and the oldest is told.
+        want(between(105, 106.1), page("a")),
+        routes=ROUTES + rules,
+        until=400,
+    )
+    assert night.why("b")[-1] == "inhibition: x of a is open, and explains it"
