@@ -122,13 +122,20 @@ def console(settings_file: SettingsFile = None) -> None:
 @app.command()
 def api(settings_file: SettingsFile = None) -> None:
     """Serve the API for people on duty and their tools, and where links in pages lead."""
-    from citywatch.wiring import api_routes, dsn
+    from citywatch.wiring import api_routes, dsn, routes_file
     from paging.api.server import create_app, serve
 
     settings = load(settings_file)
     place = settings.api
     schema = database_schema(settings.namespace)
-    served = create_app(dsn(settings), schema, api_routes(settings))
+    file = routes_file(settings)
+    served = create_app(
+        dsn(settings),
+        schema,
+        api_routes(settings, file),
+        routes_file=file,
+        look_every_s=settings.pager.poll_interval_s,
+    )
     until_signal(lambda stop: serve(served, place.host, place.port, stop))
 
 

@@ -179,8 +179,10 @@ def pager_routes(settings: Settings, file: RoutesFile | None = None) -> Routes:
         raise SettingsError(str(error)) from error
 
 
-def api_routes(settings: Settings) -> Routes:
+def api_routes(settings: Settings, file: RoutesFile | None = None) -> Routes:
     """Return what the API tells of the duty: as the pager has it, or that there is nobody.
+
+    `file` as for `pager_routes`.
 
     Raises
     ------
@@ -190,7 +192,7 @@ def api_routes(settings: Settings) -> Routes:
     pager = settings.pager
     if pager.routes_file is None and pager.webhook_url is None:
         return Routes(routes=(), policies={}, hooks={})
-    return pager_routes(settings)
+    return pager_routes(settings, file)
 
 
 def pager_config(settings: Settings, file: RoutesFile | None = None) -> PagerConfig:

@@ -21,7 +21,8 @@ from paging.api import alerts, duty, orders, screens
 from paging.api.forms import Health
 from paging.api.guard import Failures
 from paging.api.problems import Problem, answer, install, responses
-from paging.routes import Routes
+from paging.renewal import RoutesFile
+from paging.routes import Routes, RoutesError
 from storage.migrate import session_options
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ _IDLE_TIMEOUT_MS: Final = 10_000
 _POOL_TIMEOUT_S: Final = 3.0
 _CONNECT_TIMEOUT_S: Final = 5
 _STOP_S: Final = 5
+_LOOK_EVERY_S: Final = 1.0
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -59,7 +61,13 @@ details (RFC 9457). Lists are read on with `after`, the `next` of the part befor
 
 
 def create_app(
-    dsn: str, schema: str, routes: Routes, *, failures: Failures | None = None
+    dsn: str,
+    schema: str,
+    routes: Routes,
+    *,
+    failures: Failures | None = None,
+    routes_file: RoutesFile | None = None,
+    look_every_s: float = _LOOK_EVERY_S,
 ) -> FastAPI:
     """Return the API of one namespace.
 
@@ -73,6 +81,10 @@ def create_app(
         As the pager has them: rotations, people, policies, shifts and the link in pages.
     failures : Failures, optional
         The bound on wrong tokens.
+    routes_file : RoutesFile, optional
+        Where the routes were read, to be taken up when it changes.
+    look_every_s : float
+        How often it is looked at.
     """
 
     @asynccontextmanager
@@ -97,7 +109,10 @@ def create_app(
             },
         ) as pool:
             app.state.pool = pool
-            yield
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(_watch(app, routes_file, look_every_s))
+                yield
+                watcher.cancel()
 
     app = FastAPI(
         title="Citywatch",
@@ -283,6 +298,24 @@ async def _health(request: Request, response: Response) -> Health:
         response.status_code = 503
         return Health(status="away")
     return Health(status="ok")
+
+
+async def _watch(app: FastAPI, file: RoutesFile | None, look_every_s: float) -> None:
+    """Take up a routes file that has changed; one that cannot be used is said once."""
+    while file is not None:
+        await asyncio.sleep(look_every_s)
+        try:
+            # On a thread: the file may be large, and its disk may be away.
+            routes = await asyncio.to_thread(file.changed)
+        except RoutesError as error:
+            log.error(  # noqa: TRY400 - it is the operator's fault, not a fault of the program
+                "the routes file cannot be used, the last good one stays in force",
+                extra={"error": str(error)},
+            )
+            continue
+        if routes is not None:
+            app.state.routes = routes
+            log.info("the routes file was taken up", extra={"routes": len(routes.routes)})
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

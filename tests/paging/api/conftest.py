@@ -125,11 +125,11 @@ class served:  # noqa: N801 - it is used as a function
     """Serve an API on a thread of its own for the time of the block; the block gets its address."""
 
     def __init__(
-        self, dsn: str, schema: str, routes: Routes, failures: Failures | None = None
+        self, dsn: str, schema: str, routes: Routes, failures: Failures | None = None, **more: Any
     ) -> None:
         # Tests are refused more often than people.
         bound = failures or Failures(burst=1_000_000)
-        self._app = create_app(dsn, schema, routes, failures=bound)
+        self._app = create_app(dsn, schema, routes, failures=bound, **more)
         self._url = ""
         self._ready = threading.Event()
         self._end: Callable[[], object] = lambda: None
