@@ -4,15 +4,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid5
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paging.matching import Match
-from paging.state import GivenUp, Happening, Quiet, Taken, Told, labels_of
+from paging.state import (
+    GivenUp,
+    Group,
+    Happening,
+    Memory,
+    Quiet,
+    Taken,
+    Told,
+    Track,
+    labels_of,
+)
 from storage.pages import Page
 from tests.paging.scaffold import page_of, resolution_of
 from tests.paging.timeline import BEGIN, ROUTES, Night, lift, maintenance, moment, night_of, silence
@@ -215,6 +227,8 @@ class Watch:
                 self.change(verb, key if key in self.lives else next(iter(self.lives)))
             case "taken":
                 self.take_newest()
+            case "restart":
+                self.night.memory = read_again(self.night.memory)
             case _:
                 self.order(verb, sensor)
 
@@ -342,6 +356,17 @@ class Watch:
                 yield f"{key}: {group}"
 
 
+def read_again(memory: Memory) -> Memory:
+    """Return what another pager reads of it."""
+    tracks, groups = memory.tracks.items(), memory.groups.items()
+    again = partial(msgspec.json.decode, strict=True)
+    return replace(
+        memory,
+        tracks={key: again(msgspec.json.encode(one), type=Track) for key, one in tracks},
+        groups={key: again(msgspec.json.encode(one), type=Group) for key, one in groups},
+    )
+
+
 def _covers(one: Quiet, page: Page) -> bool:
     match: Match = one.match
     return match.covers(labels_of(page))
@@ -358,7 +383,7 @@ def _explains(source: Page, target: Page) -> bool:
 
 # Often what happens often, so that a night is worth looking at.
 ORDERS = ["silence", "silence-zone", "maintenance"]
-RARE = ["stale", "back", "acknowledged", "acknowledged", "taken", "lost", *ORDERS]
+RARE = ["stale", "back", "acknowledged", "acknowledged", "taken", "lost", "restart", *ORDERS]
 verbs = st.sampled_from([*["open"] * 8, *["over"] * 4, *["lift"] * 2, *RARE])
 kinds = st.sampled_from([*["level", "incident"] * 2, "silence", "exceedance", "spike"])
 severities = st.sampled_from(["minor", "major", "major", "critical", "informational"])
