@@ -207,6 +207,7 @@ class Routes:
     rotations: Mapping[str, Rotation] = field(default_factory=dict)
     shifts: Shifts = _SHIFTS
     budget: int | None = None
+    summary_wait: timedelta = timedelta(minutes=10)
     flapping: Flapping = Flapping()
     darkness: Darkness = Darkness()
     areas: tuple[Area, ...] = ()
@@ -275,6 +276,7 @@ class _ShiftTable(msgspec.Struct, forbid_unknown_fields=True):
     starts: Annotated[tuple[Clock, ...], msgspec.Meta(min_length=1)] = ("06:00", "14:00", "22:00")
     time_zone: str = "UTC"
     budget: Few | None = None
+    summary_wait: Span = "10m"
 
 
 class _AreaTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -404,6 +406,7 @@ class _Reader:
                 self._zone(shift.time_zone, "shift"),
             ),
             budget=shift.budget,
+            summary_wait=span_of(shift.summary_wait),
             flapping=Flapping(flapping.times, span_of(flapping.within)),
             darkness=Darkness(
                 span_of(dark.wait),

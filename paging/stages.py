@@ -139,32 +139,41 @@ class Gathering:
     steps : tuple of Step
         Of its policy.
     worst : str
-        Severity of the worst alert that is not over.
+        Severity of the worst alert that is neither over nor quieted.
+    peak : str
+        The same, where what flaps is as bad as it was at its worst.
+    asking : str or None
+        Severity of the worst of those that are not calm either, and that nobody has.
     total : int
         Alerts in it, those that are over among them.
     unheard : int
-        Of those that are not over, the ones that it has not told of.
+        Of those that are neither over nor quieted, the ones that it has not told of.
     is_over : bool
         Whether all of them are over.
     quiet : Quiet or None
         What keeps all of them quiet.
     shift : Shift
     budget : int or None
-    is_calm : bool
-        Whether none is open, and some are only held open until they have been calm.
+    quieted_until : datetime or None
+        When the first of those that are quieted may no longer be.
+    is_dark : bool
+        Whether it speaks of an area that is dark.
     """
 
     group: Group
     route: Route
     steps: tuple[Step, ...]
     worst: Severity
+    peak: Severity
+    asking: Severity | None
     total: int
     unheard: int
     is_over: bool
     quiet: Quiet | None
     shift: Shift
     budget: int | None
-    is_calm: bool = False
+    quieted_until: datetime | None
+    is_dark: bool
 
 
 AlertStage = Callable[[Candidate, Scene, datetime], Decision]
@@ -505,18 +514,18 @@ def step_due(gathering: Gathering, now: datetime) -> int:
 def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
     if gathering.is_over:
         return None, "it was over before anybody was told"
-    if gathering.group.acknowledged_at is not None:
-        return None, "somebody had it before anybody was told"
+    if gathering.asking is None:
+        return None, "somebody has it, or it is calm or quieted, before anybody was told"
     return "trigger", "nobody was told of it yet"
 
 
 def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
     group = gathering.group
-    # Whoever has all of it knows how bad it is.
-    if is_worse(gathering) and group.acknowledged_at is None:
-        return "trigger", f"it was {group.level or group.worst}, and is {gathering.worst}"
-    # Nobody else is woken while it is calm; when it opens again, whoever was due is.
-    if group.acknowledged_at is None and not gathering.is_calm:
+    if is_worse(gathering):
+        return "trigger", f"it was {group.level or group.worst}, and is {gathering.asking}"
+    # Nobody else is woken for what somebody has, or is calm or quieted; when that ends, whoever was
+    # due is.
+    if gathering.asking is not None:
         if group.repeats_at is not None and now >= group.repeats_at:
             return "trigger", "still open, and nobody has acknowledged it: told anew"
         if group.next_step_at is not None and now >= group.next_step_at:
@@ -534,9 +543,9 @@ def _is_anew(gathering: Gathering, now: datetime) -> bool:
 
 
 def is_worse(gathering: Gathering) -> bool:
-    """Say whether a group is worse than whoever was told of it knows."""
-    known = gathering.group.level or gathering.group.worst
-    return known is not None and RANK[gathering.worst] > RANK[known]
+    """Say whether something of a group that nobody has is worse than those who were told know."""
+    known, asking = gathering.group.level or gathering.group.worst, gathering.asking
+    return known is not None and asking is not None and RANK[asking] > RANK[known]
 
 
 def routes_of(labels: Mapping[str, str], routes: Sequence[Route]) -> list[Route]:

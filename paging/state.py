@@ -63,6 +63,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Those of them as whose alert somebody has it, and who.
     acknowledged_by : str or None
         Who has it, where somebody has said so of the alert itself.
+    peak : str or None
+        The worst severity of those whose place it took, where it flaps.
     takes_over : UUID or None
         The same, opened before and flapping, that stands for it in its groups until it comes there.
     """
@@ -84,6 +86,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     untold: tuple[str, ...] = ()
     had: dict[str, str] = {}
     acknowledged_by: str | None = None
+    peak: Severity | None = None
     takes_over: UUID | None = None
 
     @property
@@ -114,6 +117,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         The severity last told.
     level : str or None
         The severity that whoever was told knows to be open: it falls with what is over.
+    rings : int
+        How often it rang anew because it got worse than that.
     waits_until : datetime
         Until when it waits for more before its first word.
     first_told, last_told : datetime or None
@@ -133,7 +138,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
     quieted_until : datetime or None
-        How long all of it is quieted; somebody may lift that earlier.
+        How long any of it is quieted; somebody may lift that earlier.
     wakes_at : datetime or None
         When it is looked at again, even if nothing happens.
     closed : datetime or None
@@ -149,6 +154,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revision: int = 0
     worst: Severity | None = None
     level: Severity | None = None
+    rings: int = 0
     waits_until: datetime
     first_told: datetime | None = None
     last_told: datetime | None = None
@@ -170,10 +176,11 @@ RememberedT = TypeVar("RememberedT", Track, Group)
 
 
 class Shift(msgspec.Struct, frozen=True):
-    """How many pages this shift was told."""
+    """How many pages this shift was told, and how many summaries it made."""
 
     began: datetime
     pages: int = 0
+    summaries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ One long module: the turn is one algorithm over one set of indexes.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid5
@@ -27,6 +28,7 @@ from paging.stages import (
     Source,
     Verdict,
     is_news,
+    is_worse,
     judge,
     judge_group,
     quieted,
@@ -134,6 +136,8 @@ class _Decider:
         # So long what is over still explains what has not ended yet.
         self._after_source = max(waits, default=timedelta())
         self._beside: dict[str, tuple[str, ...]] = {}
+        self._quiets = [*orders.windows, *orders.silences]
+        self._dark_areas: dict[AreaKey, str] | None = None
         self._by_name = {route.name: route for route in routes.routes}
         self._keys = {
             _index(group.route, group.labels): group.key
@@ -153,6 +157,7 @@ class _Decider:
                     self._take(event.group, event.actor)
                 case Tested():
                     self._test(event)
+        self._settle_up()
         waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
         are_dropped = self._judge(dict.fromkeys((*waiting, *self._fresh)))
         # What is dropped explains nothing any more.
@@ -227,7 +232,7 @@ class _Decider:
         self._by_identity[identity] = track
         self._pages[page.alert_id] = page
         if before is not None and before.phase == "grouped" and before.flapping:
-            if RANK[page.severity] > RANK[self._pages[before.alert_id].severity]:
+            if RANK[page.severity] > RANK[self._peak_of(before)]:
                 # All stages are asked of it. Until it gets past them, the one before stands for it.
                 track = _changed(track, takes_over=before.alert_id)
             elif self._is_news(page, track):
@@ -245,11 +250,14 @@ class _Decider:
 
     def _take_over(self, track: Track, before: Track) -> None:
         """Put an alert in the place of the one that was held open for it: nobody is told."""
-        # Whoever had that one has this as well.
-        had = before.had
-        if before.acknowledged_by is not None:
-            had = dict.fromkeys(before.groups, before.acknowledged_by) | had
-        moved = {"groups": before.groups, "untold": before.untold, "had": had}
+        # Whoever had that one has this as well, and whoever knows how bad it was needs no more.
+        moved = {
+            "groups": before.groups,
+            "untold": before.untold,
+            "had": before.had,
+            "acknowledged_by": before.acknowledged_by,
+            "peak": self._peak_of(before),
+        }
         self._put(_changed(track, phase="grouped", until=None, **moved))
         self._leave(before)
         self._note(before.groups, track.alert_id)
@@ -259,6 +267,9 @@ class _Decider:
         before = self._tracks.get(track.takes_over) if track.takes_over else None
         if before is not None and (before.state == "resolved") != (state == "resolved"):
             self._put(_changed(before, state=state, moved=self._now))
+
+    def _peak_of(self, track: Track) -> Severity:
+        return _worst([track.peak or "informational", self._pages[track.alert_id].severity])
 
     def _leave(self, track: Track) -> None:
         """Take an alert out of its groups, for another stands in its place."""
@@ -302,18 +313,18 @@ class _Decider:
         group = self._groups.get(key)
         if group is not None and group.summary is not None:
             group = self._groups.get(group.summary)
-        if group is None or group.acknowledged_at is not None:
+        # Of what nobody was told of, nobody has more than the alert itself.
+        if group is None or group.first_told is None or group.acknowledged_at is not None:
             return
         members = self._members_of(group.key)
         for track in members:
-            had = dict.fromkeys(self._as_of(track, group), actor) | track.had
-            self._put(_changed(track, had=had))
+            self._put(_changed(track, acknowledged_by=track.acknowledged_by or actor))
         self._heed(group, members)
         group = self._had(_changed(group, had_at=None), actor)
         said = f"{actor} has it"
         self._say(alert_id, group.key, "escalation", "quiet", said)
-        if group.first_told is not None:
-            self._word(group, self._members_of(group.key), "acknowledge", said)
+        self._dark_areas = None
+        self._word(group, self._members_of(group.key), "acknowledge", said)
 
     def _heed(self, group: Group, members: Sequence[Track]) -> None:
         """Remember that people know of all that is in a group, or in those it speaks for."""
@@ -451,7 +462,8 @@ class _Decider:
         match decision.outcome:
             case "hold" | "mute":
                 phase = "held" if decision.outcome == "hold" else "muted"
-                is_news = (track.phase, track.stage) != (phase, verdict.stage)
+                present = (phase, verdict.stage, decision.until)
+                is_news = (track.phase, track.stage, track.until) != present
                 self._let_stand(track, "open")
                 self._put(_changed(track, phase=phase, stage=verdict.stage, until=decision.until))
                 if not is_news:
@@ -621,15 +633,35 @@ class _Decider:
 
     # Groups.
 
-    def _tell(self) -> None:
-        due = [
+    def _settle_up(self) -> None:
+        """Let what is over be over, and all else be as bad as it is, before anything joins it."""
+        keys = dict.fromkeys((*self._touched, *self._due()))
+        for are_summaries in (False, True):
+            some = dict.fromkeys((*keys, *self._touched))
+            some = {key: None for key in some if self._is_summary(key) == are_summaries}
+            members = self._members(some)
+            self._dark_areas = None
+            for key in some:
+                group = self._groups.get(key)
+                if group is None:
+                    continue
+                if not self._left(members[key]):
+                    self._tell_one(key, members[key])
+                elif group.level is not None:
+                    level = _level(group, self._gathering(group, members[key]).peak)
+                    self._groups[key] = _changed(group, level=level)
+
+    def _due(self) -> list[str]:
+        return [
             key
             for key, group in self._groups.items()
             if group.quieted_until is not None
             or (group.wakes_at is not None and group.wakes_at <= self._now)
             or self._is_longer(group, self._steps_of(group))
         ]
-        keys = dict.fromkeys((*self._touched, *due))
+
+    def _tell(self) -> None:
+        keys = dict.fromkeys((*self._touched, *self._due()))
         self._touched = {}
         self._tell_each({key: None for key in keys if not self._is_summary(key)})
         # After the groups they speak for, of which one may have got too bad to be spoken for.
@@ -641,6 +673,7 @@ class _Decider:
 
     def _tell_each(self, keys: Mapping[str, None]) -> None:
         members = self._members(keys)
+        self._dark_areas = None
         for key in keys:
             self._tell_one(key, members[key])
 
@@ -682,9 +715,9 @@ class _Decider:
             self._touched[group.summary or ""] = None
         self._groups[key] = _changed(
             group,
-            level=_level(group, gathering.worst),
-            quieted_until=None if gathering.quiet is None else gathering.quiet.ends,
-            wakes_at=self._next_look(group, decision.until, members),
+            level=_level(group, gathering.peak),
+            quieted_until=gathering.quieted_until,
+            wakes_at=self._next_look(group, (decision.until, gathering.quieted_until), members),
         )
 
     def _owned(self, group: Group, members: Sequence[Track]) -> Group:
@@ -735,43 +768,73 @@ class _Decider:
 
     def _gathering(self, group: Group, members: Sequence[Track]) -> Gathering:
         left = self._left(members)
-        pages = [self._pages[track.alert_id] for track in left]
-        as_of = {track.alert_id: self._as_of(track, group) for track in left}
-        causes = {self._groups[key].cause for keys in as_of.values() for key in keys}
-        found = [page.severity for page in pages] or [group.worst or "minor"]
-        areas = [
-            _AREA_SEVERITY[cause] for cause in {group.cause, *causes} if cause in _AREA_SEVERITY
+        quiets = {track.alert_id: self._quiet_of(track) for track in left} if self._quiets else {}
+        heard = [track for track in left if quiets.get(track.alert_id) is None]
+        as_of = {track.alert_id: set(self._as_of(track, group)) for track in left}
+        asking = [
+            track
+            for track in heard
+            if track.state != "resolved"
+            and any(track.owner(key) is None for key in as_of[track.alert_id])
         ]
+        # Of what is quieted people know if they were told before.
+        known = [
+            track
+            for track in left
+            if quiets.get(track.alert_id) is None or as_of[track.alert_id].isdisjoint(track.untold)
+        ]
+        keys = {group.key}.union(*as_of.values())
+        areas = [_AREA_SEVERITY[self._groups[key].cause] for key in keys if self._is_dark(key)]
+        quieted = [quiet for quiet in quiets.values() if quiet is not None]
+        first = min(quieted, key=lambda quiet: quiet.ends, default=None)
         return Gathering(
             group,
             self._route_of(group),
             self._steps_of(group),
-            _worst([*found, *areas]),
+            _worst([*self._severities(heard or left, group), *areas]),
+            _worst([*map(self._peak_of, known), *areas] or self._severities(left, group)),
+            _worst([*self._severities(asking, group), *areas]) if asking else None,
             len(members),
-            sum(not set(as_of[track.alert_id]).isdisjoint(track.untold) for track in left),
+            sum(not as_of[track.alert_id].isdisjoint(track.untold) for track in heard),
             not left,
-            self._quiet_for(pages),
+            None if heard else first,
             self._shift,
             self._routes.budget,
-            bool(left) and all(track.state == "resolved" for track in left),
+            None if first is None else first.ends,
+            self._is_dark(group.key),
         )
 
-    def _quiet_for(self, pages: Sequence[Page]) -> Quiet | None:
-        orders = [*self._orders.windows, *self._orders.silences]
-        if not orders or not pages:
+    def _severities(self, tracks: Sequence[Track], group: Group) -> list[Severity]:
+        found = [self._pages[track.alert_id].severity for track in tracks]
+        return found or [group.worst or "minor"]
+
+    def _quiet_of(self, track: Track) -> Quiet | None:
+        if not self._quiets:
             return None
-        found = []
-        for page in pages:
-            quiet = quieted(labels_of(page), orders, self._now)
-            if quiet is None:
-                return None
-            found.append(quiet)
-        return min(found, key=lambda one: one.ends)
+        return quieted(labels_of(self._pages[track.alert_id]), self._quiets, self._now)
+
+    def _is_dark(self, key: str) -> bool:
+        """Say whether a group speaks of an area that is dark, and no later one of the same does."""
+        group = self._groups[key]
+        area = area_of(group)
+        if area is None:
+            return False
+        if self._dark_areas is None:
+            self._dark_areas = self._still_dark()
+        latest = self._groups.get(self._dark_areas.get(area, ""))
+        return latest is not None and latest.opened == group.opened
 
     def _tell_word(
         self, gathering: Gathering, members: Sequence[Track], event: Event, reason: str
     ) -> None:
         group, now = gathering.group, self._now
+        if event == "trigger" and group.first_told is not None and is_worse(gathering):
+            group = _changed(group, rings=group.rings + 1)
+            gathering = replace(gathering, group=group)
+        if event != "resolve":
+            # What is quieted is told when it no longer is.
+            heard = [one for one in members if one.state == "resolved" or not self._quiet_of(one)]
+            members = heard or members
         self._heed(group, members)
         if event != "trigger":
             self._word(group, members, event, reason, gathering)
@@ -784,7 +847,7 @@ class _Decider:
         while last < len(steps) and steps[last].after <= steps[first - 1].after:
             last += 1
         if group.first_told is None and group.cause not in ("budget", "test"):
-            self._shift = Shift(self._shift.began, self._shift.pages + 1)
+            self._shift = _changed(self._shift, pages=self._shift.pages + 1)
         deliveries = [
             delivery
             for number in range(first, last + 1)
@@ -812,7 +875,7 @@ class _Decider:
         self._groups[group.key] = _changed(
             told,
             worst=gathering.worst,
-            level=gathering.worst,
+            level=gathering.peak,
             steps=last,
             next_step_at=next_at,
             repeats_at=repeats_at,
@@ -906,8 +969,9 @@ class _Decider:
                 route=group.route,
                 policy=group.policy,
                 opened=self._now,
-                waits_until=self._now,
+                waits_until=self._now + self._routes.summary_wait * self._shift.summaries,
             )
+            self._shift = _changed(self._shift, summaries=self._shift.summaries + 1)
         group = _changed(group, summary=key)
         self._groups[group.key] = group
         self._joined += [(key, track.alert_id) for track in members]
@@ -936,9 +1000,9 @@ class _Decider:
             )
 
     def _next_look(
-        self, group: Group, until: datetime | None, members: Sequence[Track]
+        self, group: Group, until: Iterable[datetime | None], members: Sequence[Track]
     ) -> datetime | None:
-        times = [until, group.next_step_at, group.repeats_at]
+        times = [*until, group.next_step_at, group.repeats_at]
         if group.first_told is None and group.summary is None:
             times.append(group.waits_until)
         calm = self._routes.flapping.within

@@ -111,13 +111,7 @@ def _title(
     group = gathering.group
     over = "Over: " if ended else ""
     if dark is not None:
-        of = f" of {dark.size}" if dark.size else ""
-        what = f"{over}{group.cause.replace('-', ' ')} {group.cause_name} is dark:"
-        if ended:
-            sensors = max(group.dark, len({page.sensor for _, page in members}))
-            return f"{what} {sensors}{of} sensors were silent"
-        before = f", {dark.told_before} told of before" if dark.told_before else ""
-        return f"{what} {dark.sensors}{of} sensors fell silent{before}"
+        return _dark_title(gathering, members, dark, ended=ended)
     if group.cause == "budget":
         if not members:
             return f"{over}page budget spent: what was told by it has pages of its own"
@@ -128,6 +122,19 @@ def _title(
         return over + first.sentence
     zone, kind = (one_of(getattr(page, name) for _, page in members) for name in ("zone", "kind"))
     return f"{over}{zone}: {len(members)} alerts ({kind}), first: {first.sentence}"
+
+
+def _dark_title(gathering: Gathering, members: Sequence[Member], dark: Dark, *, ended: bool) -> str:
+    group = gathering.group
+    of = f" of {dark.size}" if dark.size else ""
+    name = f"{group.cause.replace('-', ' ')} {group.cause_name}"
+    if ended:
+        sensors = max(group.dark, len({page.sensor for _, page in members}))
+        return f"Over: {name} is dark: {sensors}{of} sensors were silent"
+    if not gathering.is_dark:
+        return f"{name} was dark: {dark.sensors}{of} sensors are still silent"
+    before = f", {dark.told_before} told of before" if dark.told_before else ""
+    return f"{name} is dark: {dark.sensors}{of} sensors fell silent{before}"
 
 
 def _lines(

@@ -148,7 +148,16 @@ def test_the_example_of_routes_has_no_fault_and_shows_what_holds_without_it(
     assert faults_of(routes) == []
     assert remarks_on(routes) == []
     bare = Routes(routes=(), policies={}, hooks={})
-    for name in ("shifts", "budget", "flapping", "darkness", "stale_after", "late_wait", "link"):
+    for name in (
+        "shifts",
+        "budget",
+        "flapping",
+        "darkness",
+        "summary_wait",
+        "stale_after",
+        "late_wait",
+        "link",
+    ):
         assert getattr(routes, name) == getattr(bare, name)
     shown = replace(routes.routes[0], match=Match())
     assert shown == Route("sensors", Match(), "control-room")

@@ -949,7 +949,7 @@ def test_over_the_budget_there_is_one_summary_and_never_silence_for_what_is_crit
     assert night.memory.shift.pages == 4
 
 
-def test_a_budget_that_is_spent_twice_in_a_shift_makes_two_summaries() -> None:
+def test_a_second_summary_of_a_shift_waits_for_more() -> None:
     play(
         at(0, open("a", zone="z1")),
         want(between(1, 1.1), page("a")),
@@ -957,11 +957,28 @@ def test_a_budget_that_is_spent_twice_in_a_shift_makes_two_summaries() -> None:
         want(between(11, 11.1), page("b", cause="budget")),
         at(20, over("b")),
         want(between(20, 20.1), resolve("b", cause="budget")),
-        at(30, open("c", zone="z3")),
-        want(between(31, 31.1), page("c", cause="budget")),
+        at(30, open("c", zone="z3"), open("d", zone="z4")),
+        at(60, over("d")),
+        at(90, open("e", zone="z5")),
+        want(between(631, 631.1), page("c", "d", "e", cause="budget")),
         routes=ROUTES + "\n[shift]\nbudget = 1\n",
-        until=60,
+        until=700,
     )
+
+
+def test_causes_that_are_soon_over_do_not_outwit_the_budget() -> None:
+    short = [open(f"s{n}", zone=f"z{n}") for n in range(8)]
+    night = play(
+        at(0, open("a", zone="z")),
+        want(between(1, 1.1), page("a")),
+        *(at(10 + 20 * n, one) for n, one in enumerate(short)),
+        *(at(20 + 20 * n, over(f"s{n}")) for n in range(8)),
+        want(between(11, 11.1), page("s0", cause="budget")),
+        want(between(20, 20.1), resolve("s0", cause="budget")),
+        routes=ROUTES + "\n[shift]\nbudget = 1\n",
+        until=1000,
+    )
+    assert night.why("s7") == ["routing: route all"]
 
 
 def test_an_alert_that_two_routes_take_counts_once_in_a_summary() -> None:

@@ -317,3 +317,173 @@ def test_of_a_circle_nothing_is_told_while_something_outside_explains_it() -> No
         until=400,
     )
     assert night.why("b")[-1] == "inhibition: x of a is open, and explains it"
+
+
+WAITING = LADDER.replace("[[route]]", '[[route]]\ngroup_wait = "30s"')
+TWO_ROUTES = """
+[[route]]
+name = "too"
+policy = "ladder"
+continue = true
+group_wait = "1m"
+[[route]]"""
+
+
+def test_who_has_one_alert_has_not_what_nobody_was_told_of() -> None:
+    play(
+        at(0, open("a", severity="minor")),
+        at(5, open("b", severity="critical")),
+        at(10, acknowledge("a")),
+        want(between(30, 30.1), page("a", "b", severity="critical", step=1)),
+        at(40, acknowledge("b")),
+        want(between(40, 40.1), acknowledged("a", "b")),
+        routes=WAITING,
+        until=1000,
+    )
+
+
+def test_who_has_the_page_of_one_route_has_not_what_waits_in_another() -> None:
+    play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(5, open("b", severity="critical", quantity="other", kind="spike")),
+        want(between(6, 6.1), page("b", step=1)),
+        at(20, acknowledge("a")),
+        want(between(20, 20.1), acknowledged("a")),
+        want(between(60, 60.1), page("a", "b", severity="critical", step=1)),
+        at(61, acknowledge("b")),
+        want(between(61, 61.1), acknowledged("b")),
+        want(between(61, 61.1), acknowledged("a", "b")),
+        routes=LADDER.replace("[[route]]", TWO_ROUTES).replace(
+            'group_wait = "1m"', 'group_by = ["zone"]\ngroup_wait = "1m"'
+        ),
+        until=1000,
+    )
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_what_opens_as_the_worst_ends_is_worse_than_the_rest(apart: float) -> None:
+    play(
+        at(0, open("a", severity="critical"), open("c", severity="minor")),
+        want(between(1, 1.1), page("a", "c", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a", "c")),
+        at(100, over("a")),
+        at(100 + apart, open("b", severity="critical")),
+        want(between(100 + apart, 100.2), page("a", "b", "c", severity="critical", step=1)),
+        at(105, acknowledge("b")),
+        want(between(105, 105.1), acknowledged("a", "b", "c")),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_what_opens_as_all_of_a_page_ends_is_a_page_of_its_own(apart: float) -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, over("a")),
+        want(between(100, 100.1), resolve("a")),
+        at(100 + apart, open("b")),
+        want(between(101, 101.2), page("b", step=1)),
+        at(105, acknowledge("b")),
+        want(between(105, 105.1), acknowledged("b")),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_nobody_else_is_woken_where_one_is_had_and_the_other_silenced() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a")),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(20, open("b", severity="critical")),
+        want(between(20, 20.1), page("a", "b", step=1)),
+        at(30, silence(1000, sensor="b")),
+        # When the silence ends, whoever was due is told.
+        want(between(1030, 1030.1), page("a", "b", step=2)),
+        at(1040, acknowledge("b")),
+        want(between(1040, 1040.1), acknowledged("a", "b")),
+        routes=LADDER,
+        until=2000,
+    )
+
+
+def test_what_is_silenced_is_not_told_with_what_is_not() -> None:
+    play(
+        at(0, open("a", severity="critical"), open("b", severity="minor")),
+        at(0.5, silence(100, sensor="a")),
+        want(between(1, 1.1), page("b", severity="minor", total=1)),
+        at(5, acknowledge("b")),
+        want(between(5, 5.1), acknowledged("a", "b")),
+        routes=LADDER,
+        until=90,
+    )
+
+
+def test_what_was_silenced_with_something_else_is_told_when_it_no_longer_is() -> None:
+    play(
+        at(0, open("a", severity="critical"), open("b", severity="minor")),
+        at(0.5, silence(100, sensor="a")),
+        want(between(1, 1.1), page("b", severity="minor", total=1)),
+        want(between(61, 61.1), page("b", severity="minor", step=2)),
+        want(between(100.5, 100.6), page("a", "b", severity="critical", step=1)),
+        routes=LADDER,
+        until=110,
+    )
+
+
+def test_who_has_one_alert_of_a_page_has_the_page_and_its_other_alerts_everywhere() -> None:
+    play(
+        at(0, open("a"), open("b")),
+        want(between(1, 1.1), page("a", "b", step=1)),
+        want(between(1, 1.1), page("a", step=1)),
+        want(between(1, 1.1), page("b", step=1)),
+        at(10, acknowledge("b")),
+        want(between(10, 10.1), acknowledged("a", "b")),
+        want(between(10, 10.1), acknowledged("b")),
+        routes=LADDER.replace("[[route]]", TWO_ROUTES).replace(
+            'group_wait = "1m"', 'group_by = ["sensor"]'
+        ),
+        until=1000,
+    )
+
+
+def test_a_page_of_an_area_that_is_no_longer_dark_says_so() -> None:
+    play(
+        at(0, dark(*(f"s{number:02}" for number in range(20)))),
+        want(between(4, 4.1), page(severity="major", total=20, step=1)),
+        at(30, over(*(f"s{number:02}" for number in range(1, 20)))),
+        want(
+            between(64, 64.1),
+            page(
+                severity="minor",
+                title="gateway north was dark: 1 of 20 sensors are still silent",
+                step=2,
+            ),
+        ),
+        routes=LADDER + DARK[len(ROUTES) :],
+        zones=SENSORS,
+        until=100,
+    )
+
+
+def test_what_flaps_between_two_severities_rings_once() -> None:
+    rounds = range(3, 12)
+    play(
+        *flaps("a"),
+        at(25, over("a")),
+        *(at(10 * n, open("a", severity="minor" if n % 2 else "critical")) for n in rounds),
+        *(at(10 * n + 5, over("a")) for n in rounds),
+        want(between(40, 40.1), page("a", severity="critical", step=1)),
+        at(61, acknowledge("a")),
+        want(between(61, 61.1), acknowledged("a")),
+        want(between(715, 715.1), resolve("a")),
+        routes=FLAPPING,
+        until=2000,
+    )
