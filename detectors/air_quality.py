@@ -9,11 +9,12 @@ The European index names a band. The U.S. index is a number, piecewise linear be
     I = (I_high - I_low) / (C_high - C_low) * (C - C_low) + I_low
 
 where the concentration C is cut off at the last digit of the table before, and I is rounded half
-up after. Above 500 the last line goes on. Two pollutants have two tables: the higher index of ozone
-counts, and of sulphur dioxide the 24-hour mean counts from 305 ppb on; an hour above that alone is
-held at 200. Particles are judged by their NowCast, as AirNow does, for their 24-hour index is known
-the day after. The ozone NowCast, a regression that EPA fits for each station, is not here; the mean
-of the last eight hours is used.
+up after. Above 500 the last line goes on. Two pollutants have two tables, and of each the higher
+index counts. What eight hours say of ozone goes up to 300 and what an hour says of sulphur dioxide
+up to 200; beyond, they are held there, and it takes an hour of ozone (from 405 ppb on) or 24 hours
+of sulphur dioxide (from 305 ppb on) to say more. Particles are judged by their NowCast, as AirNow
+does, for their 24-hour index is known the day after. The ozone NowCast, a regression that EPA fits
+for each station, is not here; the mean of the last eight hours is used.
 """
 
 from functools import cache
@@ -47,8 +48,6 @@ EU_MOLAR_VOLUME: Final = 24.049
 # A concentration that misses a breakpoint by rounding alone has reached it.
 _ROUNDING: Final = 1e-6
 _CATEGORY_ENDS: Final = np.array([50.0, 100.0, 150.0, 200.0, 300.0])
-_SO2_HELD_AT: Final = 200.0
-_SO2: Final = POLLUTANTS.index("so2")
 _CO: Final = POLLUTANTS.index("co")
 
 
@@ -205,10 +204,7 @@ def united_states(
         if scale.gas_g_mol is not None:
             ug_m3 = mean * 1_000.0 if number == _CO else mean
             mean = in_ppb(ug_m3, scale.gas_g_mol, molar_volume)
-        part = _on_scale(mean, scale)
-        if number == _SO2 and scale.rows[0].low == 0:
-            part = np.minimum(part, _SO2_HELD_AT)
-        index[rows] = np.fmax(index[rows], part)
+        index[rows] = np.fmax(index[rows], _on_scale(mean, scale))
     judged = ~np.isnan(index)
     level = np.ones(count, np.uint8)
     for end in _CATEGORY_ENDS:
@@ -248,13 +244,12 @@ def _lines(
 def _on_scale(mean: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
     """Return the index of concentrations in the unit of the table; NaN where it says nothing."""
     cut = np.floor(mean * scale.steps + _ROUNDING)
-    last = len(scale.rows) - 1
     lows, slopes, starts = _lines(scale)
     place = np.searchsorted(lows[1:], cut, side="right")
     index = slopes[place] * (cut - lows[place]) + starts[place]
     said = cut >= scale.rows[0].low
     if scale.ends:
-        said &= cut <= scale.rows[last].high
+        index = np.minimum(index, float(scale.rows[-1].index_high))
     # An instrument near zero may report a little less than nothing.
     if scale.rows[0].low == 0:
         said |= cut < 0

@@ -96,7 +96,7 @@ class Scale:
     rows : tuple of Row
         Rising. Above the last one its line goes on. Below the first there is no index.
     ends : bool
-        Whether nothing is said above the last row, because another period says it.
+        Whether it is held at the end of the last row instead, because another period says more.
     """
 
     pollutant: str
@@ -145,7 +145,7 @@ def _scales(index: tuple[int, ...], pm25: tuple[int, ...], cut: bool) -> tuple[S
         Scale("o3", EIGHT_HOURS, 1.0, _O3, _rows(index, (54, 70, 85, 105, 200)), ends=True),
         # From 0.125 ppm on; whichever of the two is higher counts.
         Scale("o3", HOUR, 1.0, _O3, _rows(index, last(125, 164, 204, 404, 504, 604), first=2)),
-        Scale("so2", HOUR, 1.0, _SO2, _rows(index, (35, 75, 185, 304))),
+        Scale("so2", HOUR, 1.0, _SO2, _rows(index, (35, 75, 185, 304)), ends=True),
         Scale("so2", DAY, 1.0, _SO2, _rows(index, last(305, 604, 804, 1004), first=4)),
         # 0.1 ppm is 100 ppb.
         Scale("co", EIGHT_HOURS, 0.01, _CO, _rows(index, last(44, 94, 124, 154, 304, 404, 504))),

@@ -2,8 +2,8 @@
 
 A limit value has an averaging period. Where the law limits the *maximum daily eight-hour mean*, the
 running mean is above it exactly when the day's maximum is. How often a limit may be exceeded in a
-year is part of the law and stands beside the value; whether a year's count is too high is not
-judged here, and calendar-year limits are not either: no alert can be acted on that takes a year.
+year is part of the law, too, but whether a year's count is too high is not judged here, and
+calendar-year limits are not either: no alert can be acted on that takes a year.
 """
 
 from typing import Final, NamedTuple
@@ -41,15 +41,11 @@ class Limit(NamedTuple):
         Averaging period, a window of `averages`.
     value : float
         ug/m3; mg/m3 for carbon monoxide.
-    per_year : int or None
-        How often it may be exceeded in a calendar year; None where it may never be, or where that
-        is not said.
     """
 
     pollutant: str
     window: int
     value: float
-    per_year: int | None
 
 
 # Read in transcriptions of the sources named, not in the documents themselves.
@@ -58,39 +54,39 @@ STANDARDS: Final[dict[str, tuple[Limit, ...]]] = {
     # days a year averaged over three years). The same numbers are Table 2 of Annex I, section 1, of
     # Directive (EU) 2024/2881, to be met by 11 December 2026.
     "EU 2008/50/EC": (
-        Limit("pm10", CALENDAR_DAY, 50.0, 35),
-        Limit("no2", HOUR, 200.0, 18),
-        Limit("so2", HOUR, 350.0, 24),
-        Limit("so2", CALENDAR_DAY, 125.0, 3),
-        Limit("co", EIGHT_HOURS, 10.0, None),
-        Limit("o3", EIGHT_HOURS, 120.0, 25),
+        Limit("pm10", CALENDAR_DAY, 50.0),
+        Limit("no2", HOUR, 200.0),
+        Limit("so2", HOUR, 350.0),
+        Limit("so2", CALENDAR_DAY, 125.0),
+        Limit("co", EIGHT_HOURS, 10.0),
+        Limit("o3", EIGHT_HOURS, 120.0),
     ),
     # Directive (EU) 2024/2881, Annex I, section 1, Table 1, to be met by 1 January 2030, and
     # section 2 B (ozone, a target value, days a year averaged over three years).
     "EU 2024/2881": (
-        Limit("pm25", CALENDAR_DAY, 25.0, 18),
-        Limit("pm10", CALENDAR_DAY, 45.0, 18),
-        Limit("no2", HOUR, 200.0, 3),
-        Limit("no2", CALENDAR_DAY, 50.0, 18),
-        Limit("so2", HOUR, 350.0, 3),
-        Limit("so2", CALENDAR_DAY, 50.0, 18),
-        Limit("co", EIGHT_HOURS, 10.0, None),
-        Limit("co", CALENDAR_DAY, 4.0, 18),
-        Limit("o3", EIGHT_HOURS, 120.0, 18),
+        Limit("pm25", CALENDAR_DAY, 25.0),
+        Limit("pm10", CALENDAR_DAY, 45.0),
+        Limit("no2", HOUR, 200.0),
+        Limit("no2", CALENDAR_DAY, 50.0),
+        Limit("so2", HOUR, 350.0),
+        Limit("so2", CALENDAR_DAY, 50.0),
+        Limit("co", EIGHT_HOURS, 10.0),
+        Limit("co", CALENDAR_DAY, 4.0),
+        Limit("o3", EIGHT_HOURS, 120.0),
     ),
     # WHO global air quality guidelines, 2021: Table 0.1 (AQG levels, 99th percentile: three or
     # four days a year) and Table 0.2 (shorter averages that remain valid: NO2 and CO in an hour, CO
     # in eight). The ten-minute mean of SO2 has no window here.
     "WHO 2021": (
-        Limit("pm25", CALENDAR_DAY, 15.0, 3),
-        Limit("pm10", CALENDAR_DAY, 45.0, 3),
-        Limit("o3", EIGHT_HOURS, 100.0, 3),
-        Limit("no2", CALENDAR_DAY, 25.0, 3),
-        Limit("no2", HOUR, 200.0, None),
-        Limit("so2", CALENDAR_DAY, 40.0, 3),
-        Limit("co", CALENDAR_DAY, 4.0, 3),
-        Limit("co", EIGHT_HOURS, 10.0, None),
-        Limit("co", HOUR, 35.0, None),
+        Limit("pm25", CALENDAR_DAY, 15.0),
+        Limit("pm10", CALENDAR_DAY, 45.0),
+        Limit("o3", EIGHT_HOURS, 100.0),
+        Limit("no2", CALENDAR_DAY, 25.0),
+        Limit("no2", HOUR, 200.0),
+        Limit("so2", CALENDAR_DAY, 40.0),
+        Limit("co", CALENDAR_DAY, 4.0),
+        Limit("co", EIGHT_HOURS, 10.0),
+        Limit("co", HOUR, 35.0),
     ),
 }
 

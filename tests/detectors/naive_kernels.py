@@ -186,13 +186,10 @@ class UnitedStates:
         if steps < scale.rows[0].low:
             return 0.0 if scale.rows[0].low == 0 else None
         if scale.ends and steps > scale.rows[-1].high:
-            return None
+            return float(scale.rows[-1].index_high)
         row = next((row for row in scale.rows if steps <= row.high), scale.rows[-1])
         slope = (row.index_high - row.index_low) / (row.high - row.low)
-        index = math.floor(slope * (steps - row.low) + row.index_low + 0.5)
-        if scale.pollutant == "so2" and scale.rows[0].low == 0:
-            index = min(index, 200)
-        return float(index)
+        return float(math.floor(slope * (steps - row.low) + row.index_low + 0.5))
 
 
 class Noise:

@@ -116,11 +116,78 @@ def test_gases_at_the_breakpoints(
     assert aqi(name, scales, **{window: ppb}).measure[0] == index
 
 
+# Lowest and highest concentration of each line, and the index there. 40 CFR 58 Appendix G, Table 2
+# of 2024, which EPA-454/B-24-002 repeats in Table 6; ug/m3, ppb, and ppm of ozone and CO.
+LINES_2024 = {
+    "pm25 nowcast": """
+        0.0 9.0 0 50 | 9.1 35.4 51 100 | 35.5 55.4 101 150 | 55.5 125.4 151 200
+        | 125.5 225.4 201 300 | 225.5 325.4 301 500""",
+    "pm10 nowcast": """
+        0 54 0 50 | 55 154 51 100 | 155 254 101 150 | 255 354 151 200 | 355 424 201 300
+        | 425 604 301 500""",
+    "o3 eight": """
+        0.000 0.054 0 50 | 0.055 0.070 51 100 | 0.071 0.085 101 150 | 0.086 0.105 151 200
+        | 0.106 0.200 201 300""",
+    "o3 hour": """
+        0.125 0.164 101 150 | 0.165 0.204 151 200 | 0.205 0.404 201 300 | 0.405 0.604 301 500""",
+    "no2 hour": """
+        0 53 0 50 | 54 100 51 100 | 101 360 101 150 | 361 649 151 200 | 650 1249 201 300
+        | 1250 2049 301 500""",
+    "so2 hour": "0 35 0 50 | 36 75 51 100 | 76 185 101 150 | 186 304 151 200",
+    "so2 day": "305 604 201 300 | 605 1004 301 500",
+    "co eight": """
+        0.0 4.4 0 50 | 4.5 9.4 51 100 | 9.5 12.4 101 150 | 12.5 15.4 151 200 | 15.5 30.4 201 300
+        | 30.5 50.4 301 500""",
+}
+# The same before: EPA 454/B-18-007, Table 5. What has not changed is not repeated.
+LINES_2018 = LINES_2024 | {
+    "pm25 nowcast": """
+        0.0 12.0 0 50 | 12.1 35.4 51 100 | 35.5 55.4 101 150 | 55.5 150.4 151 200
+        | 150.5 250.4 201 300 | 250.5 350.4 301 400 | 350.5 500.4 401 500""",
+    "pm10 nowcast": """
+        0 54 0 50 | 55 154 51 100 | 155 254 101 150 | 255 354 151 200 | 355 424 201 300
+        | 425 504 301 400 | 505 604 401 500""",
+    "o3 hour": """
+        0.125 0.164 101 150 | 0.165 0.204 151 200 | 0.205 0.404 201 300 | 0.405 0.504 301 400
+        | 0.505 0.604 401 500""",
+    "no2 hour": """
+        0 53 0 50 | 54 100 51 100 | 101 360 101 150 | 361 649 151 200 | 650 1249 201 300
+        | 1250 1649 301 400 | 1650 2049 401 500""",
+    "so2 day": "305 604 201 300 | 605 804 301 400 | 805 1004 401 500",
+    "co eight": """
+        0.0 4.4 0 50 | 4.5 9.4 51 100 | 9.5 12.4 101 150 | 12.5 15.4 151 200 | 15.5 30.4 201 300
+        | 30.5 40.4 301 400 | 40.5 50.4 401 500""",
+}
+
+
+@pytest.mark.parametrize("name", LINES_2024)
+@pytest.mark.parametrize(
+    ("scales", "lines"), [(AQI_2018, LINES_2018), (AQI_2024, LINES_2024)], ids=["2018", "2024"]
+)
+def test_every_line_of_the_us_tables_begins_and_ends_where_it_is_published(
+    scales: tuple[Scale, ...], lines: dict[str, str], name: str
+) -> None:
+    pollutant, window = name.split()
+    unit = 1_000.0 if pollutant in {"o3", "co"} else 1.0
+    for line in lines[name].split("|"):
+        low, high, index_low, index_high = map(float, line.split())
+        for concentration, index in ((low, index_low), (high, index_high)):
+            found = aqi(pollutant, scales, **{window: concentration * unit})
+            assert found.measure[0] == index, line
+
+
 def test_ozone_and_sulphur_dioxide_have_two_tables() -> None:
-    # Above 0.200 ppm eight hours say nothing, below 0.125 ppm one hour does not; else the higher.
-    assert not aqi("o3", AQI_2024, eight=201.0).judged[0]
+    # Below 0.125 ppm one hour says nothing; else the higher counts.
     assert not aqi("o3", AQI_2024, hour=124.0).judged[0]
     assert aqi("o3", AQI_2024, eight=78.0, hour=162.0).measure[0] == 147
+    # Eight hours "do not define higher AQI values (>= 301)", which are those of one hour (EPA
+    # 454/B-18-007, Table 5, note 3): above 0.200 ppm they are 300, whatever a milder hour would be.
+    for scales in (AQI_2018, AQI_2024):
+        assert aqi("o3", scales, eight=201.0).measure[0] == 300
+        assert aqi("o3", scales, eight=201.0, hour=100.0).measure[0] == 300
+        milder = aqi("o3", scales, eight=210.0, hour=140.0)
+        assert (milder.measure[0], milder.level[0]) == (300, 5)
+        assert aqi("o3", scales, eight=210.0, hour=405.0).measure[0] == 301
     # An hour of 400 ppb on a day below 305 ppb is held at 200; on a day of 400 ppb it is not.
     assert aqi("so2", AQI_2024, hour=400.0, day=64.0).measure[0] == 200
     assert aqi("so2", AQI_2024, hour=400.0, day=400.0).measure[0] == 232
@@ -227,25 +294,32 @@ def test_the_running_eight_hour_mean_is_that_of_whole_hours_on_the_hour() -> Non
                 assert found.speaks[0] == (values[place - 48 : place].mean() > 120.0)
 
 
-@pytest.mark.parametrize(
-    ("standard", "name", "window", "value", "per_year"),
-    [
-        ("EU 2008/50/EC", "no2", HOUR, 200.0, 18),
-        ("EU 2008/50/EC", "so2", CALENDAR_DAY, 125.0, 3),
-        ("EU 2024/2881", "pm25", CALENDAR_DAY, 25.0, 18),
-        ("EU 2024/2881", "no2", CALENDAR_DAY, 50.0, 18),
-        ("EU 2024/2881", "co", CALENDAR_DAY, 4.0, 18),
-        ("WHO 2021", "pm25", CALENDAR_DAY, 15.0, 3),
-        ("WHO 2021", "so2", CALENDAR_DAY, 40.0, 3),
-        ("WHO 2021", "o3", EIGHT_HOURS, 100.0, 3),
-    ],
-)
-def test_limits_are_those_of_the_law(
-    standard: str, name: str, window: int, value: float, per_year: int
-) -> None:
-    limit = exceedance.Limit(name, window, value, per_year)
-    assert limit in exceedance.STANDARDS[standard]
-    assert exceedance.limit_columns(standard, ["no such", name])[window].tolist()[1] == value
+# Of each pollutant its limits: of an hour, of eight, of a calendar day. Directive 2008/50/EC, Annex
+# XI B and VII B; Directive (EU) 2024/2881, Annex I, section 1, Table 1, and section 2 B; WHO global
+# air quality guidelines (2021), Tables 0.1 and 0.2. ug/m3, of CO mg/m3.
+LIMITS = {
+    "EU 2008/50/EC": """
+        pm25 - - - | pm10 - - 50 | no2 200 - - | o3 - 120 - | so2 350 - 125 | co - 10 -""",
+    "EU 2024/2881": """
+        pm25 - - 25 | pm10 - - 45 | no2 200 - 50 | o3 - 120 - | so2 350 - 50 | co - 10 4""",
+    "WHO 2021": """
+        pm25 - - 15 | pm10 - - 45 | no2 200 - 25 | o3 - 100 - | so2 - - 40 | co 35 10 4""",
+}
+
+
+@pytest.mark.parametrize("standard", LIMITS)
+def test_limits_are_those_of_the_law(standard: str) -> None:
+    lines = [line.split() for line in LIMITS[standard].split("|")]
+    limit = exceedance.limit_columns(standard, ["no such", *(name for name, *_ in lines)])
+    published = [[np.nan if one == "-" else float(one) for one in row] for _, *row in lines]
+    told = limit[[HOUR, EIGHT_HOURS, CALENDAR_DAY]].T
+    assert np.array_equal(told, [[np.nan] * 3, *published], equal_nan=True)
+    # Nobody limits a mean over just any 24 hours.
+    assert np.isnan(limit[averages.DAY]).all()
+
+
+def test_every_law_is_held_against_what_is_published() -> None:
+    assert exceedance.STANDARDS.keys() == LIMITS.keys()
 
 
 def test_the_energy_of_a_level() -> None:
