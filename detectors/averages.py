@@ -1,7 +1,7 @@
 """Time-weighted means over the last hour, eight hours, day, and the calendar day.
 
-A reading stands for the time since the one before it, but not for longer than its series allows,
-and never for more than an hour. So readings may come at any pace, a gap is a gap, and the share of
+A reading stands for the time since the one before it, but not for a hole (`detectors.pace`), and
+never for more than an hour. So readings may come at any pace, a gap is a gap, and the share of
 a window that readings stand for is its *coverage*. EU law wants three quarters of it: 45 minutes of
 an hour, six of eight hours, 18 of 24 (Directive 2008/50/EC, Annex XI A; (EU) 2024/2881, Annex V C),
 and that is what every kernel over these means asks for.
@@ -20,7 +20,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.finding import moment, put, rows_of, sound, spans_ns, unless_all
+from detectors.finding import moment, put, rows_of, sound, unless_all
+from detectors.pace import new_gaps, stood_ns
 from detectors.table import NEVER
 
 # The windows, as indices into the rows of `Means`.
@@ -68,6 +69,7 @@ class State(NamedTuple):
     day_total: NDArray[np.float64]
     day_cover: NDArray[np.float64]
     nowcast: NDArray[np.float64]  # of the hours that are over; NaN where there are too few
+    gaps: NDArray[np.int64]  # (3, n)
 
 
 class Terms(NamedTuple):
@@ -76,7 +78,7 @@ class Terms(NamedTuple):
     Parameters
     ----------
     hold_ns : (n,) int64
-        Longest time one reading stands for; two usual periods let a message be lost.
+        What one reading may stand for, and for longer where its series reports less often.
     utc_offset_ns : (n,) int64
         Local time minus UTC, for the calendar day.
     """
@@ -119,6 +121,7 @@ def new_state(count: int) -> State:
         day_total=np.zeros(count),
         day_cover=np.zeros(count),
         nowcast=np.full(count, np.nan),
+        gaps=new_gaps(count),
     )
 
 
@@ -133,7 +136,7 @@ def learn(
     added = sound(value, usable)
     # One moment alone is broadcast to the series.
     now_at = moment(time_ns)
-    span = spans_ns(time_ns, state.previous_ns, np.minimum(terms.hold_ns, HOUR_NS))
+    span = stood_ns(state.gaps, time_ns, state.previous_ns, terms.hold_ns, added)
     # A reading on the full hour belongs to the hour before, and closes it.
     hour = now_at // HOUR_NS
     now_ns = np.minimum(span, now_at - hour * HOUR_NS)

@@ -30,9 +30,9 @@ from detectors.finding import (
     put,
     rows_of,
     sound,
-    spans_ns,
     unless_all,
 )
+from detectors.pace import new_gaps, stood_ns
 from detectors.table import NEVER
 
 PERIOD_NAMES: Final = ("day", "evening", "night")
@@ -68,6 +68,7 @@ class State(NamedTuple):
     period: NDArray[np.int64]  # the present one: three for each day that begins at 07
     total: NDArray[np.float64]
     cover: NDArray[np.float64]
+    gaps: NDArray[np.int64]  # (3, n)
 
 
 class Terms(NamedTuple):
@@ -76,7 +77,7 @@ class Terms(NamedTuple):
     Parameters
     ----------
     hold_ns : (n,) int64
-        Longest time one reading stands for, as in `averages`.
+        What one reading may stand for, as in `averages`.
     utc_offset_ns : (n,) int64
         Local time minus UTC.
     limit_db : (3, n) float64
@@ -95,6 +96,7 @@ def new_state(count: int) -> State:
         period=np.full(count, _NO_PERIOD),
         total=np.zeros(count),
         cover=np.zeros(count),
+        gaps=new_gaps(count),
     )
 
 
@@ -131,7 +133,7 @@ def judge(
     elapsed_ns = into_day - _STARTS_NS[kind] + 1
     period = day * _PERIODS + kind
 
-    span = spans_ns(time_ns, state.previous_ns, np.minimum(terms.hold_ns, HOUR_NS))
+    span = stood_ns(state.gaps, time_ns, state.previous_ns, terms.hold_ns, added)
     now_ns = np.minimum(span, elapsed_ns)
     limit_db = terms.limit_db[kind[0]] if len(kind) == 1 else terms.limit_db[kind, np.arange(count)]
     # In one go: it is a dozen steps, and the series are few.

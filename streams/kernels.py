@@ -55,8 +55,8 @@ from streams.judging import (
 )
 from streams.usual import CLOCK_SKEW, DRIFT, usual
 
-# Longest time that a reading of a pollutant or a sound level stands for: two of the slowest usual
-# periods, five minutes, so that one message may be lost.
+# What a reading of a pollutant or a sound level may stand for at the least: two periods of those
+# that report every five minutes. For how long others do follows from how often they report.
 _HOLD_NS: Final = 600 * 10**9
 # Noise of a series is never taken to be less than this share of the least difference that matters.
 _NOISE_SHARE: Final = 0.25

@@ -7,6 +7,7 @@ and nothing else.
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -33,20 +34,35 @@ def heard(value: float, usable: bool) -> bool:
 
 
 @dataclass
+class Pace:
+    """When a series has reported, and so how long a reading of it stands for."""
+
+    hold_ns: int
+    times_ns: list[int] = field(default_factory=list)
+
+    def stood(self, time_ns: int) -> int:
+        self.times_ns = [*self.times_ns, time_ns][-5:]
+        gaps = [later - earlier for earlier, later in pairwise(self.times_ns)]
+        if not gaps:
+            return min(self.hold_ns, HOUR)
+        usual = sorted([0, *gaps])[-2]
+        return min(gaps[-1], max(self.hold_ns, 2 * usual), HOUR)
+
+
+@dataclass
 class Means:
     """Every piece of time a reading stood for, by the hour and by the local day."""
 
     hold_ns: int
     utc_offset_ns: int
-    last_ns: int | None = None
     hours: dict[int, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
     days: dict[int, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.hold_ns)
+
     def learn(self, time_ns: int, value: float) -> None:
-        span = min(self.hold_ns, HOUR)
-        if self.last_ns is not None:
-            span = min(span, time_ns - self.last_ns)
-        self.last_ns = time_ns
+        span = self.pace.stood(time_ns)
         for size, offset, book in ((HOUR, 0, self.hours), (DAY, self.utc_offset_ns, self.days)):
             end = time_ns + offset
             begin = end - span
@@ -196,8 +212,7 @@ class Noise:
     LENGTHS = (12, 4, 8)
 
     def __init__(self, hold_ns: int, utc_offset_ns: int, limit_db: list[float]) -> None:
-        self.hold_ns, self.utc_offset_ns, self.limit_db = hold_ns, utc_offset_ns, limit_db
-        self.last_ns: int | None = None
+        self.pace, self.utc_offset_ns, self.limit_db = Pace(hold_ns), utc_offset_ns, limit_db
         self.periods: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def period(self, local_ns: int) -> tuple[tuple[int, int], int, int]:
@@ -213,10 +228,7 @@ class Noise:
     def read(self, time_ns: int, value: float, usable: bool) -> Told:
         if not heard(value, usable):
             return SILENT
-        span = min(self.hold_ns, HOUR)
-        if self.last_ns is not None:
-            span = min(span, time_ns - self.last_ns)
-        self.last_ns = time_ns
+        span = self.pace.stood(time_ns)
         loud = 10 ** (min(max(value, -50.0), 250.0) / 10)
         end = time_ns + self.utc_offset_ns
         begin = end - span
