@@ -93,7 +93,8 @@ def european(
     Finding
         `level` is the band, 1 (good), 2 (fair), 3 (moderate), 4 (poor), 5 (very poor) and 6
         (extremely poor); `measure` the mean; `upper` the highest concentration that would not
-        speak; `expected` the mean of the last 24 hours, where the window is shorter.
+        speak; `expected` the mean of the last 24 hours, where it is known and the window is
+        shorter, else the highest concentration that is good.
     """
     return judge_european(found, added, pollutant, bands, speak_from).told(ALL)
 
@@ -127,7 +128,10 @@ def judge_european(
             speaks=speaks[rows],
             level=level,
             measure=known(some, known_rows),
-            expected=known(found.mean[DAY, rows], has_day[rows]),
+            expected=known(
+                np.where(has_day[rows], found.mean[DAY, rows], columns[0, pollutant[rows]]),
+                known_rows,
+            ),
             lower=nothing(len(some)),
             upper=known(bound[rows], known_rows),
             score=nothing(len(some)),
@@ -186,8 +190,8 @@ def united_states(
     -------
     Finding
         `level` is the category, 1 (good), 2 (moderate), 3 (unhealthy for sensitive groups), 4
-        (unhealthy), 5 (very unhealthy) and 6 (hazardous); `measure` the index; `upper` the highest
-        index that would not speak.
+        (unhealthy), 5 (very unhealthy) and 6 (hazardous); `measure` the index; `expected` the
+        highest that is good; `upper` the highest that would not speak.
     """
     count = len(pollutant)
     index = nothing(count)
@@ -215,7 +219,7 @@ def united_states(
         speaks=level >= speak_from,
         level=level,
         measure=index,
-        expected=nothing(count),
+        expected=known(_CATEGORY_ENDS[0], judged),
         lower=nothing(count),
         upper=known(edges_of(_CATEGORY_ENDS, speak_from - 2), judged),
         score=nothing(len(judged)),

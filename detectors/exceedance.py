@@ -129,8 +129,8 @@ def step(
     """Judge one reading of each series by the means that it completes.
 
     `level` is 1 plus the window that is nearest to its limit, or furthest above it; `measure` is
-    its mean, `upper` its limit, and `expected` the mean of the last 24 hours where the window is
-    shorter. `limit` is (4, n), as `limit_columns` gives it.
+    its mean, `upper` its limit, and `expected` the mean of the last 24 hours where that is known
+    and the window is shorter, else the limit. `limit` is (4, n), as `limit_columns` gives it.
     """
     added = learn(state, time_ns, value, usable, terms)
     return judge(means(state, time_ns), added, limit).told(ALL)
@@ -177,7 +177,7 @@ def _worst(found: Means, added: NDArray[np.bool_], limit: NDArray[np.float64]) -
         speaks=judged & (measure > upper),
         level=level,
         measure=measure,
-        expected=known(found.mean[DAY], has_day),
+        expected=known(np.where(has_day, found.mean[DAY], upper), judged),
         lower=nothing(count),
         upper=known(upper, judged),
         score=nothing(len(judged)),

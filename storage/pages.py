@@ -19,6 +19,7 @@ MISSING: Final = 9
 Event = Literal["firing", "resolved"]
 Category = Literal["city", "sensor-health"]
 Severity = Literal["informational", "minor", "major", "critical"]
+Window = Literal["hour", "8 hours", "24 hours", "calendar day"]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 # UCUM codes that people write otherwise; a code that is missing here is shown as it is.
@@ -57,6 +58,7 @@ _VERBS: Final = {
 _PEOPLE: Final = frozenset(
     {"peopleCount", "peopleCountTowards", "peopleCountAway", "occupancyCount"}
 )
+_BY_INDEX: Final = "makes the air bad, by"
 _NOBODY: Final = "counts nobody, reading after reading, as if it were covered:"
 # What is told by how rare it is: of these the score is -log10 of how often in a minute.
 _RARE: Final = frozenset(
@@ -65,6 +67,12 @@ _RARE: Final = frozenset(
 # The record that this is read off fades over four weeks: of more than so much it cannot tell.
 _MOST_DAYS: Final = 730.0
 _MINUTES_A_DAY: Final = 1_440.0
+_OVER: Final[dict[Window, str]] = {
+    "hour": "over an hour",
+    "8 hours": "over 8 hours",
+    "24 hours": "over 24 hours",
+    "calendar day": "over the calendar day",
+}
 # What a camera tells of itself: 1 while it lasts.
 _CONDITIONS: Final = {
     "signalLoss": "the loss of its signal",
@@ -74,8 +82,13 @@ _CONDITIONS: Final = {
     "sceneChange": "that it has been turned or covered",
     "storageFailure": "a failure of its storage",
 }
-# What a person can compare at a glance; the exact figures are fields of the page.
+# What a person can compare at a glance, and what it takes at the most to tell a value from the
+# limit that it has passed; the exact figures are fields of the page.
 _SIGNIFICANT_DIGITS: Final = 3
+_MOST_DIGITS: Final = 6
+# What is further from 1 than this is no measurement, and nobody counts its zeros.
+_LEAST_IN_FULL: Final = 1e-9
+_MOST_IN_FULL: Final = 1e12
 # Float noise of `expected - lower` against `upper - expected`, relative to the band.
 _SYMMETRY_TOLERANCE: Final = 1e-6
 
@@ -111,7 +124,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         Event time of the reading that closed it; given exactly when `event` is 'resolved'.
     seen : float
         The value that made the transition, in `unit`; of a silence that begins its pause so far in
-        seconds, with quality 9 where the sensor has never said anything usable.
+        seconds, with quality 9 where the sensor has never said anything usable. 0 with quality 9
+        where there was no value.
     expected, lower, upper : float or None
         What was expected, and the range in which no alert would open, in `unit`; where a limit is
         all that is known, that.
@@ -122,6 +136,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         The transition in plain words; left out, `sentence` writes it.
     quality : int or None
         QARTOD flag of the reading that made the transition, where the writer tells it.
+    window : str or None
+        What `seen` is the mean of, where it is one over a window that a law or an index names.
     clock_offset_s : float or None
         How far the sensor's clock is ahead (behind: negative), where it is known to be off.
 
@@ -155,6 +171,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str = ""
     quality: int | None = None
     clock_offset_s: float | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         """Refuse at the writer what the reader could not read: JSON has no NaN."""
@@ -201,13 +218,19 @@ def sentence(page: Page) -> str:
     For example "averageVehicleSpeed of traffic-0042 (harbour) is 8.1 km/h; expected 48 ± 9 km/h
     since 14:03:20 UTC".
     """
+    subject = _subject(page)
+    if page.quality == MISSING and page.seen == 0 and page.kind != "silence":
+        return f"{subject} sends readings without a value since {_clock(page.since)} UTC"
     condition = _CONDITIONS.get(page.quantity)
     if condition and page.kind == "range" and page.seen in (0.0, 1.0):
         return _condition(page, condition)
-    unit = _SPOKEN_UNITS.get(page.unit, page.unit)
-    subject = f"{page.quantity} of {page.sensor} ({page.zone})"
-    seen = _with_unit(_number(page.seen), unit)
-    usual = _usual(page.expected, page.lower, page.upper, unit)
+    unit, digits = _SPOKEN_UNITS.get(page.unit, page.unit), _digits(page)
+    seen = _with_unit(_number(page.seen, digits), unit)
+    if page.kind == "air-quality" and not unit:
+        seen = f"an index of {seen}"
+    if page.window is not None:
+        seen = f"{seen} {_OVER[page.window]}"
+    usual = _usual(page.expected, page.lower, page.upper, unit, digits)
     if page.resolved_at is None:
         if page.kind == "reported" and page.clock_offset_s:
             way = "ahead" if page.clock_offset_s > 0 else "behind"
@@ -217,11 +240,8 @@ def sentence(page: Page) -> str:
             within = "" if page.upper is None else f"; expected within {_number(page.upper)} s"
             return f"{subject} is silent since {_clock(page.since)} UTC{within}"
         expected = f"; expected {usual}" if usual else ""
-        verb = _VERBS.get(page.kind, "is")
-        if page.kind == "flatline" and page.seen == 0 and page.quantity in _PEOPLE:
-            verb = _NOBODY
         rare = _how_often(page.score) if page.kind in _RARE and page.score is not None else ""
-        return f"{subject} {verb} {seen}{expected} since {_clock(page.since)} UTC{rare}"
+        return f"{subject} {_verb(page)} {seen}{expected} since {_clock(page.since)} UTC{rare}"
     expected = f", expected {usual}" if usual else ""
     return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
 
@@ -242,9 +262,28 @@ def with_last_value(page: Page, value: float, unit: str) -> Page:
 
 def judged_anew(page: Page, at: datetime) -> Page:
     """Return the page that takes another back, because its sensor is judged elsewhere now."""
-    subject = f"{page.quantity} of {page.sensor} ({page.zone})"
-    said = f"{subject} is judged anew, in another group of sensors; alert {_span(page.since, at)}"
-    return structs.replace(page, event="resolved", resolved_at=at, sentence=said)
+    said = f"is judged anew, in another group of sensors; alert {_span(page.since, at)}"
+    return structs.replace(
+        page, event="resolved", resolved_at=at, sentence=f"{_subject(page)} {said}"
+    )
+
+
+def no_longer_judged(page: Page, at: datetime) -> Page:
+    """Return the page of an alert that is over because what is set has changed."""
+    said = f"is no longer judged; alert {_span(page.since, at)}"
+    return structs.replace(page, sentence=f"{_subject(page)} {said}")
+
+
+def _subject(page: Page) -> str:
+    return f"{page.quantity} of {page.sensor} ({page.zone})"
+
+
+def _verb(page: Page) -> str:
+    if page.kind == "flatline" and page.seen == 0 and page.quantity in _PEOPLE:
+        return _NOBODY
+    if page.kind == "air-quality" and page.unit == "1":
+        return _BY_INDEX
+    return _VERBS.get(page.kind, "is")
 
 
 def _condition(page: Page, condition: str) -> str:
@@ -266,32 +305,56 @@ def _span(begin: datetime, end: datetime) -> str:
     return f"from {_clock(begin, dated=dated)} to {_clock(end, dated=dated)} UTC"
 
 
-def _usual(expected: float | None, lower: float | None, upper: float | None, unit: str) -> str:
-    if expected is None:
+def _usual(
+    expected: float | None, lower: float | None, upper: float | None, unit: str, digits: int
+) -> str:
+    def said(number: float) -> str:
+        return _number(number, digits)
+
+    # Where a limit is all that was expected, it is told once.
+    if expected is None or (None in {lower, upper} and expected in {lower, upper}):
         bounds = [
-            f"{word} {_with_unit(_number(bound), unit)}"
+            f"{word} {_with_unit(said(bound), unit)}"
             for word, bound in (("at least", lower), ("at most", upper))
             if bound is not None
         ]
         return " and ".join(bounds)
     if lower is None or upper is None:
-        bound = _usual(None, lower, upper, unit)
-        return ", ".join(filter(None, (_with_unit(_number(expected), unit), bound)))
+        bound = _usual(None, lower, upper, unit, digits)
+        return ", ".join(filter(None, (_with_unit(said(expected), unit), bound)))
     below, above = expected - lower, upper - expected
     if abs(below - above) <= _SYMMETRY_TOLERANCE * max(abs(below), abs(above)):
-        return _with_unit(f"{_number(expected)} ± {_number(above)}", unit)
-    return _with_unit(f"{_number(expected)} ({_number(lower)} to {_number(upper)})", unit)
+        return _with_unit(f"{said(expected)} ± {said(above)}", unit)
+    return _with_unit(f"{said(expected)} ({said(lower)} to {said(upper)})", unit)
 
 
 def _with_unit(text: str, unit: str) -> str:
     return f"{text} {unit}" if unit else text
 
 
-def _number(value: float) -> str:
-    """Return three significant digits, whole numbers in full, and never an exponent."""
+def _digits(page: Page) -> int:
+    """Return how many digits it takes to see that a value is beyond a limit, or that it is not."""
+
+    def shows(digits: int) -> bool:
+        def told(number: float) -> float:
+            return float(_number(number, digits).replace(",", ""))
+
+        seen = told(page.seen)
+        return (page.lower is None or (seen < told(page.lower)) == (page.seen < page.lower)) and (
+            page.upper is None or (seen > told(page.upper)) == (page.seen > page.upper)
+        )
+
+    enough = (digits for digits in range(_SIGNIFICANT_DIGITS, _MOST_DIGITS) if shows(digits))
+    return next(enough, _MOST_DIGITS)
+
+
+def _number(value: float, digits: int = _SIGNIFICANT_DIGITS) -> str:
+    """Return significant digits, whole numbers in full, and an exponent only of what is absurd."""
     if value == 0 or not isfinite(value):
         return "0" if value == 0 else str(value)
-    decimals = max(0, _SIGNIFICANT_DIGITS - 1 - floor(log10(abs(value))))
+    if not _LEAST_IN_FULL <= abs(value) < _MOST_IN_FULL:
+        return f"{value:.{digits}g}".replace("e+", "e")
+    decimals = max(0, digits - 1 - floor(log10(abs(value))))
     text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

@@ -11,7 +11,15 @@ import numpy as np
 from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, NEVER, RANGE, SILENCE, Silences
 from ingest.quantities import QUANTITIES
 from storage.flush import Change, Claim, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
-from storage.pages import MISSING, UNITS, Category, Page, Severity, with_last_value
+from storage.pages import (
+    MISSING,
+    UNITS,
+    Category,
+    Page,
+    Severity,
+    no_longer_judged,
+    with_last_value,
+)
 from streams.minutes import Move
 from streams.partition import Partition
 from streams.rules import BY_MINUTES
@@ -194,12 +202,15 @@ def _by_minutes(
         lower=lower,
         upper=upper,
         score=_finite(move.score),
+        window=kind.window(who.key.quantity, move.level) if kind.window else None,
         **_identity(who, kind.category, move.opened_ns, namespace, kind=kind.name)
         | {"severity": ruling.severity(kind.name, who.key) or kind.severity_of(move.level)}
         | ({"unit": kind.unit} if kind.unit else {}),
     )
     if is_over:
-        return Resolved(series_id, move.cause, page)
+        # Nothing was seen where what is set has changed.
+        said = no_longer_judged(page, at) if math.isnan(move.seen) else page
+        return Resolved(series_id, move.cause, said)
     return Opened(series_id, _half_width(page), page, is_told=move.is_told)
 
 
@@ -268,7 +279,8 @@ def _page(who: Who, scored: Scored, index: int, namespace: str) -> Page:
         lower=lower,
         upper=upper,
         score=_finite(verdicts.score[row]),
-        quality=int(verdicts.quality[row]),
+        # Nothing was seen at all where it is not a number.
+        quality=MISSING if math.isnan(scored.value[row]) else int(verdicts.quality[row]),
         **_identity(who, int(moves.category[index]), opened_ns, namespace),
         severity=_severity(who, scored, int(moves.kind[index]), int(moves.category[index])),
     )

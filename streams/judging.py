@@ -13,7 +13,7 @@ from detectors.finding import Answer
 from detectors.minutes import MINUTE_NS
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
-from storage.pages import Severity
+from storage.pages import Severity, Window
 from streams.facts import CityFacts
 
 Floats = NDArray[np.float64]
@@ -80,6 +80,8 @@ class Kind(NamedTuple):
     is_scored : bool
         Whether it speaks only where its score is rare by the series' own record
         (`detectors.calibration`).
+    window : callable of (quantity, level), or None
+        Returns what its measure is a mean over, where that is not the minute.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Kind(NamedTuple):
     unit: str | None = None
     told: Literal["always", "alone", "never"] = "always"
     is_scored: bool = False
+    window: Callable[[str, int], Window | None] | None = None
 
     def severity_of(self, level: int) -> Severity:
         """Return how severe a finding of that level is."""

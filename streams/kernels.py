@@ -32,12 +32,13 @@ from detectors.air_quality_tables import (
     EAQI_BEFORE_2024,
     POLLUTANTS,
 )
+from detectors.averages import HOUR
 from detectors.episodes import Rule
 from detectors.finding import Answer, answer
 from detectors.minutes import MINUTE_NS
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
-from storage.pages import Severity
+from storage.pages import Severity, Window
 from streams.facts import CityFacts
 from streams.judging import (
     HOUR_NS,
@@ -68,6 +69,8 @@ _BANDS: Final = {"EU": EAQI_2024, "EU before 2024": EAQI_BEFORE_2024}
 _SCALES: Final = {"US": AQI_2024, "US 2018": AQI_2018}
 # What rules call the windows of limits, in the order of `averages`; no law has the third.
 _WINDOWS: Final = ("hour", "eight_hours", "", "calendar_day")
+# What people call them.
+_NAMED: Final[tuple[Window, ...]] = ("hour", "8 hours", "24 hours", "calendar day")
 _WORST_LEVEL: Final = len(service_level.LEVEL_NAMES)
 _OF_INCIDENTS: Final = ("difference", "relative_difference", "downstream_fall", "speed_fall")
 
@@ -179,9 +182,20 @@ def _air(facts: CityFacts) -> Kernel:
         kinds=(
             # What is judged are means over hours: they do not flicker.
             Kind(
-                "air-quality", CITY, Rule(3, 3, 10, HOUR_NS), severity, unit="1" if is_us else None
+                "air-quality",
+                CITY,
+                Rule(3, 3, 10, HOUR_NS),
+                severity,
+                unit="1" if is_us else None,
+                window=None if is_us else lambda name, _: _NAMED[bands.window.get(name, HOUR)],
             ),
-            Kind("exceedance", CITY, Rule(3, 3, 10, HOUR_NS), _MAJOR),
+            Kind(
+                "exceedance",
+                CITY,
+                Rule(3, 3, 10, HOUR_NS),
+                _MAJOR,
+                window=lambda _, level: _NAMED[level - 1] if level else None,
+            ),
         ),
         new_state=averages.new_state,
         terms=terms,

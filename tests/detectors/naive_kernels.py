@@ -122,7 +122,7 @@ class Exceedance:
             return SILENT
         level, mean, limit = best
         day, covered = self.means.windows(time_ns)[2]
-        expected = day if level <= 2 and covered >= 0.75 else NAN
+        expected = day if level <= 2 and covered >= 0.75 else limit
         return True, mean > limit, level, mean, expected, NAN, limit, NAN
 
 
@@ -149,7 +149,7 @@ class European:
             level >= self.speak_from,
             level,
             mean,
-            day if is_shorter and covered >= 0.75 else NAN,
+            day if is_shorter and covered >= 0.75 else edges[0],
             NAN,
             edges[self.speak_from - 2],
             NAN,
@@ -188,7 +188,7 @@ class UnitedStates:
             level >= self.speak_from,
             level,
             index,
-            NAN,
+            50,
             NAN,
             ends[self.speak_from - 2],
             NAN,

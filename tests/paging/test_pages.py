@@ -152,6 +152,9 @@ def test_the_sentence_leaves_out_what_is_not_known(facts: dict[str, Any], said: 
         (100.0, "100"),
         (0.000_123_4, "0.000123"),
         (-3.14159, "-3.14"),
+        (123_456_789_012.0, "123,456,789,012"),
+        (-1.797e308, "-1.8e308"),
+        (5e-324, "4.94e-324"),
     ],
 )
 def test_numbers_are_readable(value: float, text: str) -> None:
@@ -163,6 +166,86 @@ def test_a_number_is_said_to_three_digits_without_exponent(value: float) -> None
     text = _number(value)
     assert "e" not in text
     assert math.isclose(float(text.replace(",", "")), value, rel_tol=0.0051)
+
+
+@given(seen=finite, lower=finite | st.none(), upper=finite | st.none())
+def test_no_number_makes_a_sentence_long(
+    seen: float, lower: float | None, upper: float | None
+) -> None:
+    assert len(page_of(seen=seen, lower=lower, upper=upper, quality=4).sentence) < 250
+
+
+@pytest.mark.parametrize(
+    ("seen", "upper", "said"),
+    [
+        (100.447, 100.0, "100.4 km/h; expected at most 100 km/h"),
+        (100.0447, 100.0, "100.04 km/h; expected at most 100 km/h"),
+        (100.0, 100.0, "100 km/h; expected at most 100 km/h"),
+        (99.96, 100.0, "100 km/h; expected at most 100 km/h"),
+        (173.2, 50.0, "173 km/h; expected at most 50 km/h"),
+        # Rounded, both ways.
+        (100.3, 100.46, "100 km/h; expected at most 100 km/h"),
+        (0.6664, 0.66634, "0.6664 km/h; expected at most 0.6663 km/h"),
+    ],
+)
+def test_what_is_over_a_limit_looks_as_if_it_were(seen: float, upper: float, said: str) -> None:
+    page = page_of(seen=seen, expected=None, lower=None, upper=upper)
+    assert said in page.sentence
+    # And what is under one.
+    below = page_of(seen=-seen, expected=None, lower=-upper, upper=None)
+    assert f"-{said}".replace("most ", "least -") in below.sentence
+
+
+@pytest.mark.parametrize("kind", ["range", "reported"])
+@pytest.mark.parametrize("quantity", ["averageVehicleSpeed", "signalLoss"])
+def test_where_no_value_came_none_is_told(kind: str, quantity: str) -> None:
+    page = page_of(since=SINCE, kind=kind, quantity=quantity, seen=0.0, quality=9)
+    assert page.sentence == (
+        f"{quantity} of traffic-0042 (harbour) sends readings without a value since 14:03:20 UTC"
+    )
+    # Somebody flagged it as missing, and sent it.
+    assert " 7 km/h; expected" in page_of(kind=kind, seen=7.0, quality=9).sentence
+
+
+AIR = {"quantity": "no2", "unit": "ug/m3", "seen": 173.0, "expected": 30.0, "lower": None}
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            {"kind": "exceedance", "window": "24 hours", "upper": 50.0},
+            " on average 173 µg/m³ over 24 hours; expected 30 µg/m³, at most 50 µg/m³ since",
+        ),
+        # A limit that is all that is known is told once.
+        (
+            {"kind": "exceedance", "window": "calendar day", "upper": 50.0, "expected": 50.0},
+            " on average 173 µg/m³ over the calendar day; expected at most 50 µg/m³ since",
+        ),
+        (
+            {"kind": "air-quality", "window": "hour", "upper": 100.0},
+            " makes the air bad, on average 173 µg/m³ over an hour;",
+        ),
+        (
+            {"kind": "air-quality", "unit": "1", "upper": 150.0, "expected": 50.0},
+            " makes the air bad, by an index of 173; expected 50, at most 150 since",
+        ),
+    ],
+)
+def test_the_sentence_of_a_mean_says_over_what_and_of_an_index_that_it_is_one(
+    facts: dict[str, Any], said: str
+) -> None:
+    page = page_of(**AIR | facts)
+    assert said in page.sentence
+    assert decode_page(encode_page(page)) == page
+
+
+def test_an_index_and_a_mean_are_back_as_such() -> None:
+    over: dict[str, Any] = {"event": "resolved", "resolved_at": SINCE, "since": SINCE, "upper": 150}
+    said = page_of(**AIR | over | {"kind": "air-quality", "unit": "1", "seen": 127.0}).sentence
+    assert " is back at an index of 127, expected 30, at most 150; alert " in said
+    said = page_of(**AIR | over | {"kind": "exceedance", "window": "8 hours"}).sentence
+    assert " is back at 173 µg/m³ over 8 hours, expected" in said
 
 
 @given(

@@ -143,7 +143,9 @@ def test_a_polluted_hour() -> None:
     index, limit = (one.page for one in found if isinstance(one, Opened))
     assert (index.upper, limit.upper) == (100.0, 200.0)
     assert limit.sentence.startswith("no2 of air (z) is over the limit, on average 20")
-    assert limit.sentence.endswith("µg/m³; expected at most 200 µg/m³ since 08:42:00 UTC")
+    assert limit.sentence.endswith(
+        "µg/m³ over an hour; expected at most 200 µg/m³ since 08:42:00 UTC"
+    )
 
 
 def test_the_us_index_speaks_in_its_own_numbers() -> None:
@@ -314,6 +316,7 @@ def test_an_alert_that_can_no_longer_be_judged_is_taken_back() -> None:
     (resolved,) = again.run(5, values)
     assert isinstance(resolved, Resolved)
     assert (resolved.page.kind, resolved.cause) == ("crowd", "no longer judged")
+    assert resolved.page.sentence.startswith("peopleCount of cam (z) is no longer judged; alert ")
 
 
 def test_what_a_kernel_has_learned_comes_through_a_restart() -> None:
