@@ -20,6 +20,8 @@ MAX_KEY_CHARS: Final = 255
 MAX_TITLE_CHARS: Final = 255
 # What a person reads at night; `counts` has the whole number, and the link the whole list.
 MAX_LISTED: Final = 20
+# There are four severities: a page that rang more often came and went in between.
+_MAX_EARLIER_RINGS: Final = 10
 
 Event = Literal["trigger", "update", "acknowledge", "resolve"]
 Cause = Literal["sensors", "gateway", "zone", "power-area", "budget", "test"]
@@ -106,7 +108,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
         Always `live`.
     group : str
         What the notice speaks of. The same from trigger to resolve, over restarts, and at every
-        hook: the `dedup_key` of PagerDuty, the label that makes an alert of Alertmanager.
+        hook: with `ring` the `dedup_key` of PagerDuty, and the labels that make an alert of
+        Alertmanager.
     revision : int
         Counts the notices of a group, from 1: a receiver that has seen a later one may pass over
         an earlier one.
@@ -114,6 +117,9 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
         `trigger` wakes people; also when an open cause is told again, after `repeat_interval`.
         `update` says that alerts have joined, without waking anybody who is awake. `resolve` comes
         once, when every alert of the group is over on good readings.
+    ring : int
+        How often the group rang anew because it got worse. A `trigger` of a later ring wakes
+        people although somebody has the page.
     at : datetime
         When it was decided, by the database's clock.
     cause : str
@@ -160,6 +166,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     group: Key
     revision: Annotated[int, msgspec.Meta(ge=1)] = 1
     event: Event
+    ring: Annotated[int, msgspec.Meta(ge=0)] = 0
     at: Moment
     cause: Cause = "sensors"
     cause_name: str = ""
@@ -226,6 +233,14 @@ def delivery_key(group: str, revision: int, step: int, target: str) -> str:
         The hook, with the person where there is one: `webhook`, `sms:anna`.
     """
     return f"{group}/{revision}/{step}/{target}"
+
+
+def earlier_rings(notice: Notice) -> range:
+    """Return the rings before a notice's, the latest of them, oldest first.
+
+    A hook that a later step names may have been told of any of them, and not of those since.
+    """
+    return range(max(notice.ring - _MAX_EARLIER_RINGS, 0), notice.ring)
 
 
 def moment(notice: Notice) -> datetime:

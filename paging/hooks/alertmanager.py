@@ -5,6 +5,9 @@ loss of data is never an all-clear, so every trigger says that the alert ends in
 resolve says when it did end. An alert's labels are what it is: what changes while it is open
 (severity, counts, text) are annotations.
 
+It notifies nobody anew because an alert is told again. So a group that got worse rings as another
+alert, by the label `ring`, and the one before ends.
+
 Alertmanager keeps alerts in memory. After its restart it knows an open one again when that is told
 again, after the route's `repeat_interval`.
 """
@@ -20,7 +23,7 @@ from yarl import URL
 
 from paging.hooks import HookKind, Notifier, Secret
 from paging.hooks.http import Poster, checked_url, read_url
-from paging.notices import Notice
+from paging.notices import Notice, earlier_rings
 
 ALERT_NAME: Final = "Citywatch"
 # Nothing that is open for ten years is ended by nobody's word.
@@ -61,7 +64,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Alertmanager:
-    """A notifier that keeps one alert a group."""
+    """A notifier that keeps one alert a group open."""
 
     def __init__(self, url: URL, labels: Mapping[str, str], poster: Poster) -> None:
         self._url = url / _PATH
@@ -70,12 +73,12 @@ class Alertmanager:
 
     async def send(self, notice: Notice, key: str) -> None:  # noqa: ARG002 - the labels do it
         """Post the alert; one that comes twice is one, by its labels."""
-        body = msgspec.json.encode([alert_of(notice, self._labels)])
+        body = msgspec.json.encode(alerts_of(notice, self._labels))
         await self._poster.post(self._url, body, {})
 
 
-def alert_of(notice: Notice, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Return the alert of a notice as API v2 wants it.
+def alerts_of(notice: Notice, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what is posted of a notice: its alert, and those of the rings before, which end.
 
     Parameters
     ----------
@@ -83,13 +86,24 @@ def alert_of(notice: Notice, labels: Mapping[str, str]) -> dict[str, Any]:
     labels : mapping of str to str
         The hook's own; they are weaker than the group's.
     """
+    alert = _alert(notice, labels, notice.ring)
+    if notice.event == "update":
+        # Told that an alert is over once more, it may notify once more, and an update wakes nobody.
+        return [alert]
+    ended = max(notice.at, alert["startsAt"])
+    before = [_alert(notice, labels, ring) | {"endsAt": ended} for ring in earlier_rings(notice)]
+    return [*before, alert]
+
+
+def _alert(notice: Notice, labels: Mapping[str, str], ring: int) -> dict[str, Any]:
     # Of a sensor whose clock runs ahead; nothing of an alert may lie in the future.
     since = min(notice.since, notice.at)
     ends = notice.at + _STAYS if notice.ended_at is None else min(notice.ended_at, notice.at)
     alert: dict[str, Any] = {
         "labels": dict(labels)
         | {_label(name): value for name, value in notice.labels.items()}
-        | {"alertname": ALERT_NAME, "group": notice.group, "cause": notice.cause},
+        | {"alertname": ALERT_NAME, "group": notice.group, "cause": notice.cause}
+        | ({"ring": str(ring)} if ring else {}),
         "annotations": {
             "summary": notice.title,
             "description": notice.text,

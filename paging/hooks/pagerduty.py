@@ -1,5 +1,9 @@
 """PagerDuty's Events API v2: a group is an alert there, and its key is the `dedup_key`.
 
+Whoever has acknowledged an alert there is not notified of its further triggers. So a group that
+got worse rings as another alert, and the one before is resolved: there is one of each group at
+any time, and whatever is sent again changes nothing.
+
 Limits and answers after PagerDuty's developer documentation, "Events API v2": an event has at most
 512 KB, an integration key about 120 events a minute; 202 is taken, 400 never will be, 429 and 5xx
 may be later.
@@ -9,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -17,7 +22,7 @@ from yarl import URL
 
 from paging.hooks import HookKind, Notifier, Retry, Secret, SecretError
 from paging.hooks.http import Poster, checked_url
-from paging.notices import Notice
+from paging.notices import MAX_KEY_CHARS, Notice, earlier_rings
 from storage.pages import Severity
 
 # The customers of its European region have another: https://events.eu.pagerduty.com/v2/enqueue.
@@ -83,13 +88,15 @@ class Window:
     """
 
     def __init__(self, most: int) -> None:
+        self._most = most
         self._times: deque[float] = deque(maxlen=most)
 
-    def wait_s(self, now_s: float) -> float:
-        """Return 0 and count one more, or return in how many seconds there is room for it."""
-        if len(self._times) == self._times.maxlen and now_s < self._times[0] + _WINDOW_S:
-            return self._times[0] + _WINDOW_S - now_s
-        self._times.append(now_s)
+    def wait_s(self, now_s: float, count: int = 1) -> float:
+        """Return 0 and count so many more, or return in how many seconds there is room for all."""
+        over = len(self._times) + count - self._most
+        if over > 0 and now_s < self._times[over - 1] + _WINDOW_S:
+            return self._times[over - 1] + _WINDOW_S - now_s
+        self._times.extend([now_s] * count)
         return 0.0
 
 
@@ -103,20 +110,47 @@ class PagerDuty:
         self._window = Window(MAX_EVENTS_PER_MINUTE)
 
     async def send(self, notice: Notice, key: str) -> None:  # noqa: ARG002 - dedup_key does it
-        """Send the event; one that comes twice is one, by its `dedup_key`."""
-        if wait_s := self._window.wait_s(asyncio.get_running_loop().time()):
+        """Send the events, all or none of them held back; one that comes twice is one."""
+        events = events_of(notice, self._routing_key)
+        if wait_s := self._window.wait_s(asyncio.get_running_loop().time(), len(events)):
             raise Retry(wait_s, f"held back: {MAX_EVENTS_PER_MINUTE} events within a minute")
-        await self._poster.post(self._endpoint, event_of(notice, self._routing_key), {})
+        for event in events:
+            await self._poster.post(self._endpoint, event, {})
+
+
+def dedup_key(group: str, ring: int) -> str:
+    """Return the key of a group's alert: the group's own, and another one for each further ring."""
+    if ring == 0:
+        return group
+    end = f"/ring-{ring}"
+    if len(group) + len(end) > MAX_KEY_CHARS:
+        group = sha256(group.encode()).hexdigest()
+    return group + end
+
+
+def events_of(notice: Notice, routing_key: str) -> list[bytes]:
+    """Return the JSON of the events that tell a notice, in order, each within `MAX_EVENT_BYTES`.
+
+    What the rings before opened is resolved, or has been acknowledged as well: whoever is told of
+    this ring may have slept through the last one. PagerDuty drops what is said of no open alert.
+    """
+    is_word = notice.event in {"acknowledge", "resolve"}
+    action = notice.event if is_word else "resolve"
+    events = [
+        msgspec.json.encode(_head(notice.group, ring, routing_key, action))
+        for ring in earlier_rings(notice)
+    ]
+    return [*events, event_of(notice, routing_key)]
 
 
 def event_of(notice: Notice, routing_key: str) -> bytes:
-    """Return the JSON of an event, of at most `MAX_EVENT_BYTES`.
+    """Return the JSON of the event of a notice's own ring, of at most `MAX_EVENT_BYTES`.
 
     Where the whole notice is too much, the last alerts of its list are left out, then the labels
     and the end of the text; `custom_details` says so in a `note`.
     """
     if notice.event in {"acknowledge", "resolve"}:
-        return msgspec.json.encode(_head(notice, routing_key, notice.event))
+        return msgspec.json.encode(_head(notice.group, notice.ring, routing_key, notice.event))
     shown, note = len(notice.alerts), ""
     while len(data := _trigger(notice, routing_key, shown, note)) > MAX_EVENT_BYTES and shown:
         shown //= 2
@@ -127,8 +161,9 @@ def event_of(notice: Notice, routing_key: str) -> bytes:
     return data
 
 
-def _head(notice: Notice, routing_key: str, action: str) -> dict[str, Any]:
-    return {"routing_key": routing_key, "dedup_key": notice.group, "event_action": action}
+def _head(group: str, ring: int, routing_key: str, action: str) -> dict[str, Any]:
+    key = dedup_key(group, ring)
+    return {"routing_key": routing_key, "dedup_key": key, "event_action": action}
 
 
 def _trigger(notice: Notice, routing_key: str, shown: int, note: str) -> bytes:
@@ -157,7 +192,7 @@ def _trigger(notice: Notice, routing_key: str, shown: int, note: str) -> bytes:
         details["note"] = note
     client = {"client": "Citywatch"} | ({"client_url": notice.link} if notice.link else {})
     return msgspec.json.encode(
-        _head(notice, routing_key, "trigger")
+        _head(notice.group, notice.ring, routing_key, "trigger")
         | client
         | {
             "links": links,

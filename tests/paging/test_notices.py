@@ -52,6 +52,7 @@ def test_a_notice_comes_back_as_it_went() -> None:
         ({"at": "2025-03-04T14:03:20"}, "at"),
         ({"title": "x" * 256}, "title"),
         ({"severity": "fatal"}, "severity"),
+        ({"ring": -1}, "ring"),
     ],
 )
 def test_what_is_no_notice_is_refused_with_its_field(changes: dict[str, Any], reason: str) -> None:

@@ -60,8 +60,9 @@ EVENTS: Final = jsonschema.Draft202012Validator(_EVENT)
 class Service:
     """One service of PagerDuty with its integration key, as documented.
 
-    Triggers of an open alert's key add to it, acknowledgements and resolutions of no open alert
-    are dropped, and a key takes 120 events a minute.
+    Triggers of an open alert's key add to it and notify nobody, whether it is acknowledged or not;
+    acknowledgements and resolutions of no open alert are dropped, and a key takes 120 events a
+    minute.
     """
 
     def __init__(self, clock: Callable[[], float] = lambda: 0.0, limit: int = 120) -> None:
@@ -70,7 +71,9 @@ class Service:
         self._calls: deque[float] = deque()
         self.taken: list[dict[str, Any]] = []
         self.states: dict[str, str] = {}
+        # How often people were notified of each, and how many were open at once.
         self.opened: Counter[str] = Counter()
+        self.most_open = 0
         self.statuses: list[int] = []
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -114,3 +117,5 @@ class Service:
                 self.states[key] = "resolved"
             case _:
                 pass
+        still_open = [one for one in self.states.values() if one != "resolved"]
+        self.most_open = max(self.most_open, len(still_open))

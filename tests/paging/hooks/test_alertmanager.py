@@ -19,7 +19,7 @@ from aiohttp import web
 from citywatch.embedded.process import ChildProcess
 from citywatch.embedded.service import HOST, PROBE_TIMEOUT_S, Service, environment, write_private
 from paging.hooks import Notifier
-from paging.hooks.alertmanager import alert_of
+from paging.hooks.alertmanager import alerts_of
 from paging.hooks.kinds import KINDS
 from tests.paging.hooks.scaffold import AT, GROUP, KEY, notice_of, served
 
@@ -210,49 +210,158 @@ def test_clocks_of_sensors_that_run_ahead_do_not_keep_an_alert_open(server: Serv
     asyncio.run(end())
 
 
-def test_people_are_told_once_of_each(binary: str, tmp_path: Path) -> None:
-    """Of two triggers, an update and two resolves: it is firing, it is resolved."""
-    heard: list[dict[str, Any]] = []
-    changed = asyncio.Event()
+class People:
+    """Whom Alertmanager notifies."""
 
-    async def hear(request: web.Request) -> web.Response:
-        heard.append(await request.json())
-        changed.set()
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self._changed = asyncio.Event()
+
+    async def hear(self, request: web.Request) -> web.Response:
+        self.heard.append(await request.json())
+        self._changed.set()
         return web.Response()
 
-    async def heard_next() -> None:
+    async def hear_of(self, group: str, status: str, ring: str | None = None) -> None:
+        """Return when the next thing that was heard is this of a group."""
         async with asyncio.timeout(20):
-            await changed.wait()
-        changed.clear()
+            while not (self.heard and self._is_last(group, status, ring)):
+                self._changed.clear()
+                await self._changed.wait()
 
-    async def life() -> None:
-        async with served(hear) as base:
-            server = Server(tmp_path / "alertmanager", binary, base)
-            await asyncio.to_thread(server.start)
-            try:
-                await speak(server)
-            finally:
-                await asyncio.to_thread(server.stop)
+    def _is_last(self, group: str, status: str, ring: str | None) -> bool:
+        last = self.heard[-1]
+        return bool(last["commonLabels"]["group"] == group) and any(
+            one["status"] == status and one["labels"].get("ring") == ring for one in last["alerts"]
+        )
 
-    async def speak(server: Server) -> None:
-        async with told(server.url) as notifier:
+
+@asynccontextmanager
+async def notifying(binary: str, directory: Path) -> AsyncIterator[tuple[Notifier, People]]:
+    people = People()
+    async with served(people.hear) as base:
+        server = Server(directory, binary, base)
+        await asyncio.to_thread(server.start)
+        try:
+            async with told(server.url) as notifier:
+                yield notifier, people
+        finally:
+            await asyncio.to_thread(server.stop)
+
+
+def test_people_are_told_once_of_each(binary: str, tmp_path: Path) -> None:
+    """Of two triggers, an update and two resolves: it is firing, it is resolved."""
+
+    async def life() -> list[dict[str, Any]]:
+        async with notifying(binary, tmp_path) as (notifier, people):
             await notifier.send(notice_of(at=recently()), KEY)
-            await heard_next()
+            await people.hear_of(GROUP, "firing")
             await notifier.send(notice_of(at=recently()), KEY)
             await notifier.send(notice_of(at=recently(), event="update", severity="critical"), KEY)
             for _ in range(2):
                 await notifier.send(notice_of(at=recently(), event="resolve"), KEY)
-            await heard_next()
+            await people.hear_of(GROUP, "resolved")
             # What is told next is of another group: there was nothing more to say of this one.
             await notifier.send(notice_of(at=recently(), group="next"), KEY)
-            await heard_next()
+            await people.hear_of("next", "firing")
+            return people.heard
 
-    asyncio.run(life())
-    assert [(one["commonLabels"]["group"], one["status"]) for one in heard] == [
+    assert [(one["commonLabels"]["group"], one["status"]) for one in asyncio.run(life())] == [
         (GROUP, "firing"),
         (GROUP, "resolved"),
         ("next", "firing"),
     ]
+
+
+def test_people_are_told_anew_when_it_rings_anew(binary: str, tmp_path: Path) -> None:
+    """Of a trigger, another one of the next ring, an update and a resolve."""
+
+    async def life() -> list[dict[str, Any]]:
+        async with notifying(binary, tmp_path) as (notifier, people):
+            await notifier.send(notice_of(at=recently()), KEY)
+            await people.hear_of(GROUP, "firing")
+            worse = notice_of(at=recently(), severity="critical", ring=1)
+            await notifier.send(worse, KEY)
+            await people.hear_of(GROUP, "firing", "1")
+            more = notice_of(at=recently(), severity="critical", event="update", ring=1)
+            await notifier.send(more, KEY)
+            await notifier.send(notice_of(at=recently(), event="resolve", ring=1), KEY)
+            await people.hear_of(GROUP, "resolved", "1")
+            await notifier.send(notice_of(at=recently(), group="next"), KEY)
+            await people.hear_of("next", "firing")
+            return people.heard
+
+    heard = asyncio.run(life())
+    firing = [
+        [one["labels"].get("ring") for one in body["alerts"] if one["status"] == "firing"]
+        for body in heard
+        if body["commonLabels"]["group"] == GROUP
+    ]
+    # At any time one of them; it may say by itself that the one before has ended.
+    assert [rings for rings in firing if rings] == [[None], ["1"]]
+    states = {
+        one["labels"].get("ring"): one["status"]
+        for body in heard
+        for one in body["alerts"]
+        if one["labels"]["group"] == GROUP
+    }
+    assert states == {None: "resolved", "1": "resolved"}
+
+
+def test_who_slept_through_a_ring_has_one_alert(server: Server) -> None:
+    """An Alertmanager of a later step, which hears of the second ring and not of the first."""
+
+    async def rings() -> list[str | None]:
+        return [one["labels"].get("ring") for one in await alerts(server.url, GROUP)]
+
+    async def life() -> None:
+        async with told(server.url) as notifier:
+            await notifier.send(notice_of(at=recently()), KEY)
+            assert await rings() == [None]
+            await notifier.send(notice_of(at=recently(), ring=2), KEY)
+            async with asyncio.timeout(20):
+                while await rings() != ["2"]:  # noqa: ASYNC110 - nobody tells us when
+                    await asyncio.sleep(0.05)
+            await notifier.send(notice_of(at=recently(), event="resolve", ring=3), KEY)
+            await gone(server.url, GROUP)
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize(("is_ended", "state"), [(True, "active"), (False, "suppressed")])
+def test_a_silence_may_end_with_the_next_ring(
+    server: Server, *, is_ended: bool, state: str
+) -> None:
+    group = f"silenced-{state}"
+    matchers = {"group": group} | ({"ring": ""} if is_ended else {})
+    now = datetime.now(UTC)
+    silence = {
+        "matchers": [
+            {"name": name, "value": value, "isRegex": False} for name, value in matchers.items()
+        ],
+        "startsAt": now.isoformat(),
+        "endsAt": (now + timedelta(hours=1)).isoformat(),
+        "createdBy": "anna",
+        "comment": "known",
+    }
+
+    async def states() -> list[str]:
+        found = await alerts(server.url, group)
+        return [one["status"]["state"] for one in found]
+
+    async def life() -> None:
+        async with aiohttp.ClientSession() as session, told(server.url) as notifier:
+            async with session.post(f"{server.url}/api/v2/silences", json=silence) as response:
+                assert response.status == 200
+            await notifier.send(notice_of(group=group, at=recently()), KEY)
+            async with asyncio.timeout(20):
+                while await states() != ["suppressed"]:  # noqa: ASYNC110 - nobody tells us when
+                    await asyncio.sleep(0.05)
+                await notifier.send(notice_of(group=group, at=recently(), ring=1), KEY)
+                while await states() != [state]:  # noqa: ASYNC110 - the same
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(life())
 
 
 def test_after_its_restart_it_knows_a_group_again_by_the_next_trigger(
@@ -308,10 +417,18 @@ def test_a_path_before_its_api_is_kept() -> None:
 
 
 def test_nobody_waits_for_an_end_in_years_to_come() -> None:
-    firing = alert_of(notice_of(), {})
+    (firing,) = alerts_of(notice_of(), {})
     assert firing["endsAt"] - AT > timedelta(days=3_600)
-    over = alert_of(notice_of(event="resolve", ended_at=AT - timedelta(hours=1)), {})
+    (over,) = alerts_of(notice_of(event="resolve", ended_at=AT - timedelta(hours=1)), {})
     assert over["endsAt"] == AT
+
+
+def test_a_page_that_never_calms_down_is_still_told_in_few_words() -> None:
+    *before, last = alerts_of(notice_of(ring=1_000_000), {})
+    assert last["labels"]["ring"] == "1000000"
+    assert last["endsAt"] - AT > timedelta(days=3_600)
+    assert {one["endsAt"] for one in before} == {AT}
+    assert 1 <= len(before) <= 20
 
 
 @pytest.mark.parametrize("name", ["", "a-b", "1a", "ü"])

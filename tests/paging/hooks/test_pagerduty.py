@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 
 from paging.hooks import Notifier, NotTold, Refused, Retry, SecretError
 from paging.hooks.kinds import KINDS
-from paging.hooks.pagerduty import ENDPOINT, MAX_EVENTS_PER_MINUTE, Window, event_of
+from paging.hooks.pagerduty import (
+    ENDPOINT,
+    MAX_EVENTS_PER_MINUTE,
+    Window,
+    dedup_key,
+    event_of,
+    events_of,
+)
 from paging.notices import Notice
 from storage.pages import Severity
 from tests.paging.hooks.pagerduty_service import EVENTS, MAX_BYTES, Service
 from tests.paging.hooks.scaffold import AT, GROUP, SECRET, attempt, listed, notice_of, served
+
+RUNG = dedup_key(GROUP, 1)
 
 
 def told(service: Service, *notices: Notice) -> list[NotTold | None]:
@@ -47,6 +56,95 @@ def test_a_group_is_one_alert_from_trigger_to_resolve() -> None:
     assert service.opened == {GROUP: 1}
     assert service.states == {GROUP: "resolved"}
     assert set(service.statuses) == {202}
+
+
+def test_what_got_worse_wakes_whoever_has_acknowledged() -> None:
+    """A trigger of the same key wakes nobody there, so the worse alert rings under another one."""
+    service = Service()
+    had = notice_of(), notice_of(event="acknowledge", revision=2)
+    worse = notice_of(revision=3, severity="critical")
+    assert told(service, *had, worse) == [None] * 3
+    assert service.states == {GROUP: "acknowledged"}
+    assert service.opened == {GROUP: 1}
+
+    rings = msgspec.structs.replace(worse, revision=4, ring=1)
+    assert told(service, rings, rings) == [None] * 2
+    assert service.states == {GROUP: "resolved", RUNG: "triggered"}
+    assert service.opened == {GROUP: 1, RUNG: 1}
+    assert service.taken[-1]["payload"]["severity"] == "critical"
+
+    assert told(service, notice_of(event="acknowledge", revision=5, ring=1)) == [None]
+    assert service.states == {GROUP: "resolved", RUNG: "acknowledged"}
+    assert told(service, notice_of(event="resolve", revision=6, ring=1)) == [None]
+    assert service.states == {GROUP: "resolved", RUNG: "resolved"}
+    assert service.most_open == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "state"), [("acknowledge", "acknowledged"), ("resolve", "resolved")]
+)
+def test_who_slept_through_a_ring_is_told_what_became_of_the_page(event: str, state: str) -> None:
+    """A service of a later step: two rings were had before it was its turn."""
+    service = Service()
+    assert told(service, notice_of(), notice_of(event=event, revision=4, ring=2)) == [None] * 2
+    assert service.states == {GROUP: state}
+
+
+def test_who_slept_through_a_ring_has_one_alert_when_it_rings_again() -> None:
+    service = Service()
+    assert told(service, notice_of(), notice_of(revision=4, ring=2)) == [None] * 2
+    assert service.states == {GROUP: "resolved", dedup_key(GROUP, 2): "triggered"}
+
+
+def test_a_ring_that_was_told_by_half_is_told_again_as_a_whole() -> None:
+    class Stumbling(Service):
+        """Fails once between the two events of a ring."""
+
+        has_failed = False
+
+        def answer(self, path: str, body: bytes) -> web.Response:
+            is_it = json.loads(body)["dedup_key"] == RUNG
+            if is_it and not self.has_failed:
+                self.has_failed = True
+                return web.Response(status=503)
+            return super().answer(path, body)
+
+    service = Stumbling()
+    rings = notice_of(revision=2, ring=1)
+    first, fault, again = told(service, notice_of(), rings, rings)
+    assert first is None
+    assert isinstance(fault, Retry)
+    assert again is None
+    assert service.statuses == [202, 202, 503, 202, 202]
+    assert service.states == {GROUP: "resolved", RUNG: "triggered"}
+    assert service.opened == {GROUP: 1, RUNG: 1}
+    assert service.most_open == 1
+
+
+def test_all_events_of_a_ring_are_held_back_or_none() -> None:
+    service = Service()
+    notices = [notice_of(group=f"g{number}", ring=2) for number in range(40)]
+    faults = told(service, *notices)
+    whole = MAX_EVENTS_PER_MINUTE // 3
+    assert faults[:whole] == [None] * whole
+    assert all(isinstance(fault, Retry) for fault in faults[whole:])
+    assert len(service.taken) == 3 * whole
+    assert set(service.states) == {dedup_key(f"g{number}", 2) for number in range(whole)}
+
+
+def test_a_page_that_never_calms_down_is_still_told() -> None:
+    service = Service()
+    assert told(service, notice_of(ring=1_000_000)) == [None]
+    assert service.taken[-1]["event_action"] == "trigger"
+    assert len(service.taken) <= MAX_EVENTS_PER_MINUTE // 5
+
+
+@given(st.integers(1, 255), st.sets(st.integers(0, 10**12), min_size=2))
+def test_every_ring_has_a_key_that_they_take(size: int, rings: set[int]) -> None:
+    groups = "x" * size, "x" * (size - 1) + "y"
+    keys = {dedup_key(group, ring) for group in groups for ring in rings}
+    assert len(keys) == 2 * len(rings)
+    assert max(map(len, keys)) <= 255
 
 
 def test_the_event_says_what_the_notice_says() -> None:
@@ -133,11 +231,13 @@ _TEXTS = st.text(max_size=20) | st.builds(
     _TEXTS,
     st.lists(_TEXTS, max_size=20),
     st.none() | st.just("https://x/" + "y" * 600_000),
+    st.integers(0, 3),
 )
 def test_no_event_is_too_large(
-    text: str, zone: str, cause_name: str, sentences: list[str], link: str | None
+    text: str, zone: str, cause_name: str, sentences: list[str], link: str | None, ring: int
 ) -> None:
     notice = notice_of(
+        ring=ring,
         text=text,
         zone=zone,
         cause_name=cause_name,
@@ -146,9 +246,11 @@ def test_no_event_is_too_large(
         link=link,
         alerts=tuple(listed(number, sentence=one) for number, one in enumerate(sentences)),
     )
-    data = event_of(notice, SECRET)
-    assert len(data) <= MAX_BYTES
-    EVENTS.validate(json.loads(data))
+    events = events_of(notice, SECRET)
+    assert len(events) == ring + 1
+    for data in events:
+        assert len(data) <= MAX_BYTES
+        EVENTS.validate(json.loads(data))
 
 
 def test_a_limit_of_theirs_asks_for_half_a_minute() -> None:
@@ -180,18 +282,18 @@ def test_their_limit_is_not_reached() -> None:
         assert 0 < fault.after_s <= 60
 
 
-@given(st.lists(st.floats(0, 30), max_size=60))
-def test_no_minute_has_more_than_may_be(pauses: list[float]) -> None:
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), max_size=60))
+def test_no_minute_has_more_than_may_be(tries: list[tuple[float, int]]) -> None:
     window = Window(5)
     now, sent = 0.0, []
-    for pause in pauses:
+    for pause, count in tries:
         now += pause
-        wait_s = window.wait_s(now)
+        wait_s = window.wait_s(now, count)
         assert wait_s >= 0
         if wait_s == 0:
-            sent.append(now)
+            sent += [now] * count
         else:
-            assert window.wait_s(now + wait_s - 1e-6) > 0
+            assert window.wait_s(now + wait_s - 1e-6, count) > 0
     assert all(sixth - first >= 60 for first, sixth in zip(sent, sent[5:], strict=False))
 
 
