@@ -117,7 +117,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         The severity last told.
     level : str or None
         The severity that whoever was told knows to be open: it falls with what is over.
-    rings : int
+    ring : int
         How often it rang anew because it got worse than that.
     waits_until : datetime
         Until when it waits for more before its first word.
@@ -154,7 +154,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revision: int = 0
     worst: Severity | None = None
     level: Severity | None = None
-    rings: int = 0
+    ring: int = 0
     waits_until: datetime
     first_told: datetime | None = None
     last_told: datetime | None = None

@@ -829,7 +829,7 @@ class _Decider:
     ) -> None:
         group, now = gathering.group, self._now
         if event == "trigger" and group.first_told is not None and is_worse(gathering):
-            group = _changed(group, rings=group.rings + 1)
+            group = _changed(group, ring=group.ring + 1)
             gathering = replace(gathering, group=group)
         if event != "resolve":
             # What is quieted is told when it no longer is.

@@ -78,6 +78,7 @@ def notice_of(
         actor=group.acknowledged_by,
         link=f"{link}{path}" if link else None,
         policy=group.policy,
+        ring=group.ring,
     )
 
 

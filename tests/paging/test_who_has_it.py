@@ -200,7 +200,7 @@ def test_a_policy_that_is_made_longer_goes_on_with_a_page_that_is_open() -> None
     steps = LADDER[LADDER.index("    { after") : LADDER.index("]\n[[route]]")]
     play(
         at(0, open("a"), open("b", zone="z2")),
-        want(between(1, 1.1), page("a", step=1)),
+        want(between(1, 1.1), page("a", step=1, ring=0)),
         want(between(1, 1.1), page("b", step=1)),
         at(10, acknowledge("b")),
         want(between(10, 10.1), acknowledged("b")),
@@ -370,9 +370,12 @@ def test_what_opens_as_the_worst_ends_is_worse_than_the_rest(apart: float) -> No
         want(between(10, 10.1), acknowledged("a", "c")),
         at(100, over("a")),
         at(100 + apart, open("b", severity="critical")),
-        want(between(100 + apart, 100.2), page("a", "b", "c", severity="critical", step=1)),
+        want(
+            between(100 + apart, 100.2),
+            page("a", "b", "c", severity="critical", step=1, ring=1),
+        ),
         at(105, acknowledge("b")),
-        want(between(105, 105.1), acknowledged("a", "b", "c")),
+        want(between(105, 105.1), acknowledged("a", "b", "c", ring=1)),
         routes=LADDER,
         until=1000,
     )
