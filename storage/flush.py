@@ -81,7 +81,7 @@ class Buried:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An alert that opens.
+    """An alert that opens; or one that is open, of which people are told only now.
 
     Parameters
     ----------

@@ -185,6 +185,12 @@ _TELL_FIRING: Final = """
     INSERT INTO outbox (alert_id, event, dedup_key, payload, at) VALUES (%s, 'firing', %s, %s, %s)
     ON CONFLICT DO NOTHING
 """
+# Nobody need be told any more of what somebody has said they have.
+_TELL_LATER: Final = """
+    INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
+    SELECT alert_id, 'firing', %s, %s, %s FROM alert WHERE alert_id = %s AND state = 'open'
+    ON CONFLICT DO NOTHING
+"""
 # Under the key of the page it takes back. The alert may be one from before its detector state was
 # lost, under another id than the page computed.
 _TELL_RESOLVED: Final = """
@@ -541,19 +547,28 @@ async def _open(cursor: AsyncCursor[Any], alerts: Sequence[Opened]) -> None:
         for alert in alerts
     ]
     made = await _each(cursor, _OPEN_ALERT, rows)
-    # The others are open already, from before their detector state was lost.
+    # The others are open already: from before their detector state was lost, or told only now.
     pages = [
-        (alert.page, alert.is_told) for alert, found in zip(alerts, made, strict=True) if found
+        (alert.page, alert.is_told, bool(found)) for alert, found in zip(alerts, made, strict=True)
     ]
     await cursor.executemany(
-        _TRANSITION, [(page.alert_id, page.since, "open", page.kind) for page, _ in pages]
+        _TRANSITION,
+        [(page.alert_id, page.since, "open", page.kind) for page, _, is_new in pages if is_new],
     )
     await cursor.executemany(
         _TELL_FIRING,
         [
             (page.alert_id, str(page.alert_id), encode_page(page).decode(), page.since)
-            for page, is_told in pages
-            if is_told
+            for page, is_told, is_new in pages
+            if is_told and is_new
+        ],
+    )
+    await cursor.executemany(
+        _TELL_LATER,
+        [
+            (str(page.alert_id), encode_page(page).decode(), page.since, page.alert_id)
+            for page, is_told, is_new in pages
+            if is_told and not is_new
         ],
     )
 

@@ -75,8 +75,8 @@ class Kind(NamedTuple):
     unit : str or None
         UCUM code of what is measured, where it is not that of the series.
     told : {"always", "alone", "never"}
-        When people are told: `alone` is where nothing else is open of the city that this series
-        says, for several may speak of one cause.
+        When people are told: `alone` is where nothing is open that people are told of anyway, of
+        the city and by this series, for several may speak of one cause; or where it outlasts that.
     is_scored : bool
         Whether it speaks only where its score is rare by the series' own record
         (`detectors.calibration`).

@@ -55,15 +55,15 @@ class Move:
     slot : int
         Of the series.
     kind : Kind
-    state : {"opened", "resolved", "stale", "open"}
-        `open` is one that was stale.
+    state : {"opened", "told", "resolved", "stale", "open"}
+        `told` is one that people were not told of when it opened; `open` is one that was stale.
     at_ns : int
         Event time: the end of the minute that did it, or the watermark.
     opened_ns : int
         End of the minute that opened it: its identity.
     cause : str
     is_told : bool
-        Whether people are told of it when it opens.
+        Whether people are told of it now.
     level : int
         As the kernel defines it; 0 where no minute did it.
     seen, expected, lower, upper : float
@@ -74,7 +74,7 @@ class Move:
 
     slot: int
     kind: Kind
-    state: Literal["opened", "resolved", "stale", "open"]
+    state: Literal["opened", "told", "resolved", "stale", "open"]
     at_ns: int
     opened_ns: int
     cause: str
@@ -102,6 +102,14 @@ class Standing(NamedTuple):
     in_doubt: NDArray[np.bool_]
     in_alert: NDArray[np.bool_]
     silent: NDArray[np.bool_]
+
+
+class _Muted(NamedTuple):
+    """Columns of some series: which alerts of a kind people have not been told of."""
+
+    # 0 where none is open or people were told; else one more than the minutes in a row in which it
+    # spoke and nothing else did.
+    minutes: NDArray[np.int64]
 
 
 class _Minute(NamedTuple):
@@ -133,6 +141,8 @@ class _Running:
     alerts: list[episodes.State] = field(default_factory=list)
     # Of each kind what its scores have been; None where they are not calibrated.
     scores: list[calibration.State | None] = field(default_factory=list)
+    # Of each kind that is told where it is alone; None of others.
+    muted: list[_Muted | None] = field(default_factory=list)
     # Of each kind, up to which spreads nothing new is learned this hour
     # (`calibration.note_spreads`). It is no part of what is saved: minus infinity is always right.
     reaches: list[NDArray[np.float64]] = field(default_factory=list)
@@ -167,8 +177,16 @@ class _Running:
         self.scores = [
             calibration.new_state(0) if kind.is_scored else None for kind in self.kernel.kinds
         ]
+        self.forget_muted()
         self.count()
         self.forget_reaches()
+
+    def forget_muted(self) -> None:
+        """Begin with no alert that people are still to be told of."""
+        self.muted = [
+            _Muted(np.zeros(len(self.slots), np.int64)) if kind.told == "alone" else None
+            for kind in self.kernel.kinds
+        ]
 
     def forget_reaches(self) -> None:
         """Begin with reaches that are right whatever the scores have been."""
@@ -186,6 +204,11 @@ class _Running:
         pairs = zip(self.kernel.kinds, self.scores, strict=True)
         return [(kind, scores) for kind, scores in pairs if scores is not None]
 
+    def mutable(self) -> list[tuple[Kind, _Muted]]:
+        """Return the kinds that are told where they are alone."""
+        pairs = zip(self.kernel.kinds, self.muted, strict=True)
+        return [(kind, muted) for kind, muted in pairs if muted is not None]
+
     def standing(self) -> list[tuple[int, Kind, episodes.State, NDArray[np.intp]]]:
         """Return the kinds of which an alert is open, and of which places."""
         return [
@@ -199,6 +222,8 @@ class _Running:
         self.alerts = [_longer(one, new) for one in self.alerts]
         unheard = calibration.new_state(len(slots))
         self.scores = [None if one is None else _longer(one, unheard) for one in self.scores]
+        told = _Muted(np.zeros(len(slots), np.int64))
+        self.muted = [None if one is None else _longer(one, told) for one in self.muted]
         self.slots = np.concatenate((self.slots, slots))
         self.place_of = np.full(series, -1)
         self.everywhere = np.arange(len(self.slots))
@@ -406,6 +431,7 @@ class MinuteStage:
         """Begin with no alert open and none about to open; what was learned stays."""
         for running in self._running:
             running.alerts = [episodes.new_state(len(running.slots)) for _ in running.alerts]
+            running.forget_muted()
             running.count()
 
     def take(
@@ -470,6 +496,9 @@ class MinuteStage:
             for kind, scores in running.scored():
                 place = _differing(scores, calibration.new_state(1))
                 columns |= _saved(f"{name}.{kind.name}.scores", scores, running.slots, place)
+            for kind, muted in running.mutable():
+                place = rows_of(muted.minutes != 0)
+                columns |= _saved(f"{name}.{kind.name}.muted", muted, running.slots, place)
         return to_bytes(columns)
 
     def load(self, data: bytes) -> None:
@@ -502,6 +531,8 @@ class MinuteStage:
                 _restore(episode, f"{name}.{kind.name}", running.slots, columns)
             for kind, scores in running.scored():
                 _restore(scores, f"{name}.{kind.name}.scores", running.slots, columns)
+            for kind, muted in running.mutable():
+                _restore(muted, f"{name}.{kind.name}.muted", running.slots, columns)
             running.forget_reaches()
             running.count()
         self._has_stale = True
@@ -642,6 +673,7 @@ class MinuteStage:
             _put(running.state, place, state)
         blocked = running.blocked(place)
         moves: list[Move] = []
+        muted: list[tuple[int, Answer, NDArray[np.bool_], NDArray[np.bool_]]] = []
         for at, (kind, answer) in enumerate(zip(kernel.kinds, answers, strict=True)):
             judged = answer.judged
             if blocked is not None and kind.category == CITY:
@@ -653,11 +685,15 @@ class MinuteStage:
             if flips is not None:
                 rated = running.rated(at, place, answer, flips.place)
                 moves += _flipped(kind, running.slots[place[flips.place]], wave, rated, flips)
+            if kind.told == "alone" and at in running.open:
+                muted.append((at, answer, judged, speaks & judged))
         if moves:
             running.count()
-            moves = [self._expecting(running, move, wave) for move in moves]
             self._is_changed = True
-        return [self._told(move, standing) for move in moves]
+            moves = self._told(running, moves, standing)
+        for one in muted:
+            moves += self._outlasting(running, place, wave, standing, *one)
+        return [self._expecting(running, move, wave) for move in moves]
 
     def _expecting(self, running: _Running, move: Move, wave: Wave) -> Move:
         """Return a move that says what was expected, where another kernel knows what is usual."""
@@ -672,24 +708,63 @@ class MinuteStage:
         place = int(running.place_of[move.slot])
         return replace(move, expected=known(running.ruled, place, usual))
 
-    def _told(self, move: Move, standing: Standing) -> Move:
-        """Return a move that says whether people are told."""
-        if move.state != "opened" or move.kind.told == "always":
-            return move
-        is_told = move.kind.told == "alone" and not (
-            standing.in_alert[move.slot] or self._has_other(move)
-        )
-        return replace(move, is_told=is_told)
+    def _told(self, running: _Running, moves: list[Move], standing: Standing) -> list[Move]:
+        """Return moves that say whether people are told; note of what they are not told yet."""
+        spoken_for = self._spoken_for(standing) if running.mutable() else None
+        told = []
+        for move in moves:
+            muted = running.muted[running.kernel.kinds.index(move.kind)]
+            is_told = move.kind.told == "always"
+            if muted is not None and spoken_for is not None:
+                is_muted = move.state == "opened" and bool(spoken_for[move.slot])
+                muted.minutes[running.place_of[move.slot]] = is_muted
+                is_told = not is_muted
+            told.append(replace(move, is_told=is_told))
+        return told
 
-    def _has_other(self, move: Move) -> bool:
-        """Say whether another alert of minutes is open of the city that this series says."""
+    def _outlasting(
+        self,
+        running: _Running,
+        place: NDArray[np.int64],
+        wave: Wave,
+        standing: Standing,
+        at: int,
+        answer: Answer,
+        judged: NDArray[np.bool_],
+        speaks: NDArray[np.bool_],
+    ) -> list[Move]:
+        """Tell of alerts that were muted, and have spoken alone for as long as it takes to open.
+
+        Not at once: what ends with its cause may speak for some minutes longer than the other.
+        """
+        kind, muted = running.kernel.kinds[at], running.muted[at]
+        if muted is None:
+            return []
+        minutes = muted.minutes[place]
+        rows = rows_of(judged & (minutes > 0))
+        if not len(rows):
+            return []
+        is_alone = speaks[rows] & ~self._spoken_for(standing)[running.slots[place[rows]]]
+        minutes = np.where(is_alone, minutes[rows] + 1, 1)
+        is_due = minutes > kind.rule.open_after
+        muted.minutes[place[rows]] = np.where(is_due, 0, minutes)
+        rows = rows[is_due]
+        if not len(rows):
+            return []
+        opened_ns = running.alerts[at].opened_ns[place[rows]]
+        flips = episodes.Flips(rows, np.ones(len(rows), np.bool_), opened_ns)
+        rated = running.rated(at, place, answer, rows)
+        moves = _flipped(kind, running.slots[place[rows]], wave, rated, flips)
+        return [replace(move, state="told") for move in moves]
+
+    def _spoken_for(self, standing: Standing) -> NDArray[np.bool_]:
+        """Return of which series something of the city is open that people are told of anyway."""
+        found = standing.in_alert.copy()
         for running in self._running:
-            place = int(running.place_of[move.slot]) if not running.of_clocks else -1
-            for _, kind, episode, _ in running.standing():
-                is_other = kind is not move.kind and kind.category == CITY
-                if place >= 0 and is_other and episode.opened_ns[place] != NEVER:
-                    return True
-        return False
+            for _, kind, _, place in running.standing():
+                if kind.category == CITY and kind.told == "always":
+                    found[running.slots[place]] = True
+        return found
 
     def _moved(self, check_ns: int, due: NDArray[np.bool_], *, is_stale: bool) -> list[Move]:
         """Let open alerts become stale, or be open again, where that is due."""
@@ -739,6 +814,9 @@ class MinuteStage:
                     for one in place.tolist()
                 ]
                 episodes.end(episode, place, check_ns, kind.rule)
+                muted = running.muted[at]
+                if muted is not None:
+                    muted.minutes[place] = 0
                 running.count()
         return moves
 

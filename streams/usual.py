@@ -1,9 +1,9 @@
 """The kernels that learn first what is usual: of an hour, of a level, of neighbours, of a clock.
 
 What they find is less certain than a limit of law, and several of them may speak of one cause. So
-what is unusual for the hour, or was never seen, is told where nothing else is open of the series,
-and a level that has changed, or a value that does not follow from those before, is shown and told
-to nobody.
+what is unusual for the hour is told where nothing is open of the series that people are told of
+anyway, and a level that has changed, a value that does not follow from those before, or one that
+was never seen, is shown and told to nobody.
 """
 
 from collections.abc import Sequence

@@ -600,6 +600,29 @@ def test_an_alert_that_another_one_speaks_for_is_told_to_nobody(
     assert keys == [(told, "firing"), (told, "resolved")]
 
 
+@pytest.mark.parametrize(
+    ("state", "events"),
+    [("open", ["firing", "resolved"]), ("acknowledged", []), ("resolved", [])],
+)
+def test_what_was_told_to_nobody_can_be_told_while_it_is_open(
+    database: Database, with_sinks: Use, state: str, events: list[str]
+) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(flush((0, 1), changes=[replace(opened(1, 10), is_told=False)], tallies=[]))
+        database.connection.execute("UPDATE alert SET state = %s", (state,))
+        again = opened(1, 10)
+        # Another, which is not what is open.
+        await sink.write(flush((1, 2), changes=[again, again, opened(1, 30)], tallies=[]))
+        await sink.write(flush((2, 3), changes=[resolved(1, 10, 90)], tallies=[]))
+
+    with_sinks(work)
+    name = alert_id("sensor-1", 10)
+    found = database.all("SELECT event FROM outbox WHERE alert_id = %s ORDER BY outbox_id", name)
+    assert [event for (event,) in found] == events
+    transitions = database.all("SELECT state FROM alert_transition WHERE alert_id = %s", name)
+    assert transitions == [("open",), ("resolved",)][: 1 + (state != "resolved")]
+
+
 def test_one_alert_is_open_per_series_category_and_kind(
     database: Database, with_sinks: Use
 ) -> None:

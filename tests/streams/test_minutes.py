@@ -33,9 +33,14 @@ Value = Callable[[int], float | None]
 class Drive:
     """Series that report once a minute, and what their alerts do."""
 
-    def __init__(self, facts: CityFacts, resumption: Resumption | None = None) -> None:
-        self.facts = facts
-        self.partition = Partition(resumption or Resumption(0, 0, None, None), CONFIG, facts)
+    def __init__(
+        self,
+        facts: CityFacts,
+        resumption: Resumption | None = None,
+        config: SuiteConfig = CONFIG,
+    ) -> None:
+        self.facts, self.config = facts, config
+        self.partition = Partition(resumption or Resumption(0, 0, None, None), config, facts)
         self.changes: list[Change] = []
         self.minute = 0
 
@@ -61,7 +66,7 @@ class Drive:
     def restarted(self, facts: CityFacts) -> "Drive":
         """Return one that goes on from the saved state."""
         seen, state = self.partition.seen, self.partition.snapshot()
-        other = Drive(facts, Resumption(seen, seen, STATE_VERSION, state))
+        other = Drive(facts, Resumption(seen, seen, STATE_VERSION, state), self.config)
         other.minute = self.minute
         return other
 
@@ -428,9 +433,15 @@ def test_those_that_judge_sensors_are_asked_first() -> None:
 
 def days(drive: Drive, count: int, values: dict[str, Value]) -> list[Change]:
     """Let series report every minute, in messages of half an hour."""
+    return half_hours(drive, count * 48, values)
+
+
+def half_hours(
+    drive: Drive, count: int, values: dict[str, Value], *, every: int = 1
+) -> list[Change]:
     before = len(drive.changes)
-    for _ in range(count * 48):
-        minutes = range(drive.minute, drive.minute + 30)
+    for _ in range(count):
+        minutes = range(drive.minute, drive.minute + 30, every)
         drive._send(
             [
                 (key, START_NS + minute * 60 * S + 5 * S, value)
@@ -497,6 +508,89 @@ def test_what_is_unusual_for_the_hour_is_told_where_nothing_else_is_open() -> No
     assert {
         one.is_told for one in found if isinstance(one, Opened) and one.page.kind == "shift"
     } <= {False}
+
+
+STREET = "traffic/z/street/intensity"
+
+
+def street(closed: range) -> Value:
+    """Cars in a street with two rush hours, of which a twenty-fifth are left while it is closed."""
+    noise = np.random.default_rng(1).normal(0, 1, 20_000)
+
+    def cars(minute: int) -> float:
+        hour = (minute / 60 + 6) % 24
+        rush = np.exp(-(((hour - 8) / 2.5) ** 2)) + np.exp(-(((hour - 17.5) / 3) ** 2))
+        more = 500.0 * (rush + 0.35 * (7 < hour < 22)) * (0.04 if minute in closed else 1.0)
+        return float(np.rint(40.0 + more + np.sqrt(40.0 + more) * noise[minute]))
+
+    return cars
+
+
+def lives(changes: list[Change], kind: str) -> list[tuple[str, bool, float]]:
+    """Return what became of alerts of a kind: what, whether people are told, at which minute."""
+    return [
+        (
+            type(one).__name__,
+            isinstance(one, Opened) and one.is_told,
+            ((one.page.resolved_at or one.page.since).timestamp() - START_NS / S) / 60,
+        )
+        for one in changes
+        if not isinstance(one, Moved) and one.page.kind == kind
+    ]
+
+
+def test_what_nobody_is_told_of_mutes_nothing() -> None:
+    """A street that closes at night leaves no level; that it has changed is told to nobody."""
+    closed = range(9 * 1440 + 20 * 60, 9 * 1440 + 26 * 60)  # from two on, on a Thursday
+    drive = Drive(CityFacts())
+    values = {STREET: street(closed)}
+    half_hours(drive, closed.start // 30 - 2, values, every=5)
+    half_hours(drive, 14, values)
+    (shift,), (season, _) = lives(drive.changes, "shift"), lives(drive.changes, "season")
+    assert shift[:2] == ("Opened", False)
+    assert closed.start < shift[2] < season[2] < closed.stop
+    assert season[:2] == ("Opened", True)
+
+
+@pytest.mark.parametrize("adopt_after", [40, 200])
+def test_what_outlasts_the_alert_that_spoke_for_it_is_told_then(adopt_after: int) -> None:
+    """Until a level is taken for the usual one its alert speaks; what was back is over with it."""
+    noise = np.random.default_rng(1).normal(0, 1, 10_000)
+    closed = range(4 * 1440 + 240, 4 * 1440 + 330)  # an hour and a half, on a Friday morning
+
+    def cars(minute: int) -> float:
+        return float(np.rint([1000 + 30 * noise[minute], 20 + 4 * noise[minute]][minute in closed]))
+
+    drive = Drive(CityFacts(), config=SuiteConfig(adopt_after=adopt_after))
+    half_hours(drive, closed.start // 30 - 8, {STREET: cars}, every=5)
+    half_hours(drive, 8, {STREET: cars})
+    drive.run(35, {STREET: cars})
+    # What people have not been told comes through a restart.
+    again = drive.restarted(drive.facts)
+    said = [(again.minute, one) for _ in range(100) for one in again.run(1, {STREET: cars})]
+    changes = drive.changes + again.changes
+    level, over, *_ = lives(changes, "level")
+    opened, *told, resolved = lives(changes, "season")
+    assert level[:2] == ("Opened", True)
+    assert level[2] < opened[2] < over[2]
+    assert opened[:2] == ("Opened", False)
+    assert resolved[0] == "Resolved"
+    if adopt_after == 200:
+        # It speaks for some minutes longer, and nobody needs to know.
+        assert closed.stop <= over[2] < resolved[2]
+        assert told == []
+        return
+    assert over[2] < closed.stop - 30
+    assert told == [("Opened", True, opened[2])]
+    first, second = (
+        one.page for one in changes if isinstance(one, Opened) and one.page.kind == "season"
+    )
+    assert second.alert_id == first.alert_id
+    # A quarter of an hour after the other was over, and what it says is of then.
+    (minute,) = (at for at, one in said if isinstance(one, Opened) and one.page == second)
+    assert 14 < minute - over[2] < 18
+    assert second.seen == pytest.approx(cars(int(over[2]) + 15), abs=20)
+    assert second.seen < second.lower
 
 
 def test_what_was_never_seen_is_found_once_and_only_after_two_weeks() -> None:
