@@ -145,8 +145,9 @@ def step(
     Returns
     -------
     Finding
-        `measure` is the mean since the change began, as long as one is suspected or told, and the
-        level otherwise; `expected` is the old level. Both are on top of what is usual now.
+        `measure` is the mean since the change began, as long as one is suspected or told, and that
+        of the present quarter of an hour otherwise; `expected` is the level, of a change that is
+        told the one before it. Both are on top of what is usual now.
     """
     return judge(state, time_ns, value, usable, usual).told(ALL)
 
@@ -187,7 +188,7 @@ def judge(
         is_up = (change > 0.0) | ((change == 0.0) & (sums[0] >= sums[1]))
         blocks = np.where(is_up, state.blocks[0, rows], state.blocks[1, rows])
         since = np.where(is_up, state.since[0, rows], state.since[1, rows]) / blocks
-        measure = np.where(blocks > 0.0, since, level)
+        measure = np.where(blocks > 0.0, since, state.total[rows] / state.readings[rows])
         reach = (_SLACK + _LIMIT / np.maximum(blocks, 1.0)) * _spread(state.deviation[rows])
         known_rows, middle, spread = judged[rows], usual.level[rows], usual.spread[rows]
         way = np.zeros(len(change), np.uint8)

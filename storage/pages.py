@@ -242,8 +242,7 @@ def sentence(page: Page) -> str:
         expected = f"; expected {usual}" if usual else ""
         rare = _how_often(page.score) if page.kind in _RARE and page.score is not None else ""
         return f"{subject} {_verb(page)} {seen}{expected} since {_clock(page.since)} UTC{rare}"
-    expected = f", expected {usual}" if usual else ""
-    return f"{subject} is back at {seen}{expected}; alert {_span(page.since, page.resolved_at)}"
+    return f"{subject} {_over(page, seen, usual)}; alert {_span(page.since, page.resolved_at)}"
 
 
 def with_last_value(page: Page, value: float, unit: str) -> Page:
@@ -291,6 +290,20 @@ def _condition(page: Page, condition: str) -> str:
     if page.resolved_at is None:
         return f"{who} reports {condition} since {_clock(page.since)} UTC"
     return f"{who} no longer reports {condition}; alert {_span(page.since, page.resolved_at)}"
+
+
+def _over(page: Page, seen: str, usual: str) -> str:
+    if page.kind == "shift":
+        # Back, or taken for the usual level: what is expected at this hour follows either way.
+        return f"has a settled level again, now at {seen}"
+    expected = f", expected {usual}" if usual else ""
+    is_beyond = (page.lower is not None and page.seen < page.lower) or (
+        page.upper is not None and page.seen > page.upper
+    )
+    if page.kind in _RARE and is_beyond:
+        # The record of the series has decided, not the range.
+        return f"is at {seen}, which is not rare any more{expected}"
+    return f"is back at {seen}{expected}"
 
 
 def _how_often(score: float) -> str:

@@ -225,7 +225,8 @@ class Shift:
             return SILENT
         highest = self.told or max(self.sums, key=lambda one: one.height)
         means = highest.means
-        measure = sum(means) / len(means) if means else self.level
+        seen = means or self.readings
+        measure = sum(seen) / len(seen)
         reach = (1.5 + 15 / max(len(means), 1)) * self.spread()
         level = 0 if self.told is None else 1 if self.told.sign > 0 else 2
         told = [measure, self.level, self.level - reach, self.level + reach]

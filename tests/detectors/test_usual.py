@@ -230,6 +230,20 @@ def test_a_rhythm_that_is_known_is_no_change_and_a_change_on_top_of_it_is() -> N
     assert watch_level(values, time_ns, usual).speaks[5 * 288 : 5 * 288 + 48].any(axis=0).all()
 
 
+def test_what_is_seen_once_a_change_is_no_longer_told_was_seen() -> None:
+    """A closed street takes its rhythm with it: the level that is adopted says nothing of now."""
+    time_ns = times(6, 5 * MINUTE)
+    usual = np.tile(300.0 - 200.0 * np.cos(time_ns * (2 * np.pi / DAY)), (10, 1)).T
+    values = usual + 5.0 * correlated(np.random.default_rng(3), len(time_ns), 10, 0.6)
+    closed = time_ns > (MONDAY + 4) * DAY
+    values[closed] = 50.0 + np.random.default_rng(5).normal(0.0, 2.0, (int(closed.sum()), 10))
+    found = watch_level(values, time_ns, usual)
+    ends = found.speaks[:-1] & found.judged[1:] & ~found.speaks[1:] & closed[1:, np.newaxis]
+    assert ends.any(axis=0).all()
+    assert found.measure[1:][ends] == pytest.approx(50.0, abs=8.0)
+    assert np.abs(found.expected[1:][ends] - 50.0).max() > 50.0
+
+
 def test_noise_that_clings_to_itself_is_called_a_change_once_in_a_thousand_days() -> None:
     time_ns = times(30, 5 * MINUTE)
     values = correlated(np.random.default_rng(4), len(time_ns), 100, 0.8)

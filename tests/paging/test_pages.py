@@ -114,6 +114,29 @@ def test_the_sentence_of_a_resolution_says_from_when_to_when() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "seen", "said"),
+    [
+        # Below what was expected, 48 ± 9.
+        ("season", 8.1, "is at 8.1 km/h, which is not rare any more, expected 48 ± 9 km/h;"),
+        ("forecast", 57.1, "is at 57.1 km/h, which is not rare any more, expected 48 ± 9 km/h;"),
+        ("season", 39.0, "is back at 39 km/h, expected 48 ± 9 km/h;"),
+        # Its level may be the old one or the new one.
+        ("shift", 8.1, "has a settled level again, now at 8.1 km/h;"),
+        # A range that decides alone.
+        ("level", 8.1, "is back at 8.1 km/h, expected 48 ± 9 km/h;"),
+    ],
+)
+def test_the_sentence_of_a_resolution_claims_no_return_that_was_none(
+    kind: str, seen: float, said: str
+) -> None:
+    over = {"event": "resolved", "resolved_at": SINCE + timedelta(minutes=5)}
+    page = page_of(since=SINCE, kind=kind, seen=seen, **over)
+    assert page.sentence == (
+        f"averageVehicleSpeed of traffic-0042 (harbour) {said} alert from 14:03:20 to 14:08:20 UTC"
+    )
+
+
 def test_the_sentence_names_the_days_when_they_differ() -> None:
     page = page_of(since=SINCE, event="resolved", resolved_at=SINCE + timedelta(days=1))
     assert page.sentence.endswith("alert from 2025-03-04 14:03:20 to 2025-03-05 14:03:20 UTC")
