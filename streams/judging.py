@@ -82,6 +82,9 @@ class Kind(NamedTuple):
         (`detectors.calibration`).
     window : callable of (quantity, level), or None
         Returns what its measure is a mean over, where that is not the minute.
+    is_of_values : bool
+        Whether what it tells of are values of the quantity itself: none is told beyond what that
+        can be.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Kind(NamedTuple):
     told: Literal["always", "alone", "never"] = "always"
     is_scored: bool = False
     window: Callable[[str, int], Window | None] | None = None
+    is_of_values: bool = False
 
     def severity_of(self, level: int) -> Severity:
         """Return how severe a finding of that level is."""

@@ -22,6 +22,7 @@ from detectors.local_time import offsets_ns
 from detectors.minutes import MINUTE_NS, Closed, Minutes
 from detectors.noise import energy
 from detectors.saved import from_bytes, to_bytes
+from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from streams.facts import CityFacts
 from streams.judging import HOUR_NS, Kernel, Kind, Own, Terms, Wave
@@ -384,6 +385,8 @@ class MinuteStage:
         self._slot_of: dict[tuple[str, str], int] = {}
         # Series that the kernels have a place for; the rest get theirs at the next check.
         self._placed = 0
+        # By slot, the least and the most that its quantity can be.
+        self._possible = np.empty((2, 0))
         self._is_level = np.empty(0, np.bool_)
         self._levels = np.empty(0, np.intp)
         # A quarter of an hour since 1970, and local time minus UTC in it: clocks change between.
@@ -408,6 +411,8 @@ class MinuteStage:
             self._first_of.setdefault(key.sensor, slot)
         self._keys += keys
         self._minutes.add(len(keys))
+        possible = [_range_of(key.quantity) for key in keys]
+        self._possible = np.hstack((self._possible, np.array(possible).reshape(-1, 2).T))
         levels = np.array([key.quantity == _LEVEL for key in keys], np.bool_)
         self._is_level = np.concatenate((self._is_level, levels))
         self._levels = rows_of(self._is_level)
@@ -683,8 +688,7 @@ class MinuteStage:
                 judged = judged & running.on[at][place]
             flips = running.counted(at, place, wave.time_ns, judged, speaks & judged)
             if flips is not None:
-                rated = running.rated(at, place, answer, flips.place)
-                moves += _flipped(kind, running.slots[place[flips.place]], wave, rated, flips)
+                moves += self._flipped(running, at, place, wave, answer, flips)
             if kind.told == "alone" and at in running.open:
                 muted.append((at, answer, judged, speaks & judged))
         if moves:
@@ -753,9 +757,24 @@ class MinuteStage:
             return []
         opened_ns = running.alerts[at].opened_ns[place[rows]]
         flips = episodes.Flips(rows, np.ones(len(rows), np.bool_), opened_ns)
-        rated = running.rated(at, place, answer, rows)
-        moves = _flipped(kind, running.slots[place[rows]], wave, rated, flips)
+        moves = self._flipped(running, at, place, wave, answer, flips)
         return [replace(move, state="told") for move in moves]
+
+    def _flipped(
+        self,
+        running: _Running,
+        at: int,
+        place: NDArray[np.int64],
+        wave: Wave,
+        answer: Answer,
+        flips: episodes.Flips,
+    ) -> list[Move]:
+        """Return the moves of alerts of a kind that flipped, with what is told of them."""
+        kind, slots = running.kernel.kinds[at], running.slots[place[flips.place]]
+        finding = running.rated(at, place, answer, flips.place)
+        if kind.is_of_values:
+            finding = _possible(finding, wave.value[flips.place], self._possible[:, slots])
+        return _moves(kind, slots, wave, finding, flips)
 
     def _spoken_for(self, standing: Standing) -> NDArray[np.bool_]:
         """Return of which series something of the city is open that people are told of anyway."""
@@ -834,7 +853,29 @@ def _minutes_of(closed: Closed) -> list[Closed]:
     ]
 
 
-def _flipped(
+def _range_of(quantity: str) -> tuple[float, float]:
+    """Return the least and the most that a quantity can be; of an unknown one, anything."""
+    known = QUANTITIES.get(quantity)
+    return (-np.inf, np.inf) if known is None else (known.low, known.high)
+
+
+def _possible(
+    finding: Finding, value: NDArray[np.float64], possible: NDArray[np.float64]
+) -> Finding:
+    """Return a finding that says nothing beyond what is possible, or what is there all the same.
+
+    Six spreads below what is usual at night there is less than nobody.
+    """
+    low, high = np.fmin(possible[0], value), np.fmax(possible[1], value)
+    return finding._replace(
+        measure=np.clip(finding.measure, low, high),
+        expected=np.clip(finding.expected, low, high),
+        lower=np.clip(finding.lower, low, high),
+        upper=np.clip(finding.upper, low, high),
+    )
+
+
+def _moves(
     kind: Kind,
     slots: NDArray[np.int64],
     wave: Wave,

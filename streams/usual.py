@@ -72,11 +72,23 @@ def usual(facts: CityFacts) -> tuple[Kernel, ...]:
 
 # A quarter of an hour: a camera that is covered is found out before, and then nothing else counts.
 _SEASON: Final = Kind(
-    "season", CITY, Rule(15, 15, 10, HOUR_NS), {0: "minor"}, told="alone", is_scored=True
+    "season",
+    CITY,
+    Rule(15, 15, 10, HOUR_NS),
+    {0: "minor"},
+    told="alone",
+    is_scored=True,
+    is_of_values=True,
 )
 # The sums have a persistence of their own, of hours.
 _SHIFT: Final = Kind(
-    "shift", CITY, Rule(3, 3, 3, HOUR_NS), {0: "informational"}, told="never", is_scored=True
+    "shift",
+    CITY,
+    Rule(3, 3, 3, HOUR_NS),
+    {0: "informational"},
+    told="never",
+    is_scored=True,
+    is_of_values=True,
 )
 _TAMPERING: Final = Kind("tampering", HEALTH, Rule(1, 1, 5, HOUR_NS), {0: "major"}, is_scored=True)
 _OF_KIND: Final[dict[str, Any]] = {"season": season, "shift": shift, "tampering": tampering}
@@ -152,6 +164,7 @@ _FORECAST: Final = Kernel(
             {0: "informational"},
             told="never",
             is_scored=True,
+            is_of_values=True,
         ),
     ),
     new_state=autoregression.new_state,
@@ -183,6 +196,7 @@ _NOVELTY: Final = Kernel(
             {0: "minor"},
             told="never",
             is_scored=True,
+            is_of_values=True,
         ),
     ),
     new_state=record.new_state,

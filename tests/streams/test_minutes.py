@@ -504,6 +504,9 @@ def test_what_is_unusual_for_the_hour_is_told_where_nothing_else_is_open() -> No
             is_open = isinstance(change, Opened)
     assert opened.is_told == (not is_open)
     assert opened.page.seen > opened.page.upper > opened.page.expected > 0
+    # By its spreads it would be less than nobody.
+    assert opened.page.expected - (opened.page.upper - opened.page.expected) < 0
+    assert opened.page.lower == 0.0
     assert opened.page.sentence.startswith("peopleCount of cam (z) is unusual for the hour, at ")
     assert {
         one.is_told for one in found if isinstance(one, Opened) and one.page.kind == "shift"
