@@ -170,6 +170,25 @@ def test_what_happens_every_day_fires_no_more_and_what_never_did_fires_once() ->
     assert [reading for reading in fired if reading > 8 * 288] == [5_000]
 
 
+@pytest.mark.parametrize(
+    ("after", "times_as_high", "fires"),
+    [(60, 1.2, False), (98, 1.2, False), (102, 1.2, True), (60, 60.0, True)],
+)
+def test_for_a_hundred_readings_only_what_is_far_larger_fires_again(
+    after: int, times_as_high: float, fires: bool
+) -> None:
+    state = fresh(NoveltyConfig(), 1)
+    noise = np.random.default_rng(8).normal(size=3_000)
+    scores = []
+    for reading in range(2_000 + after + 1):
+        higher = {2_000: 100.0, 2_000 + after: 100.0 * times_as_high}.get(reading, 0.0)
+        time_ns = np.array([START_NS + reading * 5 * MINUTE_NS])
+        value = np.array([20.0 + higher + noise[reading]])
+        scores.append(float(state.step(np.arange(1), time_ns, value, np.array([True]))[0]))
+    fired = [place for place, one in enumerate(scores) if one >= NoveltyConfig().fire_at]
+    assert [one for one in fired if one >= 2_000] == [2_000] + [2_000 + after] * fires
+
+
 def test_series_that_came_later_are_as_the_first() -> None:
     state = fresh(NoveltyConfig(), 1)
     state.step(np.zeros(1, np.intp), np.array([START_NS]), np.array([5.0]), np.array([True]))

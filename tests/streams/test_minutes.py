@@ -1,6 +1,7 @@
 """From readings to the alerts of the minute stage, through the scoring of a partition's log."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from simulators.city import City
 from storage.flush import Change, Moved, Opened, Resolved
 from storage.sink import Resumption
 from streams.facts import CityFacts, Group
+from streams.judging import Wave
 from streams.kernels import kernels
 from streams.minutes import MinuteStage, Move, Standing
 from streams.partition import STATE_VERSION, Partition
@@ -191,6 +193,42 @@ def test_a_loud_day_where_the_city_has_a_limit() -> None:
     found = Drive(CityFacts(noise_limits_db=(65.0, None, None))).run(180, values)
     assert told(found) == [("Opened", "noise", "mic minor")]
     assert found[0].page.unit == "dB"
+
+
+@pytest.mark.parametrize(("hour", "is_night"), [(4, True), (5, False)])
+def test_a_night_ends_by_the_clocks_that_changed_in_it(hour: int, is_night: bool) -> None:
+    """At seven, which is an hour earlier by UTC on the last Sunday of March than the day before."""
+    facts = CityFacts(time_zone="Europe/Madrid", noise_limits_db=(None, None, 50.0))
+    stage = MinuteStage(facts)
+    stage.add([SeriesKey("environment", "z", "mic", "LAeq")])
+    nothing = np.zeros(1, np.bool_)
+    begin_ns = int(datetime(2026, 3, 29, tzinfo=UTC).timestamp()) * S
+    moves = []
+    for minute in range(6 * 60):
+        at = begin_ns + minute * 60 * S
+        level = 90.0 if hour * 60 <= minute < hour * 60 + 30 else 35.0
+        value = np.array([level + minute % 7 / 10])
+        stage.take(np.zeros(1, np.int32), np.array([at]), value)
+        moves += stage.check(at, Standing(nothing, nothing, nothing))
+    assert [one.state for one in moves if one.kind.name == "noise"] == ["opened"] * is_night
+
+
+def test_a_wave_that_is_made_whole_is_of_the_same_moment() -> None:
+    place = np.array([1, 3])
+    wave = Wave(
+        np.full(2, START_NS),
+        np.array([1.0, 2.0]),
+        np.array([True, False]),
+        np.full(2, 3600 * S),
+        np.arange(9.0),
+    )
+    whole = wave.whole(place, 5)
+    assert whole.time_ns.tolist() == [START_NS] * 5
+    assert whole.utc_offset_ns.tolist() == [3600 * S] * 5
+    assert np.array_equal(whole.value, [np.nan, 1.0, np.nan, 2.0, np.nan], equal_nan=True)
+    assert whole.usable.tolist() == [False, True, False, False, False]
+    assert whole.means is wave.means
+    assert wave.whole(np.arange(2), 2) is wave
 
 
 def test_sound_levels_of_a_minute_are_averaged_by_their_energy() -> None:

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,51 @@ def test_where_no_series_has_its_own_there_is_one_number_for_all() -> None:
         for running in stage._running:
             own = running.ruled.keys() - running.terms.keys()
             assert all(running.ruled[name].ndim == 0 for name in own)
+
+
+def test_a_threshold_that_is_withdrawn_leaves_what_was_there_before() -> None:
+    """A limit of a city, a law or a quantity: rules are laid over it, not written into it."""
+    facts = replace(PARK, noise_limits_db=(80.0, 80.0, 80.0))
+    keys = [SeriesKey("environment", "z", one, "no2") for one in "abcde"]
+    keys.append(SeriesKey("environment", "z", "mic", "LAeq"))
+    stage = MinuteStage(facts)
+    stage.add(keys)
+    nothing = np.zeros(len(keys), np.bool_)
+    stage.check(START_NS, Standing(nothing, nothing, nothing))
+    names = {"limit", "limit_db", "tolerance"}
+
+    def limits() -> dict[str, list[Any]]:
+        return {
+            name: running.ruled[name].tolist()
+            for running in stage._running
+            for name in running.ruled.keys() & names
+        }
+
+    before = repr(limits())
+    rules = """
+        [sensor.mic.minutes.noise]
+        night_db = 40.0
+        [sensor.a.quantity.no2.minutes]
+        exceedance.hour = 30.0
+        drift.tolerance = 0.5
+        """
+    stage.judge_by(Ruling(Rules.read(tomllib.loads(rules)), CONFIG))
+    told = limits()
+    assert told.keys() == names
+    assert told["limit_db"] == [[80.0], [80.0], [40.0]]
+    assert (told["limit"][0][0], told["tolerance"][0]) == (30.0, 0.5)
+    stage.judge_by(Ruling(Rules(), CONFIG))
+    assert repr(limits()) == before
+
+
+@pytest.mark.parametrize(("limit_db", "is_one"), [(140.0, True), (140.5, False), (-0.5, False)])
+def test_a_limit_of_noise_is_a_level_that_there_is(limit_db: float, is_one: bool) -> None:
+    said = {"minutes": {"noise": {"night_db": limit_db}}}
+    if is_one:
+        assert Rules.read(said).minutes.noise.night_db == limit_db
+    else:
+        with pytest.raises(RulesError, match=r"^minutes\.noise\.night_db: Input should be"):
+            Rules.read(said)
 
 
 def test_the_closest_section_wins() -> None:
