@@ -8,10 +8,14 @@ them, nominal and calibrated. Then, with `--data`, series with labelled anomalie
 the Numenta Anomaly Benchmark (`data/<group>/*.csv`), each from scratch, with what the kernels need
 to know the same for all.
 
-Run as `python -m benchmarks.quiet [--days N] [--seed N] [--data DIR [GROUP/FILE ...]]`.
+With `--alerts` the same city goes through suite and minute stage as in a worker, and what is
+counted is alerts, and those of them that people are told of.
+
+Run as `python -m benchmarks.quiet [--days N] [--seed N] [--alerts] [--data DIR [GROUP/FILE ...]]`.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +23,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import autoregression, calibration, noise_change, record, season, shift, spike
+from detectors import (
+    LEVEL,
+    SuiteConfig,
+    autoregression,
+    calibration,
+    noise_change,
+    record,
+    season,
+    shift,
+    spike,
+)
 from detectors.finding import Finding
+from ingest.topics import SeriesKey
 from simulators.city import City
 from simulators.nab import read_corpus
 from simulators.rhythm import UTC_OFFSET_H
+from storage.sink import Resumption
+from streams.facts import CityFacts
+from streams.minutes import Standing
+from streams.partition import Partition
 
 SENSORS = 40
 SEED = 2
@@ -33,6 +52,8 @@ DAY_NS = 24 * HOUR_NS
 BEGIN_NS = int(datetime(2024, 5, 6, tzinfo=UTC).timestamp()) * 10**9
 # Where the noise is the instrument's.
 STEADY = ("temperature", "relativeHumidity", "LAeq")
+# From here on a reading is doubtful.
+SUSPECT = 3
 COUNTS = ("intensity", "peopleCount", "peopleCountTowards", "peopleCountAway")
 # Traffic and taxis: the series of the benchmark that a city has.
 CITY_SERIES = ("realTraffic/", "realKnownCause/nyc_taxi.csv")
@@ -178,6 +199,44 @@ def scores_reached(watch: Watch) -> None:
             print(f"{name if not side else '':16}{label:11}{cells}")
 
 
+def alerts(days: int, seed: int) -> None:
+    """Print how many alerts a worker opens in that city, and of how many people are told."""
+    city = City(SENSORS, seed)
+    everyone = np.arange(len(city))
+    there = np.isfinite(city.observe(everyone, np.full(len(city), BEGIN_NS)))
+    partition = Partition(Resumption(0, 0, None, None), SuiteConfig(), CityFacts())
+    slot = partition.slots(
+        [
+            str(SeriesKey(sensor.domain, sensor.zone, sensor.name, quantity))
+            for sensor in city.sensors
+            for quantity in sensor.quantities
+        ]
+    )
+    suite, stage = partition.suite, partition.minutes
+    opened, told = Counter[str](), Counter[str]()
+    begin_ns = BEGIN_NS + MINUTE_NS
+    for now in range(begin_ns, BEGIN_NS + days * DAY_NS, MINUTE_NS):
+        value = city.observe(everyone, np.full(len(city), now))[there]
+        time_ns, flags = np.full(len(value), now), np.ones(len(value), np.uint8)
+        verdicts = suite.step(slot, time_ns, value, flags, time_ns - MINUTE_NS)
+        partition.levels.see(slot, verdicts.score)
+        moves = verdicts.transitions
+        of_level = moves.opened & (moves.kind == LEVEL)
+        opened["level"] += int(of_level.sum())
+        told["level"] += int(of_level.sum())
+        sound = verdicts.quality < SUSPECT
+        stage.take(slot[sound], time_ns[sound], value[sound])
+        partition.check_levels(now)
+        standing = Standing(suite.in_doubt(), suite.in_alert(), suite.are_silent())
+        for move in stage.check(now, standing):
+            opened[move.kind.name] += move.state == "opened"
+            told[move.kind.name] += move.state in ("opened", "told") and move.is_told
+    print(f"\nalerts in a quiet city, {len(slot)} series, {days} days of minutes")
+    print(f"{'kind':16}{'opened':>8}{'told':>8}")
+    for kind, count in sorted(opened.items()):
+        print(f"{kind:16}{count:8}{told[kind]:8}")
+
+
 def labelled(folder: Path, wanted: tuple[str, ...]) -> None:
     """Print how often each kernel speaks in labelled series, and in how many windows."""
     print(f"\n{'series':34}{'kernel':16}{'':6}{'begins':>8}{'inside':>8}{'windows':>9}{'found':>7}")
@@ -202,13 +261,17 @@ def labelled(folder: Path, wanted: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    """Print both."""
+    """Print what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--days", type=int, default=28)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--alerts", action="store_true")
     parser.add_argument("--data", type=Path)
     parser.add_argument("names", nargs="*", default=CITY_SERIES)
     arguments = parser.parse_args()
+    if arguments.alerts:
+        alerts(arguments.days, arguments.seed)
+        return
     quiet_city(arguments.days, arguments.seed)
     if arguments.data:
         labelled(arguments.data, tuple(arguments.names))
