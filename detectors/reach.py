@@ -183,6 +183,21 @@ class Reach:
         # Of a series that has learned nothing to the bit.
         return np.where(self._hours.hours > 0.0, np.maximum(found, lowest), lowest)
 
+    def rated(
+        self, series: NDArray[np.intp] | NDArray[np.int32], score: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return scores as -log10 of how often in a minute so many in a row go as far.
+
+        Parameters
+        ----------
+        series : (m,) int
+            Whose they are.
+        score : (m,) float64
+            As in `Verdicts`.
+        """
+        share, excess = self._hours.share[series], self._hours.excess[series]
+        return calibration.calibrated(score * self._nominal[series], share, excess, _THRESHOLD)
+
     def save(self) -> bytes:
         """Return the state of all series, exactly; what is asked of them is no part of it."""
         return to_bytes(

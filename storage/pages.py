@@ -130,8 +130,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         What was expected, and the range in which no alert would open, in `unit`; where a limit is
         all that is known, that.
     score : float or None
-        -log10 of the tail probability; of what minutes show, of how often an event of the series
-        goes as far in a minute.
+        -log10 of how often an event of the series goes as far in a minute, by its own record; of
+        `drift` of a tail probability.
     sentence : str
         The transition in plain words; left out, `sentence` writes it.
     quality : int or None

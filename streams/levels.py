@@ -6,12 +6,13 @@ it is cut, it is told the limits that the hours before it call for (`detectors.r
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import Suite
+from detectors import LEVEL, Suite, Verdicts
 from detectors.reach import Asked, Reach
 from ingest.topics import SeriesKey
 from streams.ruling import Ruling
@@ -56,6 +57,20 @@ class Levels:
     def see(self, slot: NDArray[np.int32], score: NDArray[np.float64]) -> None:
         """Take note of what a suite says of some readings."""
         self._reach.see(slot, score)
+
+    def rated(self, verdicts: Verdicts) -> Verdicts:
+        """Return verdicts whose scores are calibrated where an alert of `level` opens or closes.
+
+        So scores of alerts mean the same, of whatever series and detector: of 4 that it goes as far
+        once in 10,000 minutes.
+        """
+        moves = verdicts.transitions
+        places = np.flatnonzero(moves.kind == LEVEL)
+        if not len(places):
+            return verdicts
+        row, score = moves.row[places], verdicts.score.copy()
+        score[row] = self._reach.rated(moves.series[places], score[row])
+        return replace(verdicts, score=score)
 
     def check(self, check_ns: int, suite: Suite) -> None:
         """Tell a suite the limits of its series, if an hour is over.

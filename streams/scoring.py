@@ -181,8 +181,11 @@ class Scored:
         Index into the partition's series.
     time_ns, value : (n,) int64, (n,) float64
     tally : (n,) int32
+    score : (n,) float64
+        Of readings, as they are stored.
     verdicts : Verdicts
-        Row by row; `verdicts.transitions.row` indexes these columns.
+        Row by row; `verdicts.transitions.row` indexes these columns. Of readings at which an alert
+        of `level` opens or closes the score is calibrated (`Levels.rated`).
     ruling : Ruling
         The rules by which all this was judged.
     shadows : mapping of str to Shadow
@@ -199,6 +202,7 @@ class Scored:
     time_ns: NDArray[np.int64]
     value: NDArray[np.float64]
     tally: NDArray[np.int32]
+    score: NDArray[np.float64]
     verdicts: Verdicts
     ruling: Ruling
     shadows: Mapping[str, Shadow]
@@ -212,11 +216,21 @@ class Scored:
             time_ns=self.time_ns,
             value=self.value,
             quality=verdicts.quality,
-            score=verdicts.score,
+            score=self.score,
             expected=verdicts.expected,
             band=verdicts.band,
             tally=self.tally,
         )
+
+
+class _Judged(NamedTuple):
+    """Readings of a stretch, what they score, and what is said of them."""
+
+    slot: NDArray[np.int32]
+    time_ns: NDArray[np.int64]
+    value: NDArray[np.float64]
+    score: NDArray[np.float64]
+    verdicts: Verdicts
 
 
 @dataclass(slots=True)
@@ -392,9 +406,7 @@ def _moved(
     return before_ns, turn
 
 
-def _judged(
-    partition: Partition, stretch: _Stretch
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], Verdicts]:
+def _judged(partition: Partition, stretch: _Stretch) -> _Judged:
     batches = stretch.batches
     slot = _whole(stretch.slots, np.int32)
     time_ns = _whole([batch.time_ns for batch in batches], np.int64)
@@ -405,11 +417,12 @@ def _judged(
     partition.levels.see(slot, verdicts.score)
     _take(partition.minutes, slot, time_ns, value, verdicts)
     for name, shadow in partition.shadows.items():
-        theirs = stretch.shadows[name] = shadow.step(slot, time_ns, value, quality, watermark_ns)
+        theirs = shadow.step(slot, time_ns, value, quality, watermark_ns)
+        stretch.shadows[name] = partition.shadow_levels[name].rated(theirs)
         partition.shadow_levels[name].see(slot, theirs.score)
         if name in partition.shadow_minutes:
             _take(partition.shadow_minutes[name], slot, time_ns, value, theirs)
-    return slot, time_ns, value, verdicts
+    return _Judged(slot, time_ns, value, verdicts.score, partition.levels.rated(verdicts))
 
 
 def _take(
@@ -434,7 +447,7 @@ def _whole(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
 def _new(
     partition: Partition,
     stretch: _Stretch,
-    judged: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], Verdicts],
+    judged: _Judged,
     silences: Silences | None = None,
     silent_ns: int = 0,
     moves: Sequence[Move] = (),
@@ -446,7 +459,7 @@ def _new(
     nothing_behind = silences is None and not of_shadows and stretch.new_rules is None
     if start == len(tally) and nothing_behind and not moves:
         return []
-    slot, time_ns, value, verdicts = judged
+    slot, time_ns, value, score, verdicts = judged
     named = set(verdicts.transitions.series.tolist())
     for theirs in stretch.shadows.values():
         named.update(theirs.transitions.series.tolist())
@@ -469,6 +482,7 @@ def _new(
         time_ns,
         value,
         tally,
+        score,
         verdicts,
         partition.ruling,
         shadows,
@@ -584,6 +598,7 @@ def _behind(scored: Scored, start: int) -> Scored:
         time_ns=scored.time_ns[start:],
         value=scored.value[start:],
         tally=scored.tally[start:],
+        score=scored.score[start:],
         verdicts=_verdicts_behind(scored.verdicts, start),
         shadows={
             name: replace(shadow, verdicts=_verdicts_behind(shadow.verdicts, start))

@@ -197,6 +197,27 @@ def test_it_goes_no_further_than_its_bound() -> None:
     assert reach.spreads()[:5].tolist() == pytest.approx(MOST * SPREADS[:5])
 
 
+def test_a_score_at_the_limit_is_as_rare_as_is_asked_for() -> None:
+    rng = np.random.default_rng(6)
+    reach = Reach(LEAST)
+    reach.add(ASKED)
+    everyone = np.arange(SERIES, dtype=np.int32)
+    # Of a new series the configured limit is once in 10,000 minutes.
+    assert reach.rated(everyone, tail_score(SPREADS)) == pytest.approx(4.0)
+    for hour in range(60):
+        reach.learn(hour * HOUR, np.zeros(SERIES, np.bool_))
+        score = rng.exponential(0.3, SERIES) + 2.0 if hour % 6 == 0 else np.zeros(SERIES)
+        reach.see(np.repeat(everyone, 4), np.repeat(score, 4))
+    spreads = reach.spreads()
+    inside = (spreads > SPREADS) & (spreads < MOST * SPREADS)
+    assert inside.sum() >= 3
+    rated = reach.rated(everyone, tail_score(spreads))
+    assert rated[inside] == pytest.approx(DECADES[inside])
+    # A place that is not asked for says nothing; one alone is as among others.
+    assert reach.rated(everyone[2:3], tail_score(spreads)[2:3]).tolist() == rated[2:3].tolist()
+    assert math.isnan(reach.rated(everyone[:1], np.array([math.nan]))[0])
+
+
 def test_what_is_open_is_one_event_however_long_it_lasts() -> None:
     """The hour in which it opens teaches, those that begin with it do not."""
     reach, other = new(), new()

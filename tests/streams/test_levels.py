@@ -106,6 +106,30 @@ def test_what_a_series_does_all_the_time_opens_fewer_alerts_by_and_by() -> None:
     assert all(not page.lower < page.seen < page.upper for page in pages if page.kind == "level")
 
 
+def test_of_what_opens_alerts_the_score_is_rare_and_of_readings_it_is_what_they_are() -> None:
+    rows = Rows.concatenate(WHOLE.rows)
+    keys = [key.sensor for key in WHOLE.partition.keys]
+    pages = [
+        one.page
+        for one in WHOLE.changes
+        if isinstance(one, Opened) and one.page.kind == "level" and one.page.sensor == "air-1"
+    ]
+    nominal, rated = [], []
+    for page in pages:
+        at = (rows.series_id == keys.index(page.sensor)) & (
+            rows.time_ns == round(page.since.timestamp()) * S
+        )
+        off = abs(rows.value[at] - rows.expected[at])
+        # By the band of a series that has learned nothing, 4.2 spreads, the score of the reading.
+        assert (off > rows.band[at]).all()
+        nominal.append(float(rows.score[at][0]))
+        rated.append(page.score)
+    assert min(rated) > 4.0 - 1e-9
+    # What goes as far again and again is worth less and less.
+    worth = np.array(rated) / np.array(nominal)
+    assert worth[-1] < worth[0] / 1.2
+
+
 def test_rules_say_how_rare_it_has_to_be_and_shadows_have_their_own() -> None:
     ruled = TALE.partition
     assert ruled.shadow_levels.keys() == {"as-configured", "wide"}
