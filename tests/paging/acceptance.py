@@ -48,13 +48,18 @@ class City:
     pages: dict[str, Page] = field(default_factory=dict)
 
     async def settle(self) -> datetime | None:
-        """Return when the pager wants to be woken, once there is nothing to do until then."""
+        """Return when the pager wants to be woken, once there is nothing to do until then.
+
+        No turn is under way then: one that has its time already would hear what happens next.
+        """
         while True:
-            seen = self.clock.looks
-            # One whole turn lies between the next look and the one after it.
-            while self.clock.looks < seen + 2:
+            seen = self.clock.turns
+            # The one that is under way may have heard nothing of what happened since.
+            while self.clock.turns < seen + 2:
                 self.table.ring()
                 await asyncio.sleep(0.01)
+            while self.clock.under_way:  # noqa: ASYNC110 - it is the next thing that happens
+                await asyncio.sleep(0)
             (row,) = self.table.execute("SELECT wakes_at FROM pager_turn")
             wakes_at: datetime | None = row["wakes_at"]
             is_due = wakes_at is not None and wakes_at <= self.clock.now

@@ -8,6 +8,7 @@ import pytest
 
 from paging import book
 from paging.connection import Connection
+from paging.decider import Decider
 from paging.hooks import Notifier
 from paging.meter import Meter
 from paging.pager import Pager, PagerConfig
@@ -46,12 +47,15 @@ class Clock:
     Parameters
     ----------
     now : datetime
-    looks : int
-        How often the decider has asked.
+    turns : int
+        How many the decider has taken.
+    under_way : int
+        How many it is taking.
     """
 
     now: datetime
-    looks: int = 0
+    turns: int = 0
+    under_way: int = 0
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -61,16 +65,24 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Let turns be taken at the time that the test says, however busy the machine is."""
     clock = Clock(datetime.now(UTC))
-    begin = book.begin
+    begin, turn = book.begin, Decider.turn
+
+    async def counted(decider: Decider, connection: Connection) -> bool:
+        clock.under_way += 1
+        try:
+            return await turn(decider, connection)
+        finally:
+            clock.under_way -= 1
+            clock.turns += 1
 
     async def begin_now(connection: Connection) -> book.Begun | None:
         begun = await begin(connection)
-        clock.looks += 1
         if begun is None:
             return None
         return book.Begun(begun.revision, begun.shift, begun.wakes_at, begun.decider, clock.now)
 
     monkeypatch.setattr(book, "begin", begin_now)
+    monkeypatch.setattr(Decider, "turn", counted)
     return clock
 
 
