@@ -1,6 +1,7 @@
 """What the decider reads of the database, and what it leaves there."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -53,12 +54,22 @@ def test_who_had_a_page_stands_there_when_it_gets_worse(table: Table, clock: Clo
         table.put(worse)
         await one.turn(connection)
         assert notices(table) == ["trigger", "acknowledge", "trigger"]
-        (group,) = table.execute(
-            "SELECT acknowledged_at, acknowledged_by, first_acknowledged_at FROM page_group"
-        )
-        assert group["first_acknowledged_at"] is not None
+        columns = "acknowledged_at, acknowledged_by, first_acknowledged_at"
+        (group,) = table.execute(f"SELECT {columns} FROM page_group")  # noqa: S608 - of constants
+        first_at = group["first_acknowledged_at"]
+        assert first_at is not None
         assert group["acknowledged_at"] is None, "nobody has it now"
         assert group["acknowledged_by"] is None
+
+        clock.advance(60)
+        table.execute("SELECT acknowledge_alert(%s, 'bo', 'mine now')", worse.alert_id)
+        await one.turn(connection)
+        (group,) = table.execute(f"SELECT {columns} FROM page_group")  # noqa: S608 - of constants
+        assert group == {
+            "acknowledged_at": first_at + timedelta(seconds=3660),
+            "acknowledged_by": "bo",
+            "first_acknowledged_at": first_at,
+        }
 
     on(table, work)
 

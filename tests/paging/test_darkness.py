@@ -1,9 +1,13 @@
 """Which areas go dark, from which of their sensors are silent."""
 
-from paging.darkness import Going, newly_dark
+from uuid import uuid4
+
+from paging.darkness import Dark, Going, dark_of, newly_dark, still_dark
 from paging.routes import Area, Darkness
-from paging.state import AreaKey, Topology
+from paging.state import AreaKey, Topology, Track
 from paging.topology import topology_of
+from storage.pages import Page
+from tests.paging.scaffold import NOTICED_AT, page_of
 from tests.paging.timeline import ROUTES, at, between, dark, page, play, update, want
 
 NORTH, SOUTH = AreaKey("gateway", "north"), AreaKey("gateway", "south")
@@ -28,6 +32,13 @@ def going(topology: Topology, new: list[str], old: list[str]) -> Going:
             for area in topology.around(name, "harbour"):
                 side[area].add(name)
     return found
+
+
+def silent(sensor: str, *groups: str) -> tuple[Track, Page]:
+    track = Track(
+        alert_id=uuid4(), identity=sensor, arrived=NOTICED_AT, moved=NOTICED_AT, groups=groups
+    )
+    return track, page_of(alert_id=track.alert_id, sensor=sensor, kind="silence")
 
 
 def test_what_was_silent_before_is_no_part_of_what_can_go_dark() -> None:
@@ -57,6 +68,32 @@ def test_an_area_lies_in_another_when_nearly_all_of_it_does() -> None:
 
     assert NORTH in topology_of(zones(2), AREAS).within[HARBOUR]
     assert HARBOUR not in topology_of(zones(3), AREAS).within
+
+
+def test_an_area_is_dark_until_less_than_half_of_what_made_it_so_is_silent() -> None:
+    topology = city(n=80, x=400)
+
+    def is_dark(count: int) -> bool:
+        found = [silent(name) for name in sensors("n", count)]
+        return still_dark([NORTH], found, topology, Darkness()) == {NORTH}
+
+    # A quarter makes it dark.
+    assert [is_dark(count) for count in (9, 10, 20)] == [False, True, True]
+
+
+def test_told_before_is_what_others_alone_have_spoken_of() -> None:
+    topology = city(n=20, x=200)
+    found = [
+        silent("n00", "own"),
+        silent("n01", "other"),
+        silent("n02", "untold"),
+        # One sensor, two alerts: its own page speaks of it as well.
+        silent("n03", "other"),
+        silent("n03", "own"),
+        silent("x00", "other"),
+    ]
+    dark_now = dark_of(NORTH, "own", found, topology, {"own", "other"})
+    assert dark_now == Dark(sensors=4, told_before=1, size=20)
 
 
 def test_sensors_that_fall_silent_far_apart_are_no_darkness() -> None:

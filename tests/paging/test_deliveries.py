@@ -28,23 +28,30 @@ def on(table: Table, work: Callable[[Connection], Awaitable[None]]) -> None:
 
 
 def put(
-    table: Table, group: str, event: str = "trigger", *, hook: str = "webhook", revision: int = 1
+    table: Table,
+    group: str,
+    event: str = "trigger",
+    *,
+    hook: str = "webhook",
+    person: str | None = None,
+    revision: int = 1,
 ) -> int:
     notice = notice_of(group=group, event="trigger", revision=revision)
     (row,) = table.execute(
         "WITH n AS (INSERT INTO notice (group_key, revision, event, at, payload)"
         "           VALUES (%s, %s, %s, now(), %s)"
         "           ON CONFLICT (group_key, revision) DO UPDATE SET at = now() RETURNING notice_id)"
-        " INSERT INTO delivery (notice_id, key, group_key, event, step, hook)"
-        " SELECT notice_id, %s, %s, %s, 1, %s FROM n RETURNING delivery_id",
+        " INSERT INTO delivery (notice_id, key, group_key, event, step, hook, person)"
+        " SELECT notice_id, %s, %s, %s, 1, %s, %s FROM n RETURNING delivery_id",
         group,
         revision,
         event,
         encode_notice(notice).decode(),
-        f"{group}/{revision}/1/{hook}",
+        f"{group}/{revision}/1/{hook}" + (f":{person}" if person else ""),
         group,
         event,
         hook,
+        person,
     )
     return row["delivery_id"]
 
@@ -155,6 +162,20 @@ def test_who_was_not_told_that_it_began_does_not_await_its_end(table: Table) -> 
         await record(connection, [Abandoned(begins, "no")])
         (ends,) = await claim(connection, "webhook", limit=9, lease_s=30)
         assert not ends.is_awaited
+
+    on(table, work)
+
+
+def test_what_one_person_was_told_another_does_not_await(table: Table) -> None:
+    for person in ("anna", "bo"):
+        put(table, "g", hook="sms", person=person)
+        put(table, "g", "resolve", hook="sms", person=person, revision=2)
+
+    async def work(connection: Connection) -> None:
+        to_anna, to_bo = await claim(connection, "sms", limit=9, lease_s=30)
+        await record(connection, [Delivered(to_anna), Abandoned(to_bo, "no")])
+        ends = await claim(connection, "sms", limit=9, lease_s=30)
+        assert [(one.person, one.is_awaited) for one in ends] == [("anna", True), ("bo", False)]
 
     on(table, work)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paging import decider
-from paging.connection import connected
+from paging.connection import Connection, connected
 from paging.explaining import explain
 from paging.meter import Meter
 from paging.narrowing import Narrowing
@@ -19,7 +19,7 @@ from paging.state import Told
 from paging.turn import decide
 from tests.paging.conftest import QUICK
 from tests.paging.scaffold import Table, eventually, hooked, page_of, running
-from tests.paging.test_decider import ladder, within
+from tests.paging.test_decider import ladder, on, within
 
 
 def value(meter: Meter, name: str) -> float | None:
@@ -114,6 +114,35 @@ def test_one_event_that_fails_is_set_aside_and_all_others_are_told(
     failed = value(meter, "citywatch_pager_failed_turns_total")
     assert failed is not None
     assert 3 <= failed <= 20
+
+
+@pytest.mark.integration
+def test_what_another_pager_has_decided_meanwhile_is_not_set_aside_nor_what_stands_there_now(
+    table: Table, faults: Callable[[Any], None]
+) -> None:
+    bad, good, meter = page_of(sensor="bad"), page_of(sensor="good"), Meter()
+    faults(lambda events: any(isinstance(e, Told) and e.alert_id == bad.alert_id for e in events))
+
+    async def work(connection: Connection) -> None:
+        one = decider.Decider(table.schema, ladder(), poll_interval_s=0.05, meter=meter)
+        table.put(bad)
+        while not one._narrowing.is_guilty:
+            try:
+                await one.turn(connection)
+                await one._widen(connection)
+            except IndexError as error:
+                one._narrow(error)
+        assert await one.turn(connection), "without it all is well"
+        table.execute("UPDATE outbox SET decided_at = now()")
+        table.put(good)
+        await one._widen(connection)
+        assert table.count("stage = 'fault'", "decision") == 0
+        assert table.count("decided_at IS NULL", "outbox") == 1
+        await one.turn(connection)
+        assert table.count("true", "page_member") == 1
+
+    on(table, work)
+    assert value(meter, "citywatch_pager_set_aside_total") == 0
 
 
 @pytest.mark.integration

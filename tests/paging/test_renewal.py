@@ -4,19 +4,25 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from paging import book
+from paging.connection import Connection
+from paging.decider import Decider
 from paging.hooks.kinds import KINDS
 from paging.meter import Meter
 from paging.pager import Pager
 from paging.receiver import serve
 from paging.renewal import RoutesFile
 from paging.routes import MAX_BYTES, Routes, RoutesError, read_routes
+from paging.state import Orders
 from tests.paging.scaffold import Hook, Table, eventually, hooked, page_of, running
+from tests.paging.test_deliveries import on
 
 PagerOf = Callable[..., Pager]
 HOOK = """
@@ -251,6 +257,40 @@ def test_what_waits_is_asked_by_the_new_routes_though_nothing_happens(
                 await eventually(lambda: came(hook) == {"parent", "child"})
 
     within(work())
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("clock")
+def test_what_waits_is_asked_by_routes_that_were_renewed_in_the_middle_of_a_turn(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = routes_text(one="http://127.0.0.1:1/")
+    child = page_of(sensor="child")
+
+    async def work(connection: Connection) -> None:
+        routes = read_routes(text + INHIBIT, KINDS)
+        one = Decider(table.schema, routes, poll_interval_s=0.05)
+        for page in (page_of(sensor="parent"), child):
+            table.put(page)
+            await one.turn(connection)
+        assert table.deliveries(child) == []
+
+        orders = book.orders
+
+        async def renewed(connection: Connection, now: datetime) -> Orders:
+            one.renew(read_routes(text, KINDS))
+            return await orders(connection, now)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(book, "orders", renewed)
+            table.put(page_of(sensor="other"))
+            await one.turn(connection)
+        assert table.deliveries(child) == [], "that turn was by the routes before"
+        # Nothing happens and no time passes.
+        await one.turn(connection)
+        assert len(table.deliveries(child)) == 1
+
+    on(table, work)
 
 
 @pytest.mark.integration

@@ -89,20 +89,45 @@ def test_a_lease_is_longer_than_an_attempt_may_take(table: Table, pager_of: Page
     asyncio.run(work())
 
 
+class Later:
+    """A hook that asks for patience."""
+
+    def __init__(self, after_s: float) -> None:
+        self.after_s = after_s
+
+    async def send(self, _notice: Notice, _key: str) -> None:
+        raise Retry(self.after_s, "later")
+
+
+def test_what_was_asked_to_wait_does_not_come_back_in_one_moment(
+    table: Table, pager_of: PagerOf
+) -> None:
+    for number in range(20):
+        put(table, f"g{number}")
+
+    async def work() -> None:
+        quick = {"backoff_base_s": 1000.0, "backoff_cap_s": 1000.0}
+        async with asyncio.timeout(30), running(pager_of(notifier=Later(300.0), **quick)):
+            await eventually(lambda: table.count("last_error IS NOT NULL") == 20)
+
+    asyncio.run(work())
+    rows = table.execute("SELECT next_attempt_at - created_at AS wait FROM delivery")
+    waits = [row["wait"].total_seconds() for row in rows]
+    assert min(waits) >= 300
+    # In 1000 s, more or less; busy machines spread them by seconds.
+    assert max(waits) - min(waits) > 200
+
+
 def test_what_could_only_be_tried_too_late_is_given_up_at_once(
     table: Table, pager_of: PagerOf
 ) -> None:
     page = page_of()
 
-    class Later:
-        async def send(self, _notice: Notice, _key: str) -> None:
-            raise Retry(5000.0, "in an hour")
-
     async def work() -> None:
         table.put(page)
         async with (
             asyncio.timeout(30),
-            running(pager_of(notifier=Later(), terms={"give_up_after_s": 1000.0})),
+            running(pager_of(notifier=Later(5000.0), terms={"give_up_after_s": 1000.0})),
         ):
             await eventually(lambda: table.row(page)["last_error"] is not None)
 

@@ -234,6 +234,20 @@ def test_a_page_is_marked_once_by_each(api: Api) -> None:
     ]
 
 
+def test_what_was_decided_of_a_page_before_an_alert_joined_says_nothing_of_it(api: Api) -> None:
+    page = put(api)
+    key = told(api, page)
+    api.table.execute(
+        "INSERT INTO decision (at, group_key, stage, outcome, reason, trail)"
+        " SELECT joined_at + after, group_key, 'escalation', 'pass', after::text, '[]'"
+        " FROM page_member, unnest('{-1 s,0 s,1 s}'::interval[]) AS x (after)"
+        " WHERE group_key = %s",
+        key,
+    )
+    decisions = api.get(f"/v1/alerts/{page.alert_id}/decisions").json()
+    assert [one["reason"] for one in decisions] == ["00:00:00", "00:00:01"]
+
+
 def test_a_body_that_is_too_large_is_refused(api: Api) -> None:
     answer = api.ask("admin", "POST", "/v1/silences", data=b" " * 70_000)
     assert answer.status_code == 413

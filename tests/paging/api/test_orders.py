@@ -38,6 +38,10 @@ def test_an_order_is_made_shown_and_ended(api: Api, path: str, role: str) -> Non
     assert (one["author"], one["lifted_at"]) == (f"{'an' if role == 'admin' else 'a'}-{role}", None)
     assert one in api.get(f"/v1/{path}").json()["items"]
     assert api.get(f"/v1/{path}/{one['id']}").json() == one
+    # Whoever may end the one may not end the other by it.
+    other, others = [("maintenance", "admin"), ("silences", "responder")][path == "maintenance"]
+    assert api.ask(others, "DELETE", f"/v1/{other}/{one['id']}").status_code == 404
+    assert api.get(f"/v1/{path}/{one['id']}").json() == one
 
     ended = api.ask(role, "DELETE", f"/v1/{path}/{one['id']}").json()
     again = api.ask(role, "DELETE", f"/v1/{path}/{one['id']}").json()
@@ -46,7 +50,6 @@ def test_an_order_is_made_shown_and_ended(api: Api, path: str, role: str) -> Non
     assert again == ended, "the first who ends it stands there"
     assert ended not in api.get(f"/v1/{path}").json()["items"]
     assert ended in api.get(f"/v1/{path}?all=true").json()["items"]
-    other = "maintenance" if path == "silences" else "silences"
     assert api.get(f"/v1/{other}/{one['id']}").status_code == 404
 
 

@@ -221,6 +221,15 @@ def test_failures_are_forgotten_with_time() -> None:
     assert not failures.refuses("2001:db8::1", "y")
 
 
+def test_a_token_that_is_good_no_more_is_shut_out_as_well() -> None:
+    failures = Failures(burst=1, per_s=0.0)
+    failures.good("once")
+    failures.bad("10.0.0.1", "x")
+    assert not failures.refuses("10.0.0.1", "once")
+    failures.bad("10.0.0.2", "once")
+    assert failures.refuses("10.0.0.1", "once")
+
+
 def test_roles_hold_those_below() -> None:
     assert Caller("a", "admin").may("responder")
     assert not Caller("a", "viewer").may("responder")

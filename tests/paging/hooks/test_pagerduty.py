@@ -262,6 +262,17 @@ def test_a_limit_of_theirs_asks_for_half_a_minute() -> None:
     assert service.statuses == [202, 429]
 
 
+@pytest.mark.parametrize("status", [408, 500, 503])
+def test_only_a_limit_of_theirs_does(status: int) -> None:
+    class Failing(Service):
+        def answer(self, path: str, body: bytes) -> web.Response:  # noqa: ARG002 - whatever it is
+            return web.Response(status=status)
+
+    (fault,) = told(Failing(), notice_of())
+    assert isinstance(fault, Retry)
+    assert fault.after_s is None, "as long as the sender thinks"
+
+
 def test_what_they_do_not_understand_is_given_up() -> None:
     class Picky(Service):
         def answer(self, path: str, body: bytes) -> web.Response:
