@@ -140,10 +140,12 @@ class Gathering:
         Of its policy.
     worst : str
         Severity of the worst alert that is neither over nor quieted.
-    peak : str
-        The same, where what flaps is as bad as it was at its worst.
+    known : str
+        Severity of the worst that people may know of: what was quieted before it was told is not.
     asking : str or None
         Severity of the worst of those that are not calm either, and that nobody has.
+    rising : str or None
+        The same without those that flap and are no worse than they were.
     total : int
         Alerts in it, those that are over among them.
     unheard : int
@@ -164,8 +166,9 @@ class Gathering:
     route: Route
     steps: tuple[Step, ...]
     worst: Severity
-    peak: Severity
+    known: Severity
     asking: Severity | None
+    rising: Severity | None
     total: int
     unheard: int
     is_over: bool
@@ -280,7 +283,7 @@ def not_explained(candidate: Candidate, scene: Scene, now: datetime) -> Decision
         if one is not None and one.ended is not None and now < one.ended + rule.wait:
             said = f"{one.name} was over a moment ago: waits whether this ends with it"
             return Decision("hold", said, one.ended + rule.wait)
-        waits_until = candidate.track.arrived + rule.wait
+        waits_until = candidate.track.free_since + rule.wait
         if now < waits_until:
             return Decision("hold", f"waits for {rule.source}", waits_until)
     return Decision("pass", "no open alert explains it")
@@ -522,11 +525,11 @@ def _first_word(gathering: Gathering) -> tuple[Event | None, str]:
 def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
     group = gathering.group
     if is_worse(gathering):
-        return "trigger", f"it was {group.level or group.worst}, and is {gathering.asking}"
+        return "trigger", f"it was {group.level or group.worst}, and is {gathering.rising}"
     # Nobody else is woken for what somebody has, or is calm or quieted; when that ends, whoever was
     # due is.
     if gathering.asking is not None:
-        if group.repeats_at is not None and now >= group.repeats_at:
+        if _is_repeated(group, now):
             return "trigger", "still open, and nobody has acknowledged it: told anew"
         if group.next_step_at is not None and now >= group.next_step_at:
             return "trigger", "nobody has acknowledged it"
@@ -538,14 +541,18 @@ def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, st
 def _is_anew(gathering: Gathering, now: datetime) -> bool:
     """Say whether a policy begins from its first step."""
     group = gathering.group
-    is_repeated = group.repeats_at is not None and now >= group.repeats_at
-    return group.first_told is None or is_worse(gathering) or is_repeated
+    return group.first_told is None or is_worse(gathering) or _is_repeated(group, now)
+
+
+def _is_repeated(group: Group, now: datetime) -> bool:
+    """Say whether it is told anew: after all steps, also where those take longer."""
+    return group.next_step_at is None and group.repeats_at is not None and now >= group.repeats_at
 
 
 def is_worse(gathering: Gathering) -> bool:
     """Say whether something of a group that nobody has is worse than those who were told know."""
-    known, asking = gathering.group.level or gathering.group.worst, gathering.asking
-    return known is not None and asking is not None and RANK[asking] > RANK[known]
+    known, rising = gathering.group.level or gathering.group.worst, gathering.rising
+    return known is not None and rising is not None and RANK[rising] > RANK[known]
 
 
 def routes_of(labels: Mapping[str, str], routes: Sequence[Route]) -> list[Route]:

@@ -131,7 +131,7 @@ class _Decider:
         self._closed: list[Group] = []
         self._touched: dict[str, None] = {}
         self._fresh: list[UUID] = []
-        self._by_identity: dict[str, Track] | None = None
+        self._by_identity: dict[str, list[UUID]] | None = None
         waits = (rule.wait for rule in routes.inhibitions)
         # So long what is over still explains what has not ended yet.
         self._after_source = max(waits, default=timedelta())
@@ -215,9 +215,11 @@ class _Decider:
         identity = identity_of(page)
         if self._by_identity is None:
             self._by_identity = by_identity(self._tracks)
-        before = self._held_open(self._by_identity.get(identity))
+        same = [self._tracks[one] for one in self._by_identity.setdefault(identity, [])]
+        # The one that stands in the groups, whatever became of others that were to take its place.
+        before = next((one for one in same if one.phase == "grouped" and one.flapping), None)
         limit = self._routes.flapping
-        lately = () if before is None else before.openings
+        lately = max((one.openings for one in same), key=lambda one: one[-1:], default=())
         openings = (*(at for at in lately if at > self._now - limit.within), self._now)
         track = Track(
             alert_id=page.alert_id,
@@ -229,9 +231,9 @@ class _Decider:
             flapping=len(openings) > limit.times,
             until=self._now,
         )
-        self._by_identity[identity] = track
+        self._by_identity[identity].append(page.alert_id)
         self._pages[page.alert_id] = page
-        if before is not None and before.phase == "grouped" and before.flapping:
+        if before is not None:
             if RANK[page.severity] > RANK[self._peak_of(before)]:
                 # All stages are asked of it. Until it gets past them, the one before stands for it.
                 track = _changed(track, takes_over=before.alert_id)
@@ -241,12 +243,6 @@ class _Decider:
                 return
         self._put(track)
         self._fresh.append(page.alert_id)
-
-    def _held_open(self, before: Track | None) -> Track | None:
-        """Return the one that stands in the groups for another that waits, or that itself."""
-        if before is None or before.takes_over is None:
-            return before
-        return self._tracks.get(before.takes_over, before)
 
     def _take_over(self, track: Track, before: Track) -> None:
         """Put an alert in the place of the one that was held open for it: nobody is told."""
@@ -316,7 +312,7 @@ class _Decider:
         # Of what nobody was told of, nobody has more than the alert itself.
         if group is None or group.first_told is None or group.acknowledged_at is not None:
             return
-        members = self._members_of(group.key)
+        members = [one for one in self._members_of(group.key) if self._is_known(one, group)]
         for track in members:
             self._put(_changed(track, acknowledged_by=track.acknowledged_by or actor))
         self._heed(group, members)
@@ -324,7 +320,8 @@ class _Decider:
         said = f"{actor} has it"
         self._say(alert_id, group.key, "escalation", "quiet", said)
         self._dark_areas = None
-        self._word(group, self._members_of(group.key), "acknowledge", said)
+        members = [self._tracks[one.alert_id] for one in members]
+        self._word(group, members, "acknowledge", said)
 
     def _heed(self, group: Group, members: Sequence[Track]) -> None:
         """Remember that people know of all that is in a group, or in those it speaks for."""
@@ -647,8 +644,9 @@ class _Decider:
                     continue
                 if not self._left(members[key]):
                     self._tell_one(key, members[key])
-                elif group.level is not None:
-                    level = _level(group, self._gathering(group, members[key]).peak)
+                elif group.first_told is not None:
+                    group = self._owned(group, members[key])
+                    level = _level(group, self._gathering(group, members[key]).known)
                     self._groups[key] = _changed(group, level=level)
 
     def _due(self) -> list[str]:
@@ -715,16 +713,17 @@ class _Decider:
             self._touched[group.summary or ""] = None
         self._groups[key] = _changed(
             group,
-            level=_level(group, gathering.peak),
+            level=_level(group, gathering.known),
             quieted_until=gathering.quieted_until,
             wakes_at=self._next_look(group, (decision.until, gathering.quieted_until), members),
         )
 
     def _owned(self, group: Group, members: Sequence[Track]) -> Group:
         """Let a group be had by whoever has all that is left of it, and by nobody else."""
-        left = self._left(members)
+        left = [track for track in self._left(members) if self._is_known(track, group)]
         if not left:
             return group
+        left = [self._covered(track, group) for track in left]
         owners = [track.owner(key) for track in left for key in self._as_of(track, group)]
         known = [owner for owner in owners if owner is not None]
         if len(known) < len(owners):
@@ -737,11 +736,26 @@ class _Decider:
                 )
                 self._groups[group.key] = group
         elif group.acknowledged_at is None:
-            said = f"{' and '.join(dict.fromkeys(known))} had all that is left of it"
+            names = list(dict.fromkeys(known))
+            verb = "has" if len(names) == 1 else "have"
+            said = f"{' and '.join(names)} {verb} all that is left of it"
             alone = left[0].alert_id if len(left) == 1 else None
             self._say(alone, group.key, "escalation", "quiet", said)
             group = self._had(group, known[0])
+            if group.first_told is not None:
+                group = self._word(group, left, "acknowledge", said)
         return group
+
+    def _covered(self, track: Track, group: Group) -> Track:
+        """Let what people were not told of yet, and is no worse, be theirs who have the group."""
+        new = [key for key in self._as_of(track, group) if key in track.untold]
+        owner = self._owner(group, self._pages[track.alert_id].severity) if new else None
+        if owner is not None:
+            had = dict.fromkeys(new, owner) | track.had
+            if had != track.had:
+                track = _changed(self._tracks[track.alert_id], had=had)
+                self._tracks[track.alert_id] = track
+        return track
 
     def _continued(self, group: Group) -> Group:
         """Go on to the further steps of a policy that was made longer meanwhile."""
@@ -777,12 +791,8 @@ class _Decider:
             if track.state != "resolved"
             and any(track.owner(key) is None for key in as_of[track.alert_id])
         ]
-        # Of what is quieted people know if they were told before.
-        known = [
-            track
-            for track in left
-            if quiets.get(track.alert_id) is None or as_of[track.alert_id].isdisjoint(track.untold)
-        ]
+        known = [track for track in left if self._is_known(track, group)]
+        rising = [track for track in asking if track.peak is None]
         keys = {group.key}.union(*as_of.values())
         areas = [_AREA_SEVERITY[self._groups[key].cause] for key in keys if self._is_dark(key)]
         quieted = [quiet for quiet in quiets.values() if quiet is not None]
@@ -792,8 +802,9 @@ class _Decider:
             self._route_of(group),
             self._steps_of(group),
             _worst([*self._severities(heard or left, group), *areas]),
-            _worst([*map(self._peak_of, known), *areas] or self._severities(left, group)),
+            _worst([*self._severities(known or left, group), *areas]),
             _worst([*self._severities(asking, group), *areas]) if asking else None,
+            _worst([*self._severities(rising, group), *areas]) if rising else None,
             len(members),
             sum(not as_of[track.alert_id].isdisjoint(track.untold) for track in heard),
             not left,
@@ -807,6 +818,16 @@ class _Decider:
     def _severities(self, tracks: Sequence[Track], group: Group) -> list[Severity]:
         found = [self._pages[track.alert_id].severity for track in tracks]
         return found or [group.worst or "minor"]
+
+    def _heard(self, members: Sequence[Track]) -> Sequence[Track]:
+        """Leave out what is quieted: it is told when it no longer is."""
+        heard = [one for one in members if one.state == "resolved" or not self._quiet_of(one)]
+        return heard or members
+
+    def _is_known(self, track: Track, group: Group) -> bool:
+        """Say whether people may know of an alert by a group: not of one quieted before."""
+        keys = self._as_of(track, group)
+        return self._quiet_of(track) is None or set(keys).isdisjoint(track.untold)
 
     def _quiet_of(self, track: Track) -> Quiet | None:
         if not self._quiets:
@@ -831,10 +852,7 @@ class _Decider:
         if event == "trigger" and group.first_told is not None and is_worse(gathering):
             group = _changed(group, ring=group.ring + 1)
             gathering = replace(gathering, group=group)
-        if event != "resolve":
-            # What is quieted is told when it no longer is.
-            heard = [one for one in members if one.state == "resolved" or not self._quiet_of(one)]
-            members = heard or members
+        members = members if event == "resolve" else self._heard(members)
         self._heed(group, members)
         if event != "trigger":
             self._word(group, members, event, reason, gathering)
@@ -862,7 +880,9 @@ class _Decider:
             gap = steps[last].after - steps[last - 1].after
             # Whoever is several steps behind, away or after a silence, goes on from here.
             next_at = began + gap if began + gap > now else now + gap
-        repeats_at = now + gathering.route.repeat_interval if first == 1 else group.repeats_at
+        repeats_at = group.repeats_at
+        if first == 1 or (repeats_at is not None and repeats_at <= now):
+            repeats_at = now + gathering.route.repeat_interval
         if not self._taken(deliveries, event):
             # There is nobody left to go to.
             soon = now + gathering.route.group_interval
@@ -875,7 +895,7 @@ class _Decider:
         self._groups[group.key] = _changed(
             told,
             worst=gathering.worst,
-            level=gathering.peak,
+            level=gathering.known,
             steps=last,
             next_step_at=next_at,
             repeats_at=repeats_at,
@@ -1040,7 +1060,8 @@ class _Decider:
 
     def _steps_of(self, group: Group) -> tuple[Step, ...]:
         policies = self._routes.policies
-        found = policies.get(group.policy) or policies.get(self._routes.routes[-1].policy)
+        # Of a policy that is gone, that which its route has now.
+        found = policies.get(group.policy) or policies.get(self._route_of(group).policy)
         return found or (Step(timedelta(), ()),)
 
     def _dark(self, group: Group) -> Dark | None:

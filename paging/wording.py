@@ -69,7 +69,9 @@ def notice_of(
         kind=one_of(page.kind for _, page in members),
         zone=one_of(page.zone for _, page in members),
         title=_cut(title),
-        text="\n".join(_lines(None if is_first else reason, listed, len(members), speaks_for)),
+        text="\n".join(
+            _lines(None if is_first else reason, listed, len(members), speaks_for, ended=ended)
+        ),
         labels=group.labels | {"route": group.route},
         alerts=tuple(_listed(track, page, link) for track, page in listed),
         counts=Counts(**{str(state): count for state, count in counts.items()}),
@@ -113,6 +115,8 @@ def _title(
     over = "Over: " if ended else ""
     if dark is not None:
         return _dark_title(gathering, members, dark, ended=ended)
+    if not ended:
+        members = [one for one in members if not _is_gone(one[0])] or members
     if group.cause == "budget":
         if not members:
             return f"{over}page budget spent: what was told by it has pages of its own"
@@ -131,7 +135,7 @@ def _dark_title(gathering: Gathering, members: Sequence[Member], dark: Dark, *, 
     name = f"{group.cause.replace('-', ' ')} {group.cause_name}"
     if ended:
         sensors = max(group.dark, len({page.sensor for _, page in members}))
-        return f"Over: {name} is dark: {sensors}{of} sensors were silent"
+        return f"Over: {name} was dark: {sensors}{of} sensors were silent"
     if not gathering.is_dark:
         return f"{name} was dark: {dark.sensors}{of} sensors are still silent"
     before = f", {dark.told_before} told of before" if dark.told_before else ""
@@ -139,7 +143,12 @@ def _dark_title(gathering: Gathering, members: Sequence[Member], dark: Dark, *, 
 
 
 def _lines(
-    reason: str | None, listed: Sequence[Member], total: int, speaks_for: Iterable[Group]
+    reason: str | None,
+    listed: Sequence[Member],
+    total: int,
+    speaks_for: Iterable[Group],
+    *,
+    ended: bool,
 ) -> Iterable[str]:
     if reason is not None:
         yield reason
@@ -148,10 +157,17 @@ def _lines(
         for group in speaks_for
     )
     for track, page in listed[:_MAX_LINES]:
-        flaps = " (it flaps, and is held open until it is calm)" if track.flapping else ""
-        yield f"{page.sentence}{flaps}"
+        note = " (it flaps, and is held open until it is calm)" if track.flapping else ""
+        if _is_gone(track) and not ended:
+            note = " (over)"
+        yield f"{page.sentence}{note}"
     if total > _MAX_LINES:
         yield f"and {total - _MAX_LINES} more"
+
+
+def _is_gone(track: Track) -> bool:
+    """Say whether an alert is over, and not held open."""
+    return track.state == "resolved" and not track.flapping
 
 
 def _listed(track: Track, page: Page, link: str | None) -> Listed:
@@ -180,11 +196,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_TITLE_CHARS else f"{text[: MAX_TITLE_CHARS - 1]}…"
 
 
-def by_identity(tracks: Mapping[UUID, Track]) -> dict[str, Track]:
-    """Return the newest track of each identity."""
-    found: dict[str, Track] = {}
-    for track in tracks.values():
-        other = found.get(track.identity)
-        if other is None or other.arrived <= track.arrived:
-            found[track.identity] = track
+def by_identity(tracks: Mapping[UUID, Track]) -> dict[str, list[UUID]]:
+    """Return the alerts of each identity."""
+    found: dict[str, list[UUID]] = {}
+    for alert_id, track in tracks.items():
+        found.setdefault(track.identity, []).append(alert_id)
     return found

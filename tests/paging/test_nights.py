@@ -208,7 +208,11 @@ class Watch:
         for key in (present[key].summary or key for key in groups):
             # Of what nobody was told of, nobody has more than what they say.
             if present[key].first_told is not None:
-                self.had |= self.members(key)
+                self.had |= {
+                    one
+                    for one in self.members(key)
+                    if one in self.listed[key] or not self.is_quieted(self.firings[one])
+                }
 
     def members(self, key: str) -> set[UUID]:
         """Return the alerts of a page, or of all pages that a summary speaks for."""

@@ -321,7 +321,7 @@ def test_an_alert_that_somebody_has_while_it_is_silenced_wakes_nobody_later(quie
         at(500, over("a", "a2")),
         routes=LADDER,
     )
-    assert "anna and bo had all that is left of it" in [one.reason for one in night.said]
+    assert "anna and bo have all that is left of it" in [one.reason for one in night.said]
 
 
 def test_what_nobody_has_is_told_with_what_somebody_had_before() -> None:
@@ -331,7 +331,7 @@ def test_what_nobody_has_is_told_with_what_somebody_had_before() -> None:
         at(5, acknowledge("a")),
         want(between(61, 61.1), page("a", "a2")),
         at(62, over("a2")),
-        # What is left anna has.
+        want(between(62, 62.1), acknowledged("a", actor="anna")),
         at(500, over("a")),
         want(between(500, 500.1), resolve("a", "a2", to={"control"})),
         routes=LADDER,
@@ -386,7 +386,8 @@ def test_what_got_worse_and_is_over_leaves_the_rest_to_whoever_had_it() -> None:
         at(100, open("b", severity="critical")),
         want(between(100, 100.1), page("a", "b", severity="critical", step=1)),
         at(105, over("b")),
-        # Nobody else is woken for what anna has.
+        # Nobody else is woken for what anna has; whoever was told hears that she does.
+        want(between(105, 105.1), acknowledged("a", actor="anna", ring=1)),
         at(600, over("a")),
         want(between(600, 600.1), resolve("a", "b", to={"control"})),
         routes=LADDER,
@@ -654,7 +655,7 @@ def test_a_page_of_an_area_counts_all_that_is_dark_and_says_what_was_told_before
         at(300, over(*some("s", 20, 40))),
         want(
             between(300, 300.1),
-            resolve(title="Over: zone harbour is dark: 25 of 40 sensors were silent"),
+            resolve(title="Over: zone harbour was dark: 25 of 40 sensors were silent"),
         ),
         routes=DARK,
         zones=SENSORS,

@@ -52,6 +52,7 @@ def test_a_worse_cause_that_joined_a_summary_and_ended_leaves_it_to_whoever_had_
         want(between(201, 201.1), page("b", "d", cause="budget", step=1)),
         # Before the second step; the third would follow as well.
         at(230, over("d")),
+        want(between(230, 230.1), acknowledged("b", cause="budget", actor="anna")),
         at(900, over("b")),
         want(between(900, 900.1), resolve("b", "d", cause="budget")),
         routes=BUDGET,
@@ -100,6 +101,7 @@ def test_what_got_too_bad_for_a_summary_and_is_over_leaves_the_rest_to_whoever_h
         at(20, open("c", zone="z2", severity="critical")),
         want(between(20, 20.1), page("b", "c", cause="sensors", step=1)),
         at(30, over("c")),
+        want(between(30, 30.1), acknowledged("b", cause="sensors")),
         routes=BUDGET,
         until=1000,
     )
@@ -156,6 +158,7 @@ def test_what_joined_what_somebody_has_before_it_was_told_is_told() -> None:
         at(100.2, open("b")),
         want(between(101, 101.1), page("a", "b")),
         at(110, over("b")),
+        want(between(110, 110.1), acknowledged("a")),
         routes=LADDER,
         until=1000,
     )
@@ -170,7 +173,7 @@ def test_what_joined_and_ended_between_two_updates_is_not_told() -> None:
         at(10, open("c")),
         want(
             between(31, 31.1),
-            update("a", "b", "c", text="1 alert joined\na speaks\nc speaks\nb speaks"),
+            update("a", "b", "c", text="1 alert joined\na speaks\nc speaks\nb speaks (over)"),
         ),
         until=100,
     )
@@ -187,6 +190,7 @@ def test_what_joins_quietly_is_whose_the_rest_is_also_when_worse_came_and_went()
         at(300, open("d", severity="critical")),
         want(between(300, 300.1), page("a", "c", "d", step=1)),
         at(310, over("d")),
+        want(between(310, 310.1), acknowledged("a", "c")),
         # Neither of what anna had nor of what joined it.
         at(800, over("a")),
         at(900, over("c")),
@@ -423,9 +427,26 @@ def test_what_is_silenced_is_not_told_with_what_is_not() -> None:
         at(0.5, silence(100, sensor="a")),
         want(between(1, 1.1), page("b", severity="minor", total=1)),
         at(5, acknowledge("b")),
-        want(between(5, 5.1), acknowledged("a", "b")),
+        # Anna has not what she was not told of.
+        want(between(5, 5.1), acknowledged("b")),
+        want(between(100.5, 100.6), page("a", "b", severity="critical", step=1)),
+        at(110, acknowledge("a")),
+        want(between(110, 110.1), acknowledged("a", "b")),
         routes=LADDER,
-        until=90,
+        until=1000,
+    )
+
+
+def test_what_was_silenced_and_is_no_worse_is_theirs_who_have_the_page() -> None:
+    play(
+        at(0, open("a"), open("b")),
+        at(0.5, silence(100, sensor="a")),
+        want(between(1, 1.1), page("b", total=1)),
+        at(5, acknowledge("b")),
+        want(between(5, 5.1), acknowledged("b")),
+        want(between(100.5, 100.6), update("a", "b", actor="anna")),
+        routes=LADDER,
+        until=1000,
     )
 
 
@@ -449,6 +470,7 @@ def test_who_has_one_alert_of_a_page_has_the_page_and_its_other_alerts_everywher
         want(between(1, 1.1), page("b", step=1)),
         at(10, acknowledge("b")),
         want(between(10, 10.1), acknowledged("a", "b")),
+        want(between(10, 10.1), acknowledged("a")),
         want(between(10, 10.1), acknowledged("b")),
         routes=LADDER.replace("[[route]]", TWO_ROUTES).replace(
             'group_wait = "1m"', 'group_by = ["sensor"]'
@@ -489,4 +511,100 @@ def test_what_flaps_between_two_severities_rings_once() -> None:
         want(between(715, 715.1), resolve("a")),
         routes=FLAPPING,
         until=2000,
+    )
+
+
+def test_what_flaps_and_was_critical_does_not_hide_what_is() -> None:
+    play(
+        *flaps("a"),
+        at(25, over("a")),
+        at(30, open("a", severity="critical")),
+        want(between(30, 30.1), page("a", severity="critical", ring=1)),
+        at(31, acknowledge("a")),
+        want(between(31, 31.1), acknowledged("a")),
+        at(35, over("a")),
+        at(40, open("a")),
+        at(5000, open("b", severity="critical")),
+        want(between(5000, 5000.1), page("a", "b", severity="critical", step=1, ring=2)),
+        at(5010, acknowledge("b")),
+        want(between(5010, 5010.1), acknowledged("a", "b")),
+        routes=FLAPPING,
+        until=5500,
+    )
+
+
+def test_a_worse_opening_that_was_not_told_leaves_the_place_to_the_next() -> None:
+    play(
+        *flaps("a"),
+        at(25, acknowledge("a")),
+        want(between(25, 25.1), acknowledged("a")),
+        at(30, over("a")),
+        # Of no news, and so never in the place of the one before.
+        at(35, open("a", severity="critical", quality=4, category="city")),
+        at(38, over("a")),
+        at(45, open("a")),
+        at(700, over("a")),
+        want(between(1300, 1300.1), resolve("a", total=1)),
+        routes=FLAPPING,
+        until=2000,
+    )
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_what_joins_as_somebody_takes_the_rest_is_theirs(apart: float) -> None:
+    play(
+        at(0, open("s"), open("x", kind="spike")),
+        want(between(1, 1.1), page("s", "x", step=1)),
+        want(between(1, 1.1), page("s", step=1)),
+        want(between(1, 1.1), page("x", step=1)),
+        at(50, acknowledge("s")),
+        want(between(50, 50.1), acknowledged("s", "x")),
+        want(between(50, 50.1), acknowledged("s")),
+        want(between(50, 50.1), acknowledged("x")),
+        at(50 + apart, open("d", kind="spike")),
+        want(between(110, 110.1), update("s", "x", "d", actor="anna")),
+        want(between(110, 110.1), update("x", "d", actor="anna")),
+        routes=LADDER.replace("[[route]]", TWO_ROUTES).replace(
+            'group_wait = "1m"', 'group_by = ["zone"]'
+        ),
+        until=1000,
+    )
+
+
+def test_a_page_is_told_anew_after_the_last_step() -> None:
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        want(between(61, 61.1), page("a", step=2)),
+        want(between(181, 181.1), page("a", step=3)),
+        want(between(301, 301.1), page("a", step=1)),
+        want(between(361, 361.1), page("a", step=2)),
+        routes=LADDER.replace('"1h"', '"2m"'),
+        until=400,
+    )
+
+
+def test_a_policy_that_was_renamed_goes_on_by_its_route() -> None:
+    renamed = LADDER.replace("ladder", "climb") + '[[route]]\nname = "rest"\npolicy = "nobody"\n'
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(2, open("b", zone="z2")),
+        at(2.5, reroute(renamed.replace('"all"', '"all"\nmatch = { kind = "level" }', 1))),
+        want(between(3, 3.1), page("b", step=1)),
+        want(between(61, 61.1), page("a", step=2)),
+        want(between(63, 63.1), page("b", step=2)),
+        routes=LADDER,
+        until=100,
+    )
+
+
+def test_an_alert_waits_anew_for_what_explains_it_when_its_silence_ends() -> None:
+    play(
+        at(0, silence(100, sensor="a")),
+        at(1, open("a")),
+        at(102, open("p", kind="power")),
+        want(between(103, 103.1), page("p")),
+        routes=ROUTES + INHIBIT,
+        until=500,
     )

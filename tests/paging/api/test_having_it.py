@@ -114,7 +114,7 @@ def test_what_somebody_has_while_it_is_silenced_wakes_nobody_later(api: Api) -> 
             path = f"/v1/alerts/{one.alert_id}/acknowledgement"
             assert (await ask(api, "POST", path, {}))["changed"] == 1
             await eventually(
-                lambda: "escalation: a-responder had all that is left of it" in api.table.said(one)
+                lambda: "escalation: a-responder has all that is left of it" in api.table.said(one)
             )
             assert hook.posts == 0
 
