@@ -313,6 +313,8 @@ class _Decider:
         if group is None or group.first_told is None or group.acknowledged_at is not None:
             return
         members = [one for one in self._members_of(group.key) if self._is_known(one, group)]
+        if not members:
+            return
         for track in members:
             self._put(_changed(track, acknowledged_by=track.acknowledged_by or actor))
         self._heed(group, members)
@@ -321,7 +323,7 @@ class _Decider:
         self._say(alert_id, group.key, "escalation", "quiet", said)
         self._dark_areas = None
         members = [self._tracks[one.alert_id] for one in members]
-        self._word(group, members, "acknowledge", said)
+        self._word(group, self._heard(members), "acknowledge", said)
 
     def _heed(self, group: Group, members: Sequence[Track]) -> None:
         """Remember that people know of all that is in a group, or in those it speaks for."""
@@ -733,6 +735,8 @@ class _Decider:
                     acknowledged_at=None,
                     acknowledged_by=None,
                     had_at=group.acknowledged_at,
+                    # Where it is no worse, it begins anew.
+                    repeats_at=self._now if group.first_told is not None else None,
                 )
                 self._groups[group.key] = group
         elif group.acknowledged_at is None:
@@ -743,7 +747,7 @@ class _Decider:
             self._say(alone, group.key, "escalation", "quiet", said)
             group = self._had(group, known[0])
             if group.first_told is not None:
-                group = self._word(group, left, "acknowledge", said)
+                group = self._word(group, self._heard(left), "acknowledge", said)
         return group
 
     def _covered(self, track: Track, group: Group) -> Track:
@@ -792,7 +796,7 @@ class _Decider:
             and any(track.owner(key) is None for key in as_of[track.alert_id])
         ]
         known = [track for track in left if self._is_known(track, group)]
-        rising = [track for track in asking if track.peak is None]
+        rising = [track for track in asking if track.peak is None or self._is_untold(track, group)]
         keys = {group.key}.union(*as_of.values())
         areas = [_AREA_SEVERITY[self._groups[key].cause] for key in keys if self._is_dark(key)]
         quieted = [quiet for quiet in quiets.values() if quiet is not None]
@@ -806,7 +810,7 @@ class _Decider:
             _worst([*self._severities(asking, group), *areas]) if asking else None,
             _worst([*self._severities(rising, group), *areas]) if rising else None,
             len(members),
-            sum(not as_of[track.alert_id].isdisjoint(track.untold) for track in heard),
+            sum(self._is_untold(track, group) for track in heard),
             not left,
             None if heard else first,
             self._shift,
@@ -826,8 +830,11 @@ class _Decider:
 
     def _is_known(self, track: Track, group: Group) -> bool:
         """Say whether people may know of an alert by a group: not of one quieted before."""
-        keys = self._as_of(track, group)
-        return self._quiet_of(track) is None or set(keys).isdisjoint(track.untold)
+        return self._quiet_of(track) is None or not self._is_untold(track, group)
+
+    def _is_untold(self, track: Track, group: Group) -> bool:
+        """Say whether nobody was told of an alert by a group, in whose ever name."""
+        return set(self._as_of(track, group)) <= set(track.untold)
 
     def _quiet_of(self, track: Track) -> Quiet | None:
         if not self._quiets:

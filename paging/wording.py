@@ -117,9 +117,10 @@ def _title(
         return _dark_title(gathering, members, dark, ended=ended)
     if not ended:
         members = [one for one in members if not _is_gone(one[0])] or members
+    if not members:
+        what = "page budget spent" if group.cause == "budget" else " ".join(group.labels.values())
+        return f"{over}{what or group.route}: what was told by it has pages of its own"
     if group.cause == "budget":
-        if not members:
-            return f"{over}page budget spent: what was told by it has pages of its own"
         more = "1 more alert" if len(members) == 1 else f"{len(members)} more alerts"
         return f"{over}page budget spent: {more}, worst {gathering.worst}"
     first = min(members, key=_by_weight)[1]

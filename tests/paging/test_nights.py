@@ -49,6 +49,10 @@ name = "nobody"
 match = { kind = "incident", zone = "station" }
 policy = "nobody"
 [[route]]
+name = "critical"
+match = { kind = ["spike", "incident"], severity = "critical" }
+policy = "all"
+[[route]]
 name = "too"
 match = { kind = "level" }
 policy = "all"

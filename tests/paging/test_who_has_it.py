@@ -608,3 +608,103 @@ def test_an_alert_waits_anew_for_what_explains_it_when_its_silence_ends() -> Non
         routes=ROUTES + INHIBIT,
         until=500,
     )
+
+
+CRITICAL_ROUTE = """
+[[route]]
+name = "critical"
+match = { severity = "critical" }
+policy = "ladder"
+[[route]]"""
+
+
+def test_what_flaps_and_opens_worse_may_go_by_another_route() -> None:
+    play(
+        *flaps("a"),
+        at(30, over("a")),
+        at(33, open("a", severity="critical")),
+        want(
+            between(33, 33.1),
+            resolve(title="Over: harbour level: what was told by it has pages of its own", total=0),
+        ),
+        want(between(34, 34.1), page("a", severity="critical", labels=ANY_CRITICAL)),
+        at(40, acknowledge("a")),
+        want(between(40, 40.1), acknowledged("a")),
+        routes=FLAPPING.replace("[[route]]", CRITICAL_ROUTE),
+        until=600,
+    )
+
+
+ANY_CRITICAL = {"zone": "harbour", "kind": "level", "route": "critical"}
+
+
+def test_a_page_whose_only_alert_is_silenced_and_was_not_told_can_be_acknowledged() -> None:
+    play(
+        *flaps("a"),
+        at(25, open("b")),
+        at(26, silence(100, sensor="b")),
+        at(30, over("a")),
+        at(33, open("a", severity="critical")),
+        want(between(34, 34.1), page("a", severity="critical", labels=ANY_CRITICAL)),
+        at(36, acknowledge("a")),
+        want(between(36, 36.1), acknowledged("a")),
+        at(40, acknowledge("b")),
+        routes=FLAPPING.replace("[[route]]", CRITICAL_ROUTE),
+        until=120,
+    )
+
+
+def test_what_a_summary_told_by_one_route_is_theirs_who_take_it_though_it_is_silenced() -> None:
+    too = """
+[[route]]
+name = "too"
+policy = "all"
+continue = true
+group_by = ["sensor"]
+group_wait = "8s"
+[[route]]"""
+    play(
+        at(0, open("x", zone="z9")),
+        at(2, acknowledge("x")),
+        want(between(1, 1.1), page("x")),
+        want(between(2, 2.1), acknowledged("x")),
+        at(10, open("b", zone="z1")),
+        want(between(11, 11.1), page("b", cause="budget")),
+        at(20, silence(5, sensor="b")),
+        at(21, take("b", "carl")),
+        want(between(21, 21.1), acknowledged("b", cause="budget")),
+        routes=ROUTES.replace("[[route]]", too) + '\n[shift]\nbudget = 1\nsummary_wait = "0s"\n',
+        until=3000,
+    )
+
+
+def test_what_flaps_and_was_never_told_rings_where_it_is_worse() -> None:
+    play(
+        *(
+            move
+            for begin in (0, 10)
+            for move in (
+                at(begin, open("a")),
+                want(between(begin + 1, begin + 1.1), page("a")),
+                at(begin + 5, over("a")),
+                want(between(begin + 5, begin + 5.1), resolve("a")),
+            )
+        ),
+        at(100, open("b", severity="minor")),
+        want(between(101, 101.1), page("b", severity="minor")),
+        at(110, acknowledge("b")),
+        want(between(110, 110.1), acknowledged("b")),
+        at(120, open("c", severity="critical")),
+        want(between(120, 120.1), page("b", "c", severity="critical", ring=1)),
+        at(125, open("a")),
+        at(130, silence(60, sensor="a")),
+        at(140, over("c")),
+        want(between(140, 140.1), acknowledged("b")),
+        at(150, over("a")),
+        at(155, open("a")),
+        want(between(190, 190.1), page("a", "b", "c", severity="major", ring=2)),
+        at(195, acknowledge("a")),
+        want(between(195, 195.1), acknowledged("a", "b", "c")),
+        routes=FLAPPING,
+        until=600,
+    )
