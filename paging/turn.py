@@ -327,11 +327,11 @@ class _Decider:
 
     def _heed(self, group: Group, members: Sequence[Track]) -> None:
         """Remember that people know of all that is in a group, or in those it speaks for."""
-        for alert_id in [track.alert_id for track in members]:
-            track = self._tracks[alert_id]
-            keys = self._as_of(track, group)
-            untold = tuple(key for key in track.untold if key not in keys)
-            self._tracks[alert_id] = _changed(track, untold=untold)
+        for one in members:
+            present = self._tracks[one.alert_id]
+            keys = self._as_of(present, group)
+            untold = tuple(key for key in present.untold if key not in keys)
+            self._tracks[one.alert_id] = _changed(present, untold=untold)
 
     def _had(self, group: Group, actor: str) -> Group:
         group = _changed(
@@ -413,10 +413,9 @@ class _Decider:
 
     def _candidate(self, page: Page, track: Track) -> Candidate:
         labels = labels_of(page)
-        if track.phase == "muted" and track.stage in ("maintenance", "silence"):
-            orders = [*self._orders.windows, *self._orders.silences]
-            if quieted(labels, orders, self._now) is None:
-                track = _changed(track, let_go=self._now)
+        was_quiet = track.phase == "muted" and track.stage in ("maintenance", "silence")
+        if was_quiet and quieted(labels, self._quiets, self._now) is None:
+            track = _changed(track, let_go=self._now)
         return Candidate(page, labels, track)
 
     def _scene(self) -> Scene:
@@ -513,11 +512,8 @@ class _Decider:
         if before is not None:
             self._leave(before)
         self._touch(track.groups)
-        severity = self._pages[track.alert_id].severity
-        found = {key: self._owner(self._groups[key], severity) for key in keys}
-        had = {key: owner for key, owner in found.items() if owner is not None}
-        joined = {"groups": keys, "untold": keys, "had": had, "takes_over": None}
-        self._put(_changed(track, phase="grouped", stage="", until=None, **joined))
+        waits = {"stage": "", "until": None, "takes_over": None}
+        self._put(_changed(track, phase="grouped", groups=keys, untold=keys, had={}, **waits))
         self._note(keys, track.alert_id)
 
     def _owner(self, group: Group, severity: Severity) -> str | None:
@@ -1003,11 +999,6 @@ class _Decider:
         self._groups[group.key] = group
         self._joined += [(key, track.alert_id) for track in members]
         self._touched[key] = None
-        for alert_id in [track.alert_id for track in members]:
-            owner = self._owner(group, self._pages[alert_id].severity)
-            if owner is not None:
-                track = self._tracks[alert_id]
-                self._tracks[alert_id] = _changed(track, had={group.key: owner} | track.had)
         self._owned(group, [self._tracks[track.alert_id] for track in members])
 
     def _close(self, group: Group, members: Sequence[Track]) -> None:
