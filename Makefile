@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 KAFKA_JARS := .citywatch/kafka-jars
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka check format bench bench-ingest bench-streams bench-detectors bench-database bench-paging chaos fuzz kafka kafka-jars lock clean
+.PHONY: help demo test test-kafka check format bench bench-ingest bench-streams bench-detectors bench-database bench-paging chaos fuzz search kafka kafka-jars lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ fuzz: $(STAMP) ## Fuzz the decoders, guided by coverage (ten minutes; Python 3.1
 	@mkdir -p $(FUZZ_DIR)
 	$(BIN)/python tests/fuzz/decoders.py -max_total_time=600 -max_len=4096 -dict=tests/fuzz/json.dict \
 	  -artifact_prefix=$(FUZZ_DIR)/ $(ARGS) $(FUZZ_DIR) tests/fuzz/seeds
+
+search: $(STAMP) ## Look for what random examples find: new ones at each run
+	$(PYTEST) --hypothesis-profile=search --timeout 1800 -m hypothesis $(ARGS)
 
 $(KAFKA_JARS): deploy/kafka/pom.xml deploy/kafka/jars.sha256
 	@command -v mvn > /dev/null || { echo "No Maven: apt-get install maven" >&2; exit 1; }

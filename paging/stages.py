@@ -501,6 +501,11 @@ def word_of(gathering: Gathering, now: datetime) -> tuple[Event | None, str]:
     if gathering.is_over:
         if not gathering.total:
             return "resolve", "what it spoke of has a page of its own"
+        if gathering.group.parted:
+            return (
+                "resolve",
+                "what is left of it is over, on good readings; the rest has a page",
+            )
         return "resolve", "all of it is over, on good readings"
     return _further_word(gathering, now)
 

@@ -137,6 +137,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         The same, of before something came that nobody has.
     summary : str or None
         Key of the summary that speaks for it, where the budget was spent.
+    parted : bool
+        Whether another page speaks for some of what was told by it.
     quieted_until : datetime or None
         How long any of it is quieted; somebody may lift that earlier.
     wakes_at : datetime or None
@@ -167,6 +169,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     acknowledged_by: str | None = None
     had_at: datetime | None = None
     summary: str | None = None
+    parted: bool = False
     quieted_until: datetime | None = None
     wakes_at: datetime | None = None
     closed: datetime | None = None

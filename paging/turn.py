@@ -272,6 +272,12 @@ class _Decider:
         self._touch(track.groups)
         self._put(_changed(track, phase="over", groups=(), untold=(), had={}))
 
+    def _part(self, keys: Iterable[str]) -> None:
+        """Remember of groups that another page speaks for some of what they told."""
+        for key in keys:
+            self._groups[key] = _changed(self._groups[key], parted=True)
+            self._touched[key] = None
+
     def _is_news(self, page: Page, track: Track) -> bool:
         alone = Scene(self._routes, self._orders, self._topology, {}, (), {})
         return is_news(Candidate(page, labels_of(page), track), alone, self._now)
@@ -322,8 +328,7 @@ class _Decider:
         said = f"{actor} has it"
         self._say(alert_id, group.key, "escalation", "quiet", said)
         self._dark_areas = None
-        members = [self._tracks[one.alert_id] for one in members]
-        self._word(group, self._heard(members), "acknowledge", said)
+        self._word(group, self._heard(self._present(members)), "acknowledge", said)
 
     def _heed(self, group: Group, members: Sequence[Track]) -> None:
         """Remember that people know of all that is in a group, or in those it speaks for."""
@@ -332,6 +337,15 @@ class _Decider:
             keys = self._as_of(present, group)
             untold = tuple(key for key in present.untold if key not in keys)
             self._tracks[one.alert_id] = _changed(present, untold=untold)
+
+    def _disregard(self, group: Group, members: Sequence[Track], heard: Sequence[Track]) -> None:
+        """Let what a page cannot tell now be told when it can: nothing else speaks for it."""
+        known = {one.alert_id for one in heard}
+        for one in members:
+            if one.alert_id not in known:
+                present = self._tracks[one.alert_id]
+                untold = tuple(dict.fromkeys((*present.untold, group.key)))
+                self._tracks[one.alert_id] = _changed(present, untold=untold)
 
     def _had(self, group: Group, actor: str) -> Group:
         group = _changed(
@@ -511,6 +525,7 @@ class _Decider:
         before = self._tracks.get(track.takes_over) if track.takes_over else None
         if before is not None:
             self._leave(before)
+            self._part(key for key in before.groups if key not in keys)
         self._touch(track.groups)
         waits = {"stage": "", "until": None, "takes_over": None}
         self._put(_changed(track, phase="grouped", groups=keys, untold=keys, had={}, **waits))
@@ -640,11 +655,12 @@ class _Decider:
                 group = self._groups.get(key)
                 if group is None:
                     continue
-                if not self._left(members[key]):
-                    self._tell_one(key, members[key])
+                present = self._present(members[key])
+                if not self._left(present):
+                    self._tell_one(key, present)
                 elif group.first_told is not None:
-                    group = self._owned(group, members[key])
-                    level = _level(group, self._gathering(group, members[key]).known)
+                    group = self._owned(group, present)
+                    level = _level(group, self._gathering(group, present).known)
                     self._groups[key] = _changed(group, level=level)
 
     def _due(self) -> list[str]:
@@ -677,7 +693,8 @@ class _Decider:
         group = self._groups.get(key)
         if group is None:
             return
-        group = self._continued(self._owned(group, members))
+        group = self._continued(self._owned(group, self._present(members)))
+        members = self._present(members)
         gathering = self._gathering(group, members)
         verdict = judge_group(gathering, self._now)
         decision = verdict.decision
@@ -855,10 +872,10 @@ class _Decider:
         if event == "trigger" and group.first_told is not None and is_worse(gathering):
             group = _changed(group, ring=group.ring + 1)
             gathering = replace(gathering, group=group)
-        members = members if event == "resolve" else self._heard(members)
-        self._heed(group, members)
+        heard = members if event == "resolve" else self._heard(members)
+        self._heed(group, heard)
         if event != "trigger":
-            self._word(group, members, event, reason, gathering)
+            self._word(group, heard, event, reason, gathering)
             return
         steps = gathering.steps
         first = step_due(gathering, now)
@@ -892,9 +909,10 @@ class _Decider:
             repeats_at = min(repeats_at or soon, soon)
             said = f"no step of {group.policy} that is left reaches anybody"
             self._say(None, group.key, "escalation", "pass", said)
-        told = self._word(group, members, event, reason, gathering, deliveries)
+        told = self._word(group, heard, event, reason, gathering, deliveries)
         if group.summary is not None:
-            self._touched[group.summary] = None
+            self._part([group.summary])
+            self._disregard(group, members, heard)
         self._groups[group.key] = _changed(
             told,
             worst=gathering.worst,
@@ -999,7 +1017,7 @@ class _Decider:
         self._groups[group.key] = group
         self._joined += [(key, track.alert_id) for track in members]
         self._touched[key] = None
-        self._owned(group, [self._tracks[track.alert_id] for track in members])
+        self._owned(group, self._present(members))
 
     def _close(self, group: Group, members: Sequence[Track]) -> None:
         closed = {key: one for key, one in self._groups.items() if group.key in (key, one.summary)}
@@ -1048,6 +1066,10 @@ class _Decider:
                         if not spoken_for or spoken_for[-1] is not track:
                             spoken_for.append(track)
         return members
+
+    def _present(self, members: Iterable[Track]) -> list[Track]:
+        """Return alerts as they are now: what was done for one group may have changed them."""
+        return [self._tracks[track.alert_id] for track in members]
 
     def _members_of(self, key: str) -> list[Track]:
         return self._members({key: None})[key]

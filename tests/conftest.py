@@ -1,6 +1,12 @@
 """Options and the fixture modules; the fixtures themselves are in `fix_*.py`."""
 
 import pytest
+from hypothesis import settings
+
+# What passes once passes always; what random examples find is looked for by `make search`.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", derandomize=False, print_blob=True)
+settings.load_profile("repeatable")
 
 pytest_plugins = ["tests.fix_services"]
 

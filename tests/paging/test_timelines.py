@@ -926,8 +926,15 @@ def test_an_alert_that_flaps_is_told_and_held_open_until_it_is_calm() -> None:
     )
 
 
+THE_REST = "what is left of it is over, on good readings; the rest has a page"
+
+
 def test_over_the_budget_there_is_one_summary_and_never_silence_for_what_is_critical() -> None:
     routes = ROUTES + "\n[shift]\nbudget = 2\n"
+    names = ("z4 level", "z5 level", "z7 level")
+    spoken_for = "\n".join(
+        [THE_REST, *(f"speaks for {name}" for name in names), "d speaks", "e speaks", "g speaks"]
+    )
     night = play(
         at(0, open("a", zone="z1"), open("b", zone="z2")),
         want(between(1, 1.1), page("a")),
@@ -942,7 +949,7 @@ def test_over_the_budget_there_is_one_summary_and_never_silence_for_what_is_crit
         at(50, open("h", zone="z3", severity="critical")),
         want(between(50, 51.1), page("c", "h", severity="critical")),
         at(100, over("d", "e", "g")),
-        want(between(100, 100.1), resolve(cause="budget")),
+        want(between(100, 100.1), resolve("d", "e", "g", cause="budget", text=spoken_for)),
         routes=routes,
         until=300,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.paging.test_timelines import DARK, LADDER, SENSORS
+from tests.paging.test_timelines import DARK, LADDER, SENSORS, THE_REST
 from tests.paging.timeline import (
     ROUTES,
     At,
@@ -635,6 +635,25 @@ def test_what_flaps_and_opens_worse_may_go_by_another_route() -> None:
     )
 
 
+def test_what_an_alert_left_for_another_page_does_not_say_that_all_is_over() -> None:
+    play(
+        *flaps("a"),
+        at(25, open("b")),
+        want(between(81, 81.1), page("a", "b", step=2)),
+        at(85, acknowledge("b")),
+        want(between(85, 85.1), acknowledged("a", "b")),
+        at(86, over("a")),
+        at(88, open("a", severity="critical")),
+        want(between(89, 89.1), page("a", severity="critical", labels=ANY_CRITICAL)),
+        at(92, acknowledge("a")),
+        want(between(92, 92.1), acknowledged("a")),
+        at(100, over("b")),
+        want(between(100, 100.1), resolve("b", text=f"{THE_REST}\nb speaks")),
+        routes=FLAPPING.replace("[[route]]", CRITICAL_ROUTE),
+        until=300,
+    )
+
+
 ANY_CRITICAL = {"zone": "harbour", "kind": "level", "route": "critical"}
 
 
@@ -707,4 +726,43 @@ def test_what_flaps_and_was_never_told_rings_where_it_is_worse() -> None:
         want(between(195, 195.1), acknowledged("a", "b", "c")),
         routes=FLAPPING,
         until=600,
+    )
+
+
+@pytest.mark.parametrize("lasts", [35, 500])
+def test_what_was_quieted_as_it_left_its_summary_is_told_when_it_no_longer_is(lasts: int) -> None:
+    ends = 20 + lasts
+    play(
+        *SPENT,
+        at(10, open("b", zone="z2", severity="minor")),
+        want(between(11, 11.1), page("b", cause="budget", severity="minor")),
+        at(20, silence(lasts, sensor="b"), open("c", zone="z2", severity="critical")),
+        want(between(20, 20.1), page("c", severity="critical")),
+        want(between(20, 20.2), resolve(cause="budget", total=0)),
+        # From here on that page speaks of it, for the summary does not.
+        want(between(ends, ends + 0.1), update("c", "b", severity="critical")),
+        at(900, over("b"), over("c")),
+        want(between(900, 900.1), resolve("b", "c")),
+        routes=ROUTES + "\n[shift]\nbudget = 1\n",
+        until=950,
+    )
+
+
+def test_whoever_has_the_pages_of_two_routes_has_in_both_what_joins_them() -> None:
+    play(
+        at(0, open("b", severity="critical")),
+        want(between(1, 1.1), page("b", step=1)),
+        want(between(1, 1.1), page("b", step=1)),
+        at(10, acknowledge("b")),
+        want(between(10, 10.1), acknowledged("b")),
+        want(between(10, 10.1), acknowledged("b")),
+        at(100, open("a", severity="minor")),
+        want(between(100, 100.1), update("a", "b", actor="anna")),
+        want(between(100, 100.1), update("a", "b", actor="anna")),
+        at(110, over("b")),
+        at(900, over("a")),
+        want(between(900, 900.1), resolve("a", "b")),
+        want(between(900, 900.1), resolve("a", "b")),
+        routes=LADDER.replace("[[route]]", TWO_ROUTES.replace("1m", "1s")),
+        until=1000,
     )
