@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from tests.paging.test_timelines import CORROBORATE, DARK, INHIBIT, LADDER, SENSORS, some
+from tests.paging.test_timelines import (
+    CORROBORATE,
+    DARK,
+    INHIBIT,
+    LADDER,
+    LADDER_OF_ONE,
+    SENSORS,
+    some,
+)
 from tests.paging.timeline import (
     ROUTES,
     acknowledge,
@@ -20,6 +28,7 @@ from tests.paging.timeline import (
     over,
     page,
     play,
+    reroute,
     resolve,
     silence,
     stale,
@@ -246,3 +255,58 @@ def test_a_pager_that_was_away_takes_the_next_step_when_it_was_due_all_the_same(
         night.turn(moment(seconds))
     assert [seconds for seconds, _ in night.told] == [1, 100]
     assert night.wake_at == moment(181)
+
+
+@pytest.mark.parametrize(("after", "is_company"), [(60, True), (60.1, False)])
+def test_neighbours_count_to_the_last_moment(after: float, is_company: bool) -> None:
+    told = [want(between(after, after + 1.1), page("a", "c"))] if is_company else []
+    play(
+        at(0, open("a", kind="exceedance")),
+        at(after, open("c", kind="exceedance")),
+        *told,
+        routes=ROUTES + CORROBORATE,
+        until=59 + after,
+    )
+
+
+def test_since_when_somebody_has_a_page_outlasts_what_nobody_had_of_it() -> None:
+    night = play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="critical")),
+        want(between(100, 100.1), page("a", "b", step=1)),
+        at(130, over("b")),
+        want(between(130, 130.1), acknowledged("a")),
+        routes=LADDER,
+        until=140,
+    )
+    (group,) = night.memory.groups.values()
+    assert (group.acknowledged_at, group.acknowledged_by) == (moment(10), "anna")
+
+
+def test_a_page_that_nobody_got_is_told_anew_no_later_than_it_would_have_been() -> None:
+    routes = LADDER_OF_ONE.replace('"1h"', '"2m"')
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(100, lost("sms:anna")),
+        want(between(121, 121.1), page("a", step=1)),
+        routes=routes,
+        until=130,
+    )
+
+
+def test_the_steps_of_a_policy_that_was_made_longer_late_keep_their_distance() -> None:
+    short = LADDER.replace(LADDER[LADDER.index("    { after") : LADDER.index("]\n[[route]]")], "")
+    play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(150, reroute(LADDER)),
+        # A minute after the first it would have been due.
+        want(between(150, 150.1), page("a", step=2)),
+        want(between(270, 270.1), page("a", step=3)),
+        routes=short,
+        until=280,
+    )
