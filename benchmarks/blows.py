@@ -6,8 +6,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 # Seconds between blows: some fall into the recovery from the one before, some meet a system at
-# rest (a group of workers needs up to 17 s to find itself again).
+# rest.
 _GAP_S: Final = 1.0, 11.0
+# How long a group of workers needs at most to find itself again, seconds. The load outlasts the
+# last blow by as much: whoever is told to end while it recovers does not end in good order.
+_RECOVERY_S: Final = 17.0
 # The first blow, when detectors have begun to judge.
 _FIRST_S: Final = 8.0
 # How long each lasts, seconds: until what was killed is started again, what was stopped is back,
@@ -83,7 +86,7 @@ def plan(seed: int, duration_s: float, names: Sequence[str]) -> list[Blow]:
     ----------
     seed : int
     duration_s : float
-        Of the load; a blow begins within it.
+        Of the load; a blow ends, and is recovered from, within it.
     names : sequence of str
         Which of `KINDS`.
     """
@@ -95,6 +98,8 @@ def plan(seed: int, duration_s: float, names: Sequence[str]) -> list[Blow]:
         deck = deck or rng.permutation(list(names)).tolist()
         name = deck.pop()
         blow = Blow(at_s, name, float(rng.uniform(*KINDS[name].lasts_s)))
+        if at_s + blow.lasts_s + _RECOVERY_S > duration_s:
+            break
         blows.append(blow)
         at_s += float(rng.uniform(*_GAP_S))
         if KINDS[name].deed == "freeze" and rng.random() < _UNDISTURBED_SHARE:
