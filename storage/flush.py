@@ -155,7 +155,30 @@ class Moved:
     partition: int | None = None
 
 
-Change = Opened | Resolved | Moved
+@dataclass(frozen=True, slots=True)
+class Worsened:
+    """An open alert that is more severe now than it was.
+
+    Nothing is written where as much is recorded of it already, or where it is over.
+
+    Parameters
+    ----------
+    series_id, band, partition : int, float or None, int or None
+        As of `Opened`.
+    page : Page
+        As of `Opened`, by what is seen now.
+    at : datetime
+        Event time.
+    """
+
+    series_id: int
+    band: float | None
+    page: Page
+    at: datetime
+    partition: int | None = None
+
+
+Change = Opened | Resolved | Moved | Worsened
 
 
 @dataclass(frozen=True, slots=True)

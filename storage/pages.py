@@ -1,12 +1,13 @@
-"""What the stream worker tells the pager: one page per alert that fires or is over, by the outbox.
+"""What the stream worker tells the pager: a page of each alert that fires, gets worse or is over.
 
-The worker may not know the pager and the pager may not know the worker, so the form of what passes
-between them, the name of the bell and the sentence that people read stand here, beside the table.
+It passes through the outbox. The worker may not know the pager and the pager may not know the
+worker, so the form of what passes between them, the name of the bell and the sentence that people
+read stand here, beside the table.
 """
 
 from datetime import UTC, datetime
 from math import floor, isfinite, log10
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
 import msgspec
@@ -19,6 +20,8 @@ MISSING: Final = 9
 Event = Literal["firing", "resolved"]
 Category = Literal["city", "sensor-health"]
 Severity = Literal["informational", "minor", "major", "critical"]
+# The worst is the last.
+SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
 Window = Literal["hour", "8 hours", "24 hours", "calendar day"]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -109,7 +112,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     alert_id : UUID
         The alert; its text is the outbox's `dedup_key`.
     event : {'firing', 'resolved'}
-        The transition.
+        The transition; of an alert that gets worse it is `firing` as well.
     category : {'city', 'sensor-health'}
         Whether the city or the sensor is at fault.
     kind, severity : str

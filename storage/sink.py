@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
+from msgspec import structs
 from numpy.typing import NDArray
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.errors import UniqueViolation
@@ -27,11 +28,21 @@ from psycopg.sql import SQL, Identifier
 from ingest.ledger import COUNTS, SensorCard
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
-from storage.flush import Buried, Change, Flush, Moved, Opened, Resolved, SavedState, Step
+from storage.flush import (
+    Buried,
+    Change,
+    Flush,
+    Moved,
+    Opened,
+    Resolved,
+    SavedState,
+    Step,
+    Worsened,
+)
 from storage.homes import at_home, settle, shadows_at_home
 from storage.latest import Latest
 from storage.migrate import session_options
-from storage.pages import encode_page, outbox_channel
+from storage.pages import SEVERITIES, encode_page, outbox_channel
 from storage.rows import COLUMNS, Rows, copy_readings, copy_staged
 from storage.rules import put_ruled, put_shadowed
 
@@ -155,12 +166,36 @@ _ALERT_COLUMNS: Final = (
     "alert_id", "category", "kind", "severity", "since", "seen", "expected", "lower", "upper",
     "score", "sentence",
 )  # fmt: skip
+_WORSE_COLUMNS: Final = (
+    "category", "kind", "severity", "seen", "expected", "lower", "upper", "score",
+)  # fmt: skip
 _RESOLVE_ALERT: Final = """
     UPDATE alert SET state = 'resolved', resolved_at = %s
     WHERE series_id = %s AND category = %s AND kind = ANY(%s) AND state <> 'resolved'
     RETURNING alert_id
 """
-# What it was before it became stale: acknowledged, where somebody had said so.
+# A flush that is written again, and detectors that do not know what was told, do nothing here: only
+# what is more severe counts. Whoever has it, has had less.
+_WORSEN_ALERT: Final = """
+    UPDATE alert a
+    SET severity = %(severity)s, seen = %(seen)s, expected = %(expected)s::float8,
+        band = %(band)s::float8, lower = %(lower)s::float8, upper = %(upper)s::float8,
+        score = %(score)s::float8,
+        state = CASE a.state WHEN 'acknowledged' THEN 'open' ELSE a.state END
+    FROM (
+        SELECT alert_id, severity FROM alert
+        WHERE series_id = %(series_id)s AND category = %(category)s AND kind = %(kind)s
+          AND state <> 'resolved'
+        FOR UPDATE
+    ) b
+    WHERE a.alert_id = b.alert_id
+      AND array_position(%(severities)s::text[], b.severity)
+          < array_position(%(severities)s::text[], %(severity)s)
+    RETURNING a.alert_id, a.opened_at, a.state, b.severity
+"""
+_SAY: Final = "UPDATE alert SET sentence = %s WHERE alert_id = %s"
+# What it was before it became stale: acknowledged, where somebody had said so and it has not got
+# worse since.
 _MOVE_ALERT: Final = {
     "stale": """
         UPDATE alert SET state = 'stale'
@@ -170,8 +205,8 @@ _MOVE_ALERT: Final = {
     """,
     "open": """
         UPDATE alert a SET state = coalesce((
-            SELECT t.state FROM alert_transition t
-            WHERE t.alert_id = a.alert_id AND t.state <> 'stale'
+            SELECT nullif(t.state, 'stale') FROM alert_transition t
+            WHERE t.alert_id = a.alert_id AND (t.state <> 'stale' OR t.cause LIKE 'worse: %%')
             ORDER BY t.recorded_at DESC, t.at DESC LIMIT 1), 'open')
         WHERE series_id = %s AND category = %s AND kind = ANY(%s) AND state = 'stale'
         RETURNING alert_id, state
@@ -180,6 +215,14 @@ _MOVE_ALERT: Final = {
 _TRANSITION: Final = """
     INSERT INTO alert_transition (alert_id, at, state, cause, actor)
     VALUES (%s, %s, %s, %s, 'worker') ON CONFLICT DO NOTHING
+"""
+# A microsecond later where it was moved at that very moment as well.
+_TRANSITION_WORSE: Final = """
+    INSERT INTO alert_transition (alert_id, at, state, cause, actor)
+    SELECT w.alert_id, w.at + count(t.at) * interval '1 microsecond', w.state, w.cause, 'worker'
+    FROM (SELECT %s::uuid, %s::timestamptz, %s::text, %s::text) w (alert_id, at, state, cause)
+    LEFT JOIN alert_transition t USING (alert_id, at, state)
+    GROUP BY w.alert_id, w.at, w.state, w.cause
 """
 _TELL_FIRING: Final = """
     INSERT INTO outbox (alert_id, event, dedup_key, payload, at) VALUES (%s, 'firing', %s, %s, %s)
@@ -197,6 +240,12 @@ _TELL_RESOLVED: Final = """
     INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
     SELECT alert_id, 'resolved', dedup_key,
            %s::jsonb || jsonb_build_object('alert_id', alert_id), %s
+    FROM outbox WHERE dedup_key = %s AND event = 'firing'
+    ON CONFLICT DO NOTHING
+"""
+_TELL_WORSE: Final = """
+    INSERT INTO outbox (alert_id, event, dedup_key, payload, at)
+    SELECT alert_id, 'worse', dedup_key, %s, %s
     FROM outbox WHERE dedup_key = %s AND event = 'firing'
     ON CONFLICT DO NOTHING
 """
@@ -536,6 +585,8 @@ async def _alerts(cursor: AsyncCursor[Any], changes: Sequence[Change]) -> None:
             await _open(cursor, [one for one in run if isinstance(one, Opened)])
         elif sort is Resolved:
             await _resolve(cursor, [one for one in run if isinstance(one, Resolved)])
+        elif sort is Worsened:
+            await _worsen(cursor, [one for one in run if isinstance(one, Worsened)])
         else:
             await _move(cursor, [one for one in run if isinstance(one, Moved)])
 
@@ -593,6 +644,33 @@ async def _resolve(cursor: AsyncCursor[Any], alerts: Sequence[Resolved]) -> None
             (encode_page(page).decode(), page.resolved_at, str(alert_id))
             for alert_id, page, _ in over
         ],
+    )
+
+
+async def _worsen(cursor: AsyncCursor[Any], alerts: Sequence[Worsened]) -> None:
+    rows = [
+        {name: getattr(alert.page, name) for name in _WORSE_COLUMNS}
+        | {"series_id": alert.series_id, "band": alert.band, "severities": list(SEVERITIES)}
+        for alert in alerts
+    ]
+    # Of one from before its detector state was lost, with the name and the time that people know.
+    worse = [
+        (
+            structs.replace(
+                alert.page, alert_id=alert_id, since=opened_at.astimezone(UTC), sentence=""
+            ),
+            alert.at,
+            state,
+            f"worse: {alert.page.severity}, was {before}",
+        )
+        for alert, found in zip(alerts, await _each(cursor, _WORSEN_ALERT, rows), strict=True)
+        for alert_id, opened_at, state, before in found
+    ]
+    await cursor.executemany(_SAY, [(page.sentence, page.alert_id) for page, *_ in worse])
+    await cursor.executemany(_TRANSITION_WORSE, [(page.alert_id, *rest) for page, *rest in worse])
+    await cursor.executemany(
+        _TELL_WORSE,
+        [(encode_page(page).decode(), at, str(page.alert_id)) for page, at, _, _ in worse],
     )
 
 

@@ -86,8 +86,8 @@ def shadow_changes(
         found += [
             Shadowed(name, change)
             for change in changes(partition, theirs, namespace)
-            # Nobody waits for an alert that may be stale.
-            if not isinstance(change, Moved)
+            # Nobody waits for an alert that may be stale, and none has a severity.
+            if isinstance(change, (Opened, Resolved))
         ]
     new_rules = scored.new_rules
     if new_rules is not None and (new_rules.ended or new_rules.without_minutes):

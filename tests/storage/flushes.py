@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import numpy as np
+from msgspec import structs
 
 from ingest.ledger import Tally
 from ingest.records import DeadLetter
@@ -21,8 +22,9 @@ from storage.flush import (
     ShadowEnded,
     Step,
     Tallied,
+    Worsened,
 )
-from storage.pages import Page
+from storage.pages import Page, Severity
 from storage.rows import Rows
 
 TOPIC = "live.readings"
@@ -114,6 +116,20 @@ def moved(
     series_id: int, state: Any, seconds: int, *, category: Any = "city", kind: str = "level"
 ) -> Moved:
     return Moved(series_id, category, state, moment(seconds), "because", (kind,))
+
+
+def worsened(
+    series_id: int,
+    since: int,
+    seconds: int,
+    *,
+    severity: Severity = "critical",
+    category: str = "city",
+    kind: str = "level",
+) -> Worsened:
+    page = _page(series_id, since, None, category, kind)
+    more = structs.replace(page, severity=severity, seen=22.5, upper=6.0, score=9.5, sentence="")
+    return Worsened(series_id, 3.0, more, moment(seconds))
 
 
 def shadowed(change: Opened | Resolved, shadow: str = "tight") -> Shadowed:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ingest.ledger import SensorCard
 from ingest.topics import SeriesKey
@@ -35,6 +36,7 @@ from tests.storage.flushes import (
     rows,
     state,
     tallied,
+    worsened,
 )
 
 pytestmark = pytest.mark.integration
@@ -556,21 +558,170 @@ def test_an_alert_becomes_stale_and_open_again_and_the_pager_hears_of_it(
     assert database.one("SELECT count(*) FROM outbox WHERE decided_at IS NULL") == 5
 
 
+ACKNOWLEDGE = """
+    WITH a AS (UPDATE alert SET state = 'acknowledged' RETURNING alert_id)
+    INSERT INTO alert_transition SELECT alert_id, now(), 'acknowledged', 'seen', 'ann' FROM a
+"""
+
+
 def test_an_acknowledged_alert_that_was_stale_is_acknowledged_again(
     database: Database, with_sinks: Use
 ) -> None:
     async def work(sink: Sink) -> None:
         await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
-        acknowledge = """
-            WITH a AS (UPDATE alert SET state = 'acknowledged' RETURNING alert_id)
-            INSERT INTO alert_transition SELECT alert_id, %s, 'acknowledged', 'seen', 'ann' FROM a
-        """
-        database.connection.execute(acknowledge, (moment(20),))
+        database.connection.execute(ACKNOWLEDGE)
         await sink.write(flush((1, 2), changes=[moved(1, "stale", 90)], tallies=[]))
         await sink.write(flush((2, 3), changes=[moved(1, "open", 120)], tallies=[]))
 
     with_sinks(work)
     assert states(database) == [(1, "city", "acknowledged")]
+
+
+KNOWN = "SELECT severity, state, seen, band, lower, upper, score, sentence FROM alert ORDER BY 1, 2"
+EVENTS = "SELECT event, at FROM outbox ORDER BY outbox_id"
+
+
+def test_an_alert_that_gets_worse_is_written_down_and_told_as_of_now(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> None:
+        both = [opened(1, 10), opened(2, 10)]
+        await sink.write(flush((0, 1), changes=both, tallies=[]))
+        await sink.write(flush((1, 2), changes=[worsened(1, 10, 90)], tallies=[]))
+
+    with_sinks(work)
+    page = worsened(1, 10, 90).page
+    other = opened(2, 10).page
+    assert database.all(KNOWN) == [
+        ("critical", "open", 22.5, 3.0, 1.0, 6.0, 9.5, page.sentence),
+        ("major", "open", 12.5, 2.0, 1.0, 5.0, 7.25, other.sentence),
+    ]
+    name = alert_id("sensor-1", 10)
+    assert database.all(
+        "SELECT at, state, cause, actor FROM alert_transition WHERE alert_id = %s ORDER BY at", name
+    ) == [
+        (moment(10), "open", "level", "worker"),
+        (moment(90), "open", "worse: critical, was major", "worker"),
+    ]
+    *_, told = database.all(
+        "SELECT event, alert_id, dedup_key, at, actor, payload::text FROM outbox ORDER BY outbox_id"
+    )
+    assert told[:-1] == ("worse", name, str(name), moment(90), "worker")
+    assert decode_page(told[-1]) == page
+    assert page.event == "firing"
+
+
+def test_an_alert_gets_worse_step_by_step_and_never_better(
+    database: Database, with_sinks: Use
+) -> None:
+    minor = opened(1, 10)
+    minor = replace(minor, page=structs.replace(minor.page, severity="minor"))
+
+    async def work(sink: Sink) -> None:
+        steps = [
+            worsened(1, 10, 20, severity="minor"),
+            worsened(1, 10, 30, severity="major"),
+            # As after a restart with less than all of the state.
+            worsened(1, 10, 30, severity="major"),
+            worsened(1, 10, 40, severity="major"),
+            worsened(1, 10, 50),
+            worsened(1, 10, 60),
+            worsened(1, 10, 70, severity="informational"),
+        ]
+        await sink.write(flush((0, 1), changes=[minor, *steps], tallies=[]))
+        await sink.write(flush((1, 2), changes=steps, tallies=[]))
+
+    with_sinks(work)
+    assert database.all(EVENTS) == [
+        ("firing", moment(10)),
+        ("worse", moment(30)),
+        ("worse", moment(50)),
+    ]
+    causes = database.all("SELECT cause FROM alert_transition ORDER BY at")
+    assert causes == [("level",), ("worse: major, was minor",), ("worse: critical, was major",)]
+    assert database.all("SELECT severity FROM alert") == [("critical",)]
+
+
+def test_whoever_has_an_alert_that_gets_worse_has_it_no_longer(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> list[tuple[Any, ...]]:
+        await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
+        database.connection.execute(ACKNOWLEDGE)
+        nothing = [worsened(1, 10, 20, severity="major")]
+        await sink.write(flush((1, 2), changes=nothing, tallies=[]))
+        before = states(database)
+        await sink.write(flush((2, 3), changes=[worsened(1, 10, 90)], tallies=[]))
+        return before
+
+    assert with_sinks(work) == [(1, "city", "acknowledged")]
+    assert states(database) == [(1, "city", "open")]
+
+
+def test_a_stale_alert_that_gets_worse_stays_stale_and_is_open_when_it_is_back(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> list[tuple[Any, ...]]:
+        await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
+        database.connection.execute(ACKNOWLEDGE)
+        # At one moment: both are kept.
+        changes = [moved(1, "stale", 90), worsened(1, 10, 90)]
+        await sink.write(flush((1, 2), changes=changes, tallies=[]))
+        stale = states(database)
+        await sink.write(flush((2, 3), changes=[moved(1, "open", 120)], tallies=[]))
+        return stale
+
+    assert with_sinks(work) == [(1, "city", "stale")]
+    assert states(database) == [(1, "city", "open")]
+    causes = database.all("SELECT cause FROM alert_transition WHERE state = 'stale' ORDER BY at")
+    assert causes == [("because",), ("worse: critical, was major",)]
+
+
+def test_what_is_over_or_was_never_open_gets_no_worse(database: Database, with_sinks: Use) -> None:
+    async def work(sink: Sink) -> dict[str, Any]:
+        changes = [opened(1, 10), resolved(1, 10, 50), opened(2, 10)]
+        await sink.write(flush((0, 1), changes=changes, tallies=[]))
+        before = database.contents()
+        nothing = [
+            worsened(1, 10, 90),
+            worsened(3, 10, 90),
+            worsened(2, 10, 90, kind="crowd"),
+            worsened(2, 10, 90, category="sensor-health"),
+            # Of another partition than the one that has read it last.
+            replace(worsened(2, 10, 90), partition=7),
+        ]
+        database.connection.execute("UPDATE series SET home = 0 WHERE series_id = 2")
+        await sink.write(flush((1, 2), changes=nothing, tallies=[]))
+        return before
+
+    before = with_sinks(work)
+    found = database.contents()
+    for table in ("alert", "alert_transition", "outbox"):
+        assert found[table] == before[table]
+
+
+def test_what_nobody_was_told_of_gets_worse_in_silence(database: Database, with_sinks: Use) -> None:
+    changes = [replace(opened(1, 10), is_told=False), worsened(1, 10, 90)]
+    with_sinks(lambda sink: sink.write(flush(changes=changes, tallies=[])))
+    assert database.all("SELECT severity FROM alert") == [("critical",)]
+    assert database.all(EVENTS) == []
+
+
+def test_an_alert_from_before_the_state_was_lost_gets_worse_under_its_own_name(
+    database: Database, with_sinks: Use
+) -> None:
+    async def work(sink: Sink) -> None:
+        await sink.write(flush((0, 1), changes=[opened(1, 10)], tallies=[]))
+        later = [opened(1, 50), worsened(1, 50, 90)]
+        await sink.write(flush((1, 2), changes=later, tallies=[]))
+
+    with_sinks(work)
+    *_, (event, key, payload) = database.all(
+        "SELECT event, dedup_key, payload::text FROM outbox ORDER BY outbox_id"
+    )
+    assert (event, key) == ("worse", str(alert_id("sensor-1", 10)))
+    assert decode_page(payload) == worsened(1, 10, 90).page
+    assert database.all("SELECT sentence FROM alert") == [(worsened(1, 10, 90).page.sentence,)]
 
 
 def test_a_stale_alert_is_resolved_by_good_readings(database: Database, with_sinks: Use) -> None:
