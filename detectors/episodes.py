@@ -138,7 +138,7 @@ def _counted(
     before_ns = state.opened_ns[rows]
     is_open = before_ns != NEVER
     history = state.history[rows].view(np.uint64)
-    forgotten = ~is_open & (ages(state.judged_ns[rows], time_ns) > _FORGET_NS)
+    forgotten = ~is_open & is_long_ago(state, rows, time_ns)
     if np.count_nonzero(forgotten):
         history[forgotten] = 0
     history = np.where(judged, history << _ONE | speaks, history)
@@ -164,6 +164,14 @@ def end(
     state.opened_ns[place] = NEVER
     state.history[place] = state.stale[place] = 0
     state.rests_ns[place] = time_ns + rule.refractory_ns
+
+
+def is_long_ago(
+    state: State, rows: NDArray[np.intp], time_ns: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return of which of some series what was judged last is no part of what is found now."""
+    is_long: NDArray[np.bool_] = ages(state.judged_ns[rows], time_ns) > _FORGET_NS
+    return is_long
 
 
 def remembers(state: State) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""What the verdicts mean for alerts: which open, close, become stale, and what people are told."""
+"""What the verdicts mean for alerts: which open, get worse, close, and what people are told."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,17 @@ import numpy as np
 
 from detectors import CATEGORY_NAMES, HEALTH, KIND_NAMES, NEVER, RANGE, SILENCE, Silences
 from ingest.quantities import QUANTITIES
-from storage.flush import Change, Claim, Moved, Opened, Resolved, Ruled, Shadowed, ShadowEnded
+from storage.flush import (
+    Change,
+    Claim,
+    Moved,
+    Opened,
+    Resolved,
+    Ruled,
+    Shadowed,
+    ShadowEnded,
+    Worsened,
+)
 from storage.pages import (
     MISSING,
     UNITS,
@@ -211,6 +221,8 @@ def _by_minutes(
         # Nothing was seen where what is set has changed.
         said = no_longer_judged(page, at) if math.isnan(move.seen) else page
         return Resolved(series_id, move.cause, said)
+    if move.state == "worse":
+        return Worsened(series_id, _half_width(page), page, at)
     return Opened(series_id, _half_width(page), page, is_told=move.is_told)
 
 

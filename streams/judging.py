@@ -13,7 +13,7 @@ from detectors.finding import Answer
 from detectors.minutes import MINUTE_NS
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
-from storage.pages import Severity, Window
+from storage.pages import SEVERITIES, Severity, Window
 from streams.facts import CityFacts
 
 Floats = NDArray[np.float64]
@@ -96,6 +96,18 @@ class Kind(NamedTuple):
     is_scored: bool = False
     window: Callable[[str, int], Window | None] | None = None
     is_of_values: bool = False
+
+    @property
+    def gets_worse(self) -> bool:
+        """Whether an alert that people are told of may become more severe while it is open."""
+        return self.told == "always" and len(set(self.severity.values())) > 1
+
+    def ranks_of(self, level: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return how severe findings of these levels are, as places in `SEVERITIES`."""
+        ranks = np.zeros(len(level), np.int64)
+        for least, severity in sorted(self.severity.items()):
+            ranks[level >= least] = SEVERITIES.index(severity)
+        return ranks
 
     def severity_of(self, level: int) -> Severity:
         """Return how severe a finding of that level is."""

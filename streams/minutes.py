@@ -24,6 +24,7 @@ from detectors.noise import energy
 from detectors.saved import from_bytes, to_bytes
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
+from storage.pages import SEVERITIES
 from streams.facts import CityFacts
 from streams.judging import HOUR_NS, Kernel, Kind, Own, Terms, Wave
 from streams.kernels import kernels
@@ -56,8 +57,9 @@ class Move:
     slot : int
         Of the series.
     kind : Kind
-    state : {"opened", "told", "resolved", "stale", "open"}
-        `told` is one that people were not told of when it opened; `open` is one that was stale.
+    state : {"opened", "told", "worse", "resolved", "stale", "open"}
+        `told` is one that people were not told of when it opened; `worse` is one that is more
+        severe than it was; `open` is one that was stale.
     at_ns : int
         Event time: the end of the minute that did it, or the watermark.
     opened_ns : int
@@ -75,7 +77,7 @@ class Move:
 
     slot: int
     kind: Kind
-    state: Literal["opened", "told", "resolved", "stale", "open"]
+    state: Literal["opened", "told", "worse", "resolved", "stale", "open"]
     at_ns: int
     opened_ns: int
     cause: str
@@ -113,6 +115,15 @@ class _Muted(NamedTuple):
     minutes: NDArray[np.int64]
 
 
+class _Recorded(NamedTuple):
+    """Columns of some series: how severe open alerts of a kind are, and how long worse is found."""
+
+    # A place in `SEVERITIES`; 0 where none is open, or where nobody knows.
+    rank: NDArray[np.int64]
+    # Judged minutes in a row in which it was more severe than that.
+    minutes: NDArray[np.int64]
+
+
 class _Minute(NamedTuple):
     """One minute of all series of a partition.
 
@@ -144,6 +155,8 @@ class _Running:
     scores: list[calibration.State | None] = field(default_factory=list)
     # Of each kind that is told where it is alone; None of others.
     muted: list[_Muted | None] = field(default_factory=list)
+    # Of each kind that may get worse; None of others.
+    recorded: list[_Recorded | None] = field(default_factory=list)
     # Of each kind, up to which spreads nothing new is learned this hour
     # (`calibration.note_spreads`). It is no part of what is saved: minus infinity is always right.
     reaches: list[NDArray[np.float64]] = field(default_factory=list)
@@ -155,6 +168,9 @@ class _Running:
     watched: tuple[NDArray[np.bool_], ...] = ()
     # Of each kind, for which series it is switched on; None where none is off.
     on: tuple[NDArray[np.bool_], ...] | None = None
+    # Of each kind that may get worse, how severe rules say that it is: a place in `SEVERITIES`, -1
+    # where they do not say. None of others, and where they say it of no kind.
+    fixed: tuple[NDArray[np.int64] | None, ...] = ()
     # By slot, the place among `slots`; -1 where there is none.
     place_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     everywhere: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -178,14 +194,18 @@ class _Running:
         self.scores = [
             calibration.new_state(0) if kind.is_scored else None for kind in self.kernel.kinds
         ]
-        self.forget_muted()
+        self.forget_told()
         self.count()
         self.forget_reaches()
 
-    def forget_muted(self) -> None:
-        """Begin with no alert that people are still to be told of."""
+    def forget_told(self) -> None:
+        """Begin with nothing remembered of what people were told of open alerts, or not."""
         self.muted = [
-            _Muted(np.zeros(len(self.slots), np.int64)) if kind.told == "alone" else None
+            _new_muted(len(self.slots)) if kind.told == "alone" else None
+            for kind in self.kernel.kinds
+        ]
+        self.recorded = [
+            _new_recorded(len(self.slots)) if kind.gets_worse else None
             for kind in self.kernel.kinds
         ]
 
@@ -210,6 +230,11 @@ class _Running:
         pairs = zip(self.kernel.kinds, self.muted, strict=True)
         return [(kind, muted) for kind, muted in pairs if muted is not None]
 
+    def worsening(self) -> list[tuple[Kind, _Recorded]]:
+        """Return the kinds that may get worse."""
+        pairs = zip(self.kernel.kinds, self.recorded, strict=True)
+        return [(kind, recorded) for kind, recorded in pairs if recorded is not None]
+
     def standing(self) -> list[tuple[int, Kind, episodes.State, NDArray[np.intp]]]:
         """Return the kinds of which an alert is open, and of which places."""
         return [
@@ -223,8 +248,9 @@ class _Running:
         self.alerts = [_longer(one, new) for one in self.alerts]
         unheard = calibration.new_state(len(slots))
         self.scores = [None if one is None else _longer(one, unheard) for one in self.scores]
-        told = _Muted(np.zeros(len(slots), np.int64))
+        told, nothing = _new_muted(len(slots)), _new_recorded(len(slots))
         self.muted = [None if one is None else _longer(one, told) for one in self.muted]
+        self.recorded = [None if one is None else _longer(one, nothing) for one in self.recorded]
         self.slots = np.concatenate((self.slots, slots))
         self.place_of = np.full(series, -1)
         self.everywhere = np.arange(len(self.slots))
@@ -353,6 +379,56 @@ class _Running:
         self.busy[at] = rows
         return flips
 
+    def record(self, at: int, move: Move) -> None:
+        """Take note of how severe an alert is that opened, or that it is over."""
+        recorded = self.recorded[at]
+        if recorded is None:
+            return
+        place, rank = self.place_of[move.slot], 0
+        if move.state == "opened":
+            fixed = self.fixed[at]
+            rank = -1 if fixed is None else int(fixed[place])
+            if rank < 0:
+                rank = SEVERITIES.index(move.kind.severity_of(move.level))
+        recorded.rank[place], recorded.minutes[place] = rank, 0
+
+    def worse(
+        self,
+        at: int,
+        place: NDArray[np.int64],
+        time_ns: NDArray[np.int64],
+        answer: Answer,
+        judged: NDArray[np.bool_],
+        speaks: NDArray[np.bool_],
+    ) -> episodes.Flips | None:
+        """Return the open alerts of a kind that have been worse for as long as one takes to open.
+
+        To be asked before the minute is counted. No minute alone makes an alert worse where none
+        opens one, and one that does not speak, or is no worse, begins it anew.
+        """
+        recorded, episode = self.recorded[at], self.alerts[at]
+        if recorded is None or at not in self.open:
+            return None
+        rows = rows_of(judged & (episode.opened_ns[place] != NEVER))
+        if not len(rows):
+            return None
+        kind, some = self.kernel.kinds[at], place[rows]
+        rank = kind.ranks_of(answer.told(rows).level)
+        is_worse = speaks[rows] & (rank > recorded.rank[some])
+        fixed = self.fixed[at]
+        if fixed is not None:
+            is_worse &= fixed[some] < 0
+        minutes = recorded.minutes[some]
+        minutes[episodes.is_long_ago(episode, some, time_ns[rows])] = 0
+        minutes = np.where(is_worse, minutes + 1, 0)
+        is_due = minutes >= kind.rule.open_after
+        recorded.minutes[some] = np.where(is_due, 0, minutes)
+        if not np.count_nonzero(is_due):
+            return None
+        recorded.rank[some[is_due]] = rank[is_due]
+        rows = rows[is_due]
+        return episodes.Flips(rows, np.ones(len(rows), np.bool_), episode.opened_ns[place[rows]])
+
     def blocked(self, place: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return of which places this very kernel has found the sensor at fault."""
         if self.is_of_sensors or not self.open:
@@ -379,8 +455,9 @@ class MinuteStage:
         self._zone = facts.zone()
         self._minutes = Minutes()
         self._running = [_Running(kernel) for kernel in kernels(facts)]
-        # None where they say nothing of minutes.
+        # None where they say nothing of minutes, or not how severe anything of them is.
         self._ruling: Ruling | None = None
+        self._fixing: Ruling | None = None
         self._keys: list[SeriesKey] = []
         self._slot_of: dict[tuple[str, str], int] = {}
         # Series that the kernels have a place for; the rest get theirs at the next check.
@@ -425,8 +502,10 @@ class MinuteStage:
 
         What is open of what is off is over with the next check.
         """
-        before, self._ruling = self._ruling, ruling if ruling.is_about_minutes else None
-        if before is None and self._ruling is None:
+        before = self._ruling or self._fixing
+        self._ruling = ruling if ruling.is_about_minutes else None
+        self._fixing = ruling if ruling.fixes_minutes else None
+        if before is None and self._ruling is None and self._fixing is None:
             return
         if self._placed:
             for running in self._running:
@@ -436,7 +515,7 @@ class MinuteStage:
         """Begin with no alert open and none about to open; what was learned stays."""
         for running in self._running:
             running.alerts = [episodes.new_state(len(running.slots)) for _ in running.alerts]
-            running.forget_muted()
+            running.forget_told()
             running.count()
 
     def take(
@@ -504,6 +583,9 @@ class MinuteStage:
             for kind, muted in running.mutable():
                 place = rows_of(muted.minutes != 0)
                 columns |= _saved(f"{name}.{kind.name}.muted", muted, running.slots, place)
+            for kind, recorded in running.worsening():
+                place = rows_of((recorded.rank | recorded.minutes) != 0)
+                columns |= _saved(f"{name}.{kind.name}.recorded", recorded, running.slots, place)
         return to_bytes(columns)
 
     def load(self, data: bytes) -> None:
@@ -538,6 +620,8 @@ class MinuteStage:
                 _restore(scores, f"{name}.{kind.name}.scores", running.slots, columns)
             for kind, muted in running.mutable():
                 _restore(muted, f"{name}.{kind.name}.muted", running.slots, columns)
+            for kind, recorded in running.worsening():
+                _restore(recorded, f"{name}.{kind.name}.recorded", running.slots, columns)
             running.forget_reaches()
             running.count()
         self._has_stale = True
@@ -587,6 +671,15 @@ class MinuteStage:
             running.watched = tuple(
                 mask & on for mask, on in zip(running.watched, running.on, strict=True)
             )
+        running.fixed = tuple(self._fixed(running, kind) for kind in kinds)
+
+    def _fixed(self, running: _Running, kind: Kind) -> NDArray[np.int64] | None:
+        """Return how severe rules say that a kind is in each series, where they say it of any."""
+        if self._fixing is None or not kind.gets_worse:
+            return None
+        keys = (self._keys[slot] for slot in running.slots.tolist())
+        said = [self._fixing.severity(kind.name, key) for key in keys]
+        return np.array([-1 if one is None else SEVERITIES.index(one) for one in said], np.int64)
 
     def _judge(self, closed: Closed, standing: Standing) -> list[Move]:
         """Show one minute of some series to the kernels."""
@@ -678,6 +771,7 @@ class MinuteStage:
             _put(running.state, place, state)
         blocked = running.blocked(place)
         moves: list[Move] = []
+        worse: list[Move] = []
         muted: list[tuple[int, Answer, NDArray[np.bool_], NDArray[np.bool_]]] = []
         for at, (kind, answer) in enumerate(zip(kernel.kinds, answers, strict=True)):
             judged = answer.judged
@@ -686,6 +780,7 @@ class MinuteStage:
             speaks = running.rare(at, place, wave.time_ns, answer, judged)
             if running.on is not None:
                 judged = judged & running.on[at][place]
+            worse += self._worsening(running, at, place, wave, answer, judged, speaks)
             flips = running.counted(at, place, wave.time_ns, judged, speaks & judged)
             if flips is not None:
                 moves += self._flipped(running, at, place, wave, answer, flips)
@@ -697,7 +792,7 @@ class MinuteStage:
             moves = self._told(running, moves, standing)
         for one in muted:
             moves += self._outlasting(running, place, wave, standing, *one)
-        return [self._expecting(running, move, wave) for move in moves]
+        return [self._expecting(running, move, wave) for move in (*worse, *moves)]
 
     def _expecting(self, running: _Running, move: Move, wave: Wave) -> Move:
         """Return a move that says what was expected, where another kernel knows what is usual."""
@@ -713,11 +808,13 @@ class MinuteStage:
         return replace(move, expected=known(running.ruled, place, usual))
 
     def _told(self, running: _Running, moves: list[Move], standing: Standing) -> list[Move]:
-        """Return moves that say whether people are told; note of what they are not told yet."""
+        """Return moves that say whether people are told; note what is recorded of them."""
         spoken_for = self._spoken_for(standing) if running.mutable() else None
         told = []
         for move in moves:
-            muted = running.muted[running.kernel.kinds.index(move.kind)]
+            at = running.kernel.kinds.index(move.kind)
+            running.record(at, move)
+            muted = running.muted[at]
             is_told = move.kind.told == "always"
             if muted is not None and spoken_for is not None:
                 is_muted = move.state == "opened" and bool(spoken_for[move.slot])
@@ -759,6 +856,23 @@ class MinuteStage:
         flips = episodes.Flips(rows, np.ones(len(rows), np.bool_), opened_ns)
         moves = self._flipped(running, at, place, wave, answer, flips)
         return [replace(move, state="told") for move in moves]
+
+    def _worsening(
+        self,
+        running: _Running,
+        at: int,
+        place: NDArray[np.int64],
+        wave: Wave,
+        answer: Answer,
+        judged: NDArray[np.bool_],
+        speaks: NDArray[np.bool_],
+    ) -> list[Move]:
+        """Return the moves of open alerts that get worse by a minute, with what is told of them."""
+        found = running.worse(at, place, wave.time_ns, answer, judged, speaks)
+        if found is None:
+            return []
+        moves = self._flipped(running, at, place, wave, answer, found)
+        return [replace(move, state="worse") for move in moves]
 
     def _flipped(
         self,
@@ -833,11 +947,21 @@ class MinuteStage:
                     for one in place.tolist()
                 ]
                 episodes.end(episode, place, check_ns, kind.rule)
-                muted = running.muted[at]
+                muted, recorded = running.muted[at], running.recorded[at]
                 if muted is not None:
                     muted.minutes[place] = 0
+                if recorded is not None:
+                    recorded.rank[place] = recorded.minutes[place] = 0
                 running.count()
         return moves
+
+
+def _new_muted(count: int) -> _Muted:
+    return _Muted(np.zeros(count, np.int64))
+
+
+def _new_recorded(count: int) -> _Recorded:
+    return _Recorded(np.zeros(count, np.int64), np.zeros(count, np.int64))
 
 
 def _minutes_of(closed: Closed) -> list[Closed]:

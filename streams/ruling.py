@@ -15,7 +15,7 @@ from detectors import Limits, Suite, SuiteConfig, Terms, calibration
 from ingest.quantities import QUANTITIES
 from ingest.topics import SeriesKey
 from storage.pages import Severity
-from streams.rules import Rules, RulesError, Scope, laid, said
+from streams.rules import BY_MINUTES, Rules, RulesError, Scope, laid, said
 
 # What switches a detector off: counts that are never reached, a chance that nothing falls below,
 # a range that everything lies in.
@@ -126,6 +126,12 @@ class Ruling:
     def is_about_minutes(self) -> bool:
         """Whether anything of the minute stage may be off, or speak from another score on."""
         return self.rules.is_about_minutes
+
+    @property
+    def fixes_minutes(self) -> bool:
+        """Whether it says how severe anything of the minute stage is."""
+        said_of = (self.rules.severity, *(scope.severity for _, scope in self.rules.scopes()))
+        return any(not set(BY_MINUTES).isdisjoint(one) for one in said_of)
 
     def is_on(self, kind: str, key: SeriesKey) -> bool:
         """Say whether a kind of alert is looked for in a series."""
