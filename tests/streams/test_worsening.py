@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import crowd
@@ -48,15 +48,16 @@ class Square:
         self.minute = minute
         self.moves: list[Move] = []
 
-    def show(self, densities: Densities) -> list[Told]:
+    def show(self, densities: Densities, *, in_doubt: bool = False) -> list[Told]:
         """Let minutes pass; return what was said: state, minute, and severity of what was seen."""
         before = len(self.moves)
+        standing = Standing(np.array([in_doubt]), NOTHING, NOTHING)
         for density in densities:
             start_ns = START_NS + self.minute * 60 * S
             if density is not None:
                 count = np.array([density * 100.0 + self.minute % 7])
                 self.stage.take(np.zeros(1, np.int32), np.array([start_ns]), count)
-            self.moves += self.stage.check(start_ns + 90 * S, Standing(NOTHING, NOTHING, NOTHING))
+            self.moves += self.stage.check(start_ns + 90 * S, standing)
             self.minute += 1
         return [told(move) for move in self.moves[before:] if move.kind.name == "crowd"]
 
@@ -109,9 +110,11 @@ def test_it_takes_more_than_one_minute_in_a_row(densities: Densities) -> None:
     assert found == [("opened", 2, "major")]
 
 
-def test_a_minute_without_readings_counts_for_neither() -> None:
-    found = Square().show([MAJOR, MAJOR, CRITICAL, None, CRITICAL])
-    assert found == [("opened", 2, "major"), ("worse", 5, "critical")]
+def test_a_minute_that_cannot_be_judged_counts_for_neither() -> None:
+    square = Square()
+    assert square.show([MAJOR, MAJOR, CRITICAL, None]) == [("opened", 2, "major")]
+    assert square.show([CRITICAL], in_doubt=True) == []
+    assert square.show([CRITICAL]) == [("worse", 6, "critical")]
 
 
 def test_what_opened_as_the_worst_gets_no_worse_and_what_is_over_is_forgotten() -> None:
@@ -148,6 +151,14 @@ def test_what_can_no_longer_be_judged_is_forgotten() -> None:
     square.rule(Rules.read({"detectors": {"crowd": False}}))
     assert square.show([MAJOR]) == [("resolved", 6, "major")]
     assert square.columns()["slots"] == 0
+
+
+def test_what_rules_made_of_it_is_what_is_recorded() -> None:
+    square = Square()
+    square.rule(Rules.read({"severity": {"crowd": "minor"}}))
+    square.show([MAJOR] * 5)
+    square.rule(Rules())
+    assert square.show([MAJOR] * 3) == [("worse", 7, "major")]
 
 
 def test_a_state_from_before_severities_were_recorded_is_read() -> None:
@@ -201,6 +212,7 @@ class Naive:
     st.lists(st.tuples(ANY, st.sampled_from([1, 1, 1, 2, 20, 130])), max_size=40),
     st.sets(st.integers(0, 40)),
 )
+@settings(deadline=None)
 def test_it_is_as_minute_by_minute_wherever_it_is_cut(
     runs: list[tuple[float | None, int]], cuts: set[int]
 ) -> None:
