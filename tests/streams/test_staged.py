@@ -6,7 +6,7 @@ from math import isfinite
 import pytest
 
 from simulators.events import SCRIPTS, Event, S, earliest_ns, plan_events
-from storage.flush import Moved, Opened, Resolved
+from storage.flush import Moved, Opened, Resolved, Worsened
 from streams.rules import BY_MINUTES
 from tests.streams.staged import MONDAY_NS, Watched, city_of, company
 
@@ -147,6 +147,22 @@ def test_where_the_speed_of_the_road_is_known_its_service_breaks_down_as_well() 
 def test_a_square_that_fills_at_night_is_told_as_well() -> None:
     event, watched = staged("crowd", begin_ns=MONDAY_NS + 3 * HOUR_NS)
     check(event, watched)
+
+
+@pytest.mark.parametrize(
+    ("kind", "alert"), [("pollution", "air-quality"), ("night-noise", "noise")]
+)
+def test_what_is_certain_or_extreme_in_the_end_gets_worse_once(kind: str, alert: str) -> None:
+    event, watched = staged(kind)
+    opened = {one.page.alert_id: one.page for one, _ in watched.alerts(alert)}
+    worse = [one for one in watched.changes if isinstance(one, Worsened)]
+    assert sorted(one.page.alert_id for one in worse) == sorted(opened)
+    assert {one.page.sensor for one in worse} == set(event.sensors)
+    for one in worse:
+        before = opened[one.page.alert_id]
+        assert (before.severity, one.page.severity) == ("minor", "major")
+        assert before.since == one.page.since < one.at
+        assert before.seen < one.page.seen
 
 
 def test_a_covered_camera_is_one_alert_of_the_sensor_and_names_the_reason() -> None:
