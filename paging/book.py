@@ -86,11 +86,17 @@ _OVERRIDES: Final = """
     SELECT rotation, person, begins_at, ends_at FROM oncall_override
     WHERE ends_at > %s AND lifted_at IS NULL ORDER BY created_at, override_id
 """
+# As bad as the last turn knew it.
 _TRACKS: Final = """
     SELECT t.body::text, o.payload::text FROM page_track t
-    JOIN outbox o ON o.alert_id = t.alert_id AND o.event = 'firing'
+    CROSS JOIN LATERAL (
+        SELECT payload FROM outbox
+        WHERE alert_id = t.alert_id AND event IN ('firing', 'worse') AND decided_at IS NOT NULL
+        ORDER BY outbox_id DESC LIMIT 1) o
 """
 _GROUPS: Final = "SELECT body::text FROM page_group WHERE closed_at IS NULL"
+# What has a page in its row, and what that calls itself.
+_WITH_PAGE: Final = {"firing": "firing", "worse": "firing", "resolved": "resolved"}
 _DECIDED: Final = "UPDATE outbox SET decided_at = %s WHERE outbox_id = ANY(%s)"
 _TESTED: Final = "UPDATE page_test SET decided_at = %s WHERE test_id = ANY(%s)"
 _HEEDED: Final = "UPDATE delivery SET heeded_at = %s WHERE delivery_id = ANY(%s)"
@@ -334,13 +340,13 @@ def _told(
             of = msgspec.json.decode(payload, type=_Acknowledged)
             if of.group is not None:
                 return Taken(of.group, actor)
-        if event not in ("firing", "resolved"):
+        if event not in _WITH_PAGE:
             return Told(event, alert_id, at, None, actor, written)
         page = decode_page(payload)
     except (PageError, msgspec.DecodeError) as error:
         reason = storable(f"unreadable: {error}", _MAX_REASON_CHARS)
         return Said(alert_id, None, "reading", "drop", reason)
-    if page.event != event:
+    if page.event != _WITH_PAGE[event]:
         reason = f"unreadable: the row says {event}, its payload {page.event}"
         return Said(alert_id, None, "reading", "drop", reason)
     return Told(event, alert_id, at, page, actor, written)

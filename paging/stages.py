@@ -150,6 +150,8 @@ class Gathering:
         Alerts in it, those that are over among them.
     unheard : int
         Of those that are neither over nor quieted, the ones that it has not told of.
+    worsened : int
+        Of those, the ones that it has told of as less severe.
     is_over : bool
         Whether all of them are over.
     quiet : Quiet or None
@@ -171,6 +173,7 @@ class Gathering:
     rising: Severity | None
     total: int
     unheard: int
+    worsened: int
     is_over: bool
     quiet: Quiet | None
     shift: Shift
@@ -539,8 +542,16 @@ def _further_word(gathering: Gathering, now: datetime) -> tuple[Event | None, st
         if group.next_step_at is not None and now >= group.next_step_at:
             return "trigger", "nobody has acknowledged it"
     if gathering.unheard and group.cause in ("sensors", "budget"):
-        return "update", f"{counted(gathering.unheard)} joined"
+        return "update", ", ".join(_news(gathering))
     return None, "nothing that was not told"
+
+
+def _news(gathering: Gathering) -> Iterator[str]:
+    joined = gathering.unheard - gathering.worsened
+    if joined:
+        yield f"{counted(joined)} joined"
+    if gathering.worsened:
+        yield f"{counted(gathering.worsened)} got worse"
 
 
 def _is_anew(gathering: Gathering, now: datetime) -> bool:

@@ -22,7 +22,7 @@ from storage.pages import Page, Severity
 # What becomes of an alert in the pager: it waits at a stage, is kept quiet for a time, belongs to
 # groups, is told nobody, or is over and only remembered.
 Phase = Literal["held", "muted", "grouped", "dropped", "over"]
-Happening = Literal["firing", "resolved", "stale", "back", "acknowledged"]
+Happening = Literal["firing", "worse", "resolved", "stale", "back", "acknowledged"]
 Outcome = Literal["pass", "hold", "mute", "drop", "join", "tell", "quiet", "divert"]
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("informational", "minor", "major", "critical")
@@ -65,6 +65,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Who has it, where somebody has said so of the alert itself.
     peak : str or None
         The worst severity of those whose place it took, where it flaps.
+    is_worse : bool
+        Since it came into its groups it got worse, and not all of them have told of that.
     takes_over : UUID or None
         The same, opened before and flapping, that stands for it in its groups until it comes there.
     """
@@ -87,6 +89,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     had: dict[str, str] = {}
     acknowledged_by: str | None = None
     peak: Severity | None = None
+    is_worse: bool = False
     takes_over: UUID | None = None
 
     @property
@@ -195,7 +198,7 @@ class Memory:
     tracks : mapping of UUID to Track
         Alerts that are not over, and those that were not long ago.
     pages : mapping of UUID to Page
-        What their firing said.
+        As bad as they are now.
     groups : mapping of str to Group
         That are not closed.
     shift : Shift or None
@@ -218,7 +221,7 @@ class Told:
     at : datetime
         Event time, or when the person said so.
     page : Page or None
-        Of a firing and a resolution.
+        Of a firing, a resolution, and what got worse.
     actor : str
         Who says so.
     written : datetime or None

@@ -203,6 +203,8 @@ class _Decider:
         match told.happening:
             case "resolved":
                 self._resolve(track, told)
+            case "worse" if told.page is not None:
+                self._worsen(track, told.page)
             case "stale":
                 self._put(_changed(track, state="stale", moved=self._now))
             case "back":
@@ -302,6 +304,39 @@ class _Decider:
             self._say(track.alert_id, None, "flapping", "hold", said, calm_at)
         self._put(over)
 
+    def _worsen(self, track: Track, page: Page) -> None:
+        """Let an alert be more severe than it was: whoever had it, had less."""
+        before = self._pages[track.alert_id].severity
+        if RANK[page.severity] <= RANK[before]:
+            self._say(track.alert_id, None, "deduplication", "quiet", "it is as bad already")
+            return
+        said = f"it got worse: {page.severity}, was {before}"
+        self._pages[track.alert_id] = page
+        track = _changed(track, moved=self._now, had={}, acknowledged_by=None)
+        if track.state == "acknowledged":
+            track = _changed(track, state="open")
+        if track.phase != "grouped":
+            # All stages are asked of it anew.
+            self._say(track.alert_id, None, "deduplication", "pass", said)
+            self._put(_changed(track, phase="held", stage="", until=self._now))
+            self._fresh.append(track.alert_id)
+            return
+        keys = self._groups_of(track, page)
+        self._say(track.alert_id, keys[0], "deduplication", "join", said)
+        if set(keys) == set(track.groups):
+            self._put(_changed(track, untold=keys, is_worse=True))
+            return
+        # It is past all stages; who is told of it may be somebody else.
+        self._part(key for key in track.groups if key not in keys)
+        self._join(track, keys)
+
+    def _groups_of(self, track: Track, page: Page) -> tuple[str, ...]:
+        """Return the groups to which an alert in groups belongs as it is now."""
+        if any(self._groups[key].cause != "sensors" for key in track.groups):
+            return track.groups
+        candidate = Candidate(page, labels_of(page), track)
+        return tuple(self._groups_for(candidate, has_waited=True)) or track.groups
+
     def _acknowledge(self, track: Track, told: Told) -> None:
         if track.state != "resolved":
             by = told.actor
@@ -318,7 +353,12 @@ class _Decider:
         # Of what nobody was told of, nobody has more than the alert itself.
         if group is None or group.first_told is None or group.acknowledged_at is not None:
             return
-        members = [one for one in self._members_of(group.key) if self._is_known(one, group)]
+        members = [
+            one
+            for one in self._members_of(group.key)
+            # Of what got worse they were told less.
+            if self._is_known(one, group) and not (one.is_worse and self._is_untold(one, group))
+        ]
         if not members:
             return
         for track in members:
@@ -336,7 +376,8 @@ class _Decider:
             present = self._tracks[one.alert_id]
             keys = self._as_of(present, group)
             untold = tuple(key for key in present.untold if key not in keys)
-            self._tracks[one.alert_id] = _changed(present, untold=untold)
+            is_worse = present.is_worse and bool(untold)
+            self._tracks[one.alert_id] = _changed(present, untold=untold, is_worse=is_worse)
 
     def _disregard(self, group: Group, members: Sequence[Track], heard: Sequence[Track]) -> None:
         """Let what a page cannot tell now be told when it can: nothing else speaks for it."""
@@ -500,7 +541,7 @@ class _Decider:
             )
         )
 
-    def _groups_for(self, candidate: Candidate) -> Iterator[str]:
+    def _groups_for(self, candidate: Candidate, *, has_waited: bool = False) -> Iterator[str]:
         """Yield the open groups that an alert belongs to, made where there are none."""
         for route in routes_of(candidate.labels, self._routes.routes):
             if route.policy == NOBODY:
@@ -517,7 +558,7 @@ class _Decider:
                     policy=route.policy,
                     labels=labels,
                     opened=self._now,
-                    waits_until=self._now + route.group_wait,
+                    waits_until=self._now + (timedelta() if has_waited else route.group_wait),
                 )
             yield key
 
@@ -527,7 +568,7 @@ class _Decider:
             self._leave(before)
             self._part(key for key in before.groups if key not in keys)
         self._touch(track.groups)
-        waits = {"stage": "", "until": None, "takes_over": None}
+        waits = {"stage": "", "until": None, "takes_over": None, "is_worse": False}
         self._put(_changed(track, phase="grouped", groups=keys, untold=keys, had={}, **waits))
         self._note(keys, track.alert_id)
 
@@ -809,7 +850,9 @@ class _Decider:
             and any(track.owner(key) is None for key in as_of[track.alert_id])
         ]
         known = [track for track in left if self._is_known(track, group)]
+        before = group.level or group.worst or "minor"
         rising = [track for track in asking if track.peak is None or self._is_untold(track, group)]
+        unheard = [track for track in heard if self._is_untold(track, group)]
         keys = {group.key}.union(*as_of.values())
         areas = [_AREA_SEVERITY[self._groups[key].cause] for key in keys if self._is_dark(key)]
         quieted = [quiet for quiet in quiets.values() if quiet is not None]
@@ -819,11 +862,12 @@ class _Decider:
             self._route_of(group),
             self._steps_of(group),
             _worst([*self._severities(heard or left, group), *areas]),
-            _worst([*self._severities(known or left, group), *areas]),
+            _worst([*(self._severities(known, group) if known else [before]), *areas]),
             _worst([*self._severities(asking, group), *areas]) if asking else None,
             _worst([*self._severities(rising, group), *areas]) if rising else None,
             len(members),
-            sum(self._is_untold(track, group) for track in heard),
+            len(unheard),
+            sum(track.is_worse for track in unheard),
             not left,
             None if heard else first,
             self._shift,

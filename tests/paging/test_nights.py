@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from paging.matching import Match
 from paging.state import (
+    RANK,
+    SEVERITIES,
     GivenUp,
     Group,
     Happening,
@@ -129,6 +131,8 @@ class Watch:
     had: set[UUID] = field(default_factory=set)
     joined: dict[str, set[UUID]] = field(default_factory=lambda: defaultdict(set))
     listed: dict[str, set[UUID]] = field(default_factory=lambda: defaultdict(set))
+    # As bad as they are.
+    told: dict[str, set[UUID]] = field(default_factory=lambda: defaultdict(set))
     now: float = 0.0
 
     def live(self, happenings: Iterable[tuple[Any, ...]]) -> None:
@@ -153,7 +157,8 @@ class Watch:
         self.night.turn(moment(self.now))
         for _, telling in self.night.told[known:]:
             notice = telling.notice
-            self.listed[notice.group].update(one.alert_id for one in notice.alerts)
+            for found in (self.listed, self.told):
+                found[notice.group].update(one.alert_id for one in notice.alerts)
             if notice.event == "update" and notice.actor is not None:
                 # Of those who have the rest of this page.
                 self.joined[notice.group].update(one.alert_id for one in notice.alerts)
@@ -172,6 +177,7 @@ class Watch:
                 assert not any(map(self.is_quieted, left.values())), (
                     f"{notice.title}: some of it is quieted"
                 )
+                assert [one.severity for one in notice.alerts] == [one.severity for one in listed]
             if notice.event == "trigger":
                 lives = {one.page.alert_id for one in self.lives.values()}
                 asking = lives.intersection(left) - self.had - self.joined[notice.group]
@@ -184,7 +190,9 @@ class Watch:
         elsewhere = set().union(*others)
         pages = [one.page for one in self.lives.values()]
         still_open = {one.alert_id for one in pages if not self.is_quieted(one)}
-        return list((still_open & self.listed[key]) - elsewhere)
+        # What got worse may have come to a page that tells of it with its next update.
+        on_its_way = still_open - set().union(*self.told.values())
+        return list((still_open & self.listed[key]) - elsewhere - on_its_way)
 
     def acknowledge(self, life: Life) -> None:
         """Let somebody have an alert, and so the pages that it is in."""
@@ -217,7 +225,8 @@ class Watch:
                 self.had |= {
                     one
                     for one in self.members(key)
-                    if one in self.listed[key] or not self.is_quieted(self.firings[one])
+                    if one in self.told[key]
+                    or (one not in self.listed[key] and not self.is_quieted(self.firings[one]))
                 }
 
     def members(self, key: str) -> set[UUID]:
@@ -236,7 +245,7 @@ class Watch:
                 page = self.page(key, sensor, kind, severity, quality)
                 self.lives[key] = Life(page, moment(self.now))
                 self.say("firing", page)
-            case "over" | "stale" | "back" | "acknowledged" if self.lives:
+            case "over" | "stale" | "back" | "acknowledged" | "worse" if self.lives:
                 # Of what is not open the oldest that is, so that something comes of it.
                 self.change(verb, key if key in self.lives else next(iter(self.lives)))
             case "taken":
@@ -254,8 +263,25 @@ class Watch:
                 self.say("resolved", life.page, resolution_of(life.page))
             case "acknowledged":
                 self.acknowledge(life)
+            case "worse":
+                self.worsen(life)
             case "stale" | "back":
                 self.say(verb, life.page)
+
+    def worsen(self, life: Life) -> None:
+        """Let an alert be worse: whoever had it, had less, and whoever was told was told less."""
+        alert_id, severity = life.page.alert_id, life.page.severity
+        if severity == "critical":
+            return
+        facts = {name: getattr(life.page, name) for name in life.page.__struct_fields__}
+        life.page = Page(**facts | {"severity": SEVERITIES[RANK[severity] + 1]})
+        life.is_acknowledged = False
+        self.firings[alert_id] = life.page
+        self.had.discard(alert_id)
+        for keys in (self.joined, self.told):
+            for found in keys.values():
+                found.discard(alert_id)
+        self.say("worse", life.page, life.page)
 
     def order(self, verb: str, sensor: str) -> None:
         now = moment(self.now)
@@ -309,7 +335,7 @@ class Watch:
         alert_id = life.page.alert_id
         # By a page that goes on: what ended speaks for nothing any more.
         if life.is_acknowledged or any(
-            alert_id in self.listed[key] for key in self.night.memory.groups
+            alert_id in self.told[key] for key in self.night.memory.groups
         ):
             return True
         track = self.night.memory.tracks[alert_id]
@@ -401,7 +427,18 @@ def _explains(source: Page, target: Page) -> bool:
 
 # Often what happens often, so that a night is worth looking at.
 ORDERS = ["silence", "silence-zone", "maintenance"]
-RARE = ["stale", "back", "acknowledged", "acknowledged", "taken", "lost", "restart", *ORDERS]
+RARE = [
+    "worse",
+    "worse",
+    "stale",
+    "back",
+    "acknowledged",
+    "acknowledged",
+    "taken",
+    "lost",
+    "restart",
+    *ORDERS,
+]
 verbs = st.sampled_from([*["open"] * 8, *["over"] * 4, *["lift"] * 2, *RARE])
 kinds = st.sampled_from([*["level", "incident"] * 2, "silence", "exceedance", "spike"])
 severities = st.sampled_from(["minor", "major", "major", "critical", "informational"])

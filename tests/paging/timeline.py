@@ -23,7 +23,7 @@ from paging.schedule import Override
 from paging.state import GivenUp, Memory, Orders, Quiet, Said, Taken, Telling, Told, Topology
 from paging.topology import topology_of
 from paging.turn import decide
-from storage.pages import Page
+from storage.pages import Page, Severity
 from tests.paging.scaffold import page_of, resolution_of
 
 BEGIN = datetime(2025, 3, 4, 2, 0, tzinfo=UTC)
@@ -175,6 +175,17 @@ def over(*sensors: str) -> Action:
         for sensor in sensors:
             told = night.pages[sensor]
             night.events.append(Told("resolved", told.alert_id, now, resolution_of(told)))
+
+    return happen
+
+
+def worse(sensor: str, severity: Severity = "critical", **facts: Any) -> Action:
+    def happen(night: Night, now: datetime) -> None:
+        before = night.pages[sensor]
+        fields = {name: getattr(before, name) for name in before.__struct_fields__}
+        told = Page(**fields | {"severity": severity, "sentence": f"{sensor} shouts"} | facts)
+        night.pages[sensor] = told
+        night.events.append(Told("worse", told.alert_id, now, told))
 
     return happen
 
