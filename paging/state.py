@@ -17,7 +17,7 @@ import msgspec
 from paging.matching import Match
 from paging.notices import Cause, Notice, State
 from paging.schedule import Override
-from storage.pages import Page, Severity
+from storage.pages import SEVERITIES, Page, Severity
 
 # What becomes of an alert in the pager: it waits at a stage, is kept quiet for a time, belongs to
 # groups, is told nobody, or is over and only remembered.
@@ -25,7 +25,6 @@ Phase = Literal["held", "muted", "grouped", "dropped", "over"]
 Happening = Literal["firing", "worse", "resolved", "stale", "back", "acknowledged"]
 Outcome = Literal["pass", "hold", "mute", "drop", "join", "tell", "quiet", "divert"]
 
-SEVERITIES: Final[tuple[Severity, ...]] = ("informational", "minor", "major", "critical")
 RANK: Final[Mapping[str, int]] = {name: rank for rank, name in enumerate(SEVERITIES)}
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
 

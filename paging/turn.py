@@ -38,7 +38,6 @@ from paging.stages import (
 )
 from paging.state import (
     RANK,
-    SEVERITIES,
     AreaKey,
     Delivery,
     GivenUp,
@@ -64,7 +63,7 @@ from paging.state import (
     Event as Happened,
 )
 from paging.wording import by_identity, notice_of, one_of, test_notice
-from storage.pages import Page, Severity
+from storage.pages import SEVERITIES, Page, Severity
 
 _GROUPS: Final = UUID("a2b3f6a4-6a0e-4d0e-9f55-9d5f5f3c2f10")  # namespace of group keys
 # A dark area is as bad as what depends on it: a gateway is one box, a zone a part of the city.

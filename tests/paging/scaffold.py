@@ -130,6 +130,21 @@ class Table:
             if bell:
                 self.ring()
 
+    def worsen(self, page: Page) -> None:
+        """Let an open alert be as bad as a page says."""
+        with self._connection.transaction():
+            self._connection.execute(
+                "UPDATE alert SET severity = %s, sentence = %s,"
+                " state = replace(state, 'acknowledged', 'open') WHERE alert_id = %s",
+                (page.severity, page.sentence, page.alert_id),
+            )
+            self._connection.execute(
+                "INSERT INTO outbox (alert_id, event, dedup_key, payload, at)"
+                " VALUES (%s, 'worse', %s, %s, now())",
+                (page.alert_id, str(page.alert_id), encode_page(page).decode()),
+            )
+            self.ring()
+
     def put_many(self, pages: Sequence[Page]) -> None:
         """Write many pages at once, as a storm does."""
         values = {

@@ -10,6 +10,7 @@ from paging import book
 from paging.connection import Connection
 from paging.decider import Decider
 from paging.state import GivenUp
+from storage.pages import Page
 from tests.paging.conftest import Clock, routes_to
 from tests.paging.scaffold import Table, page_of, resolution_of
 from tests.paging.test_deliveries import on, put
@@ -89,3 +90,38 @@ def test_a_pager_that_did_not_decide_last_reads_what_the_other_left(table: Table
         assert table.count("closed_at IS NULL", "page_group") == 0
 
     on(table, work)
+
+
+def test_what_got_worse_is_as_bad_to_a_pager_that_reads_it(table: Table) -> None:
+    page = page_of(severity="minor")
+    facts = {name: getattr(page, name) for name in page.__struct_fields__}
+    worse = Page(**facts | {"severity": "critical", "sentence": "far worse"})
+    unheard = Page(**facts | {"severity": "major", "sentence": "worse"})
+
+    async def work(connection: Connection) -> None:
+        one, other = decider(table), decider(table)
+        table.put(page)
+        await one.turn(connection)
+        table.execute("SELECT acknowledge_alert(%s, 'anna', 'mine')", page.alert_id)
+        await one.turn(connection)
+        table.worsen(worse)
+        await one.turn(connection)
+        # It is no worse than the other knows.
+        table.worsen(unheard)
+        await other.turn(connection)
+        table.put(resolution_of(page))
+        await other.turn(connection)
+
+    on(table, work)
+    said = table.execute(
+        "SELECT event, payload->>'severity' AS severity, payload->>'ring' AS ring,"
+        " payload->'alerts'->0->>'sentence' AS sentence FROM notice ORDER BY notice_id"
+    )
+    assert [tuple(row.values()) for row in said] == [
+        ("trigger", "minor", "0", page.sentence),
+        ("acknowledge", "minor", "0", page.sentence),
+        ("trigger", "critical", "1", "far worse"),
+        ("resolve", "critical", "1", "far worse"),
+    ]
+    assert "deduplication: it got worse: critical, was minor" in table.said(page)
+    assert "deduplication: it is as bad already" in table.said(page)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from paging.matching import Match
 from paging.state import (
     RANK,
-    SEVERITIES,
     GivenUp,
     Group,
     Happening,
@@ -27,7 +26,7 @@ from paging.state import (
     Track,
     labels_of,
 )
-from storage.pages import Page
+from storage.pages import SEVERITIES, Page
 from tests.paging.scaffold import page_of, resolution_of
 from tests.paging.timeline import BEGIN, ROUTES, Night, lift, maintenance, moment, night_of, silence
 
