@@ -65,7 +65,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     peak : str or None
         The worst severity of those whose place it took, where it flaps.
     is_worse : bool
-        Since it came into its groups it got worse, and not all of them have told of that.
+        Whether it got worse since it came into its groups.
     takes_over : UUID or None
         The same, opened before and flapping, that stands for it in its groups until it comes there.
     """

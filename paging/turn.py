@@ -375,8 +375,7 @@ class _Decider:
             present = self._tracks[one.alert_id]
             keys = self._as_of(present, group)
             untold = tuple(key for key in present.untold if key not in keys)
-            is_worse = present.is_worse and bool(untold)
-            self._tracks[one.alert_id] = _changed(present, untold=untold, is_worse=is_worse)
+            self._tracks[one.alert_id] = _changed(present, untold=untold)
 
     def _disregard(self, group: Group, members: Sequence[Track], heard: Sequence[Track]) -> None:
         """Let what a page cannot tell now be told when it can: nothing else speaks for it."""

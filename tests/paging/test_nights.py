@@ -194,7 +194,9 @@ class Watch:
         return list((still_open & self.listed[key]) - elsewhere - on_its_way)
 
     def acknowledge(self, life: Life) -> None:
-        """Let somebody have an alert, and so the pages that it is in."""
+        """Let somebody have an alert, and so the pages that it is in; once more changes nothing."""
+        if life.is_acknowledged:
+            return
         life.is_acknowledged = True
         self.say("acknowledged", life.page)
         memory = self.night.memory

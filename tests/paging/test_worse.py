@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.paging.test_timelines import LADDER
+from tests.paging.test_timelines import DARK, LADDER, SENSORS
 from tests.paging.timeline import (
     ROUTES,
     acknowledge,
     acknowledged,
     at,
     between,
+    dark,
     lift,
     maintenance,
     open,  # noqa: A004 - the word of the trade
@@ -96,6 +97,96 @@ def test_what_got_worse_and_is_no_worse_than_the_rest_is_theirs_who_have_that() 
         want(between(900, 900.1), resolve("a", "b", "c")),
         routes=LADDER,
         until=1000,
+    )
+
+
+def test_what_alone_got_worse_did_not_join() -> None:
+    play(
+        at(0, open("a", severity="minor"), open("b", severity="critical")),
+        want(between(1, 1.1), page("a", "b", severity="critical", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a", "b")),
+        at(100, worse("a")),
+        want(between(100, 100.1), update("a", "b", text="1 alert got worse\na shouts\nb speaks")),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_what_was_theirs_as_it_joined_is_nobodys_when_it_is_worse() -> None:
+    night = play(
+        at(0, open("a")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(100, open("b", severity="minor")),
+        want(between(100, 100.1), update("a", "b", actor="anna")),
+        at(200, worse("b")),
+        want(between(200, 200.1), page("a", "b", severity="critical", step=1, ring=1)),
+        at(210, acknowledge("b")),
+        want(between(210, 210.1), acknowledged("a", "b", ring=1)),
+        routes=LADDER,
+        until=1000,
+    )
+    states = [{one.sensor: one.state for one in telling.notice.alerts} for _, telling in night.told]
+    assert states[3:] == [
+        {"a": "acknowledged", "b": "open"},
+        {"a": "acknowledged", "b": "acknowledged"},
+    ]
+
+
+def test_what_was_had_itself_is_open_again_when_it_is_worse() -> None:
+    night = play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a")),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a")),
+        at(20, worse("a")),
+        want(between(20, 20.1), page("a", severity="critical", ring=1)),
+        until=30,
+    )
+    assert [telling.notice.counts.open for _, telling in night.told] == [1, 0, 1]
+
+
+def test_a_page_that_its_routes_would_tell_nobody_now_goes_on() -> None:
+    nobody = CRITICAL.replace('policy = "ladder"\ngroup_wait = "5s"', 'policy = "nobody"')
+    play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", severity="minor", step=1)),
+        at(10, worse("a")),
+        want(between(10, 10.1), page("a", severity="critical", step=1, ring=1)),
+        routes=LADDER.replace("[[route]]", nobody),
+        until=50,
+    )
+
+
+def test_a_sensor_of_a_dark_area_stays_with_that() -> None:
+    play(
+        at(0, dark(*(f"s{number:02}" for number in range(20)))),
+        want(between(4, 4.1), page(severity="major", total=20, step=1)),
+        at(10, worse("s03")),
+        want(between(10, 10.1), page(severity="critical", total=20, step=1, ring=1)),
+        routes=LADDER + DARK[len(ROUTES) :],
+        zones=SENSORS,
+        until=50,
+    )
+
+
+def test_what_came_to_another_page_joined_that_though_it_had_got_worse_before() -> None:
+    play(
+        at(0, open("c", severity="critical"), open("a", severity="minor")),
+        want(between(1, 1.1), page("a", severity="minor", step=1)),
+        want(between(5, 5.1), page("c", severity="critical", step=1)),
+        at(10, acknowledge("a"), acknowledge("c")),
+        want(between(10, 10.1), acknowledged("a")),
+        want(between(10, 10.1), acknowledged("c")),
+        at(20, silence(100, sensor="a")),
+        at(30, worse("a", "major")),
+        at(110, lift(), worse("a")),
+        want(between(110, 110.1), resolve(total=0)),
+        want(between(110, 110.1), update("a", "c", text="1 alert joined\na shouts\nc speaks")),
+        routes=LADDER.replace("[[route]]", CRITICAL),
+        until=400,
     )
 
 
