@@ -410,9 +410,8 @@ def pager_try(
 ) -> None:
     """Show where an alert would go; exit 1 where nobody would be told."""
     from paging.checking import faults_of
-    from paging.explaining import trial, written
     from paging.stages import STAGES
-    from paging.trial import TrialError, read_alert
+    from paging.trial import TrialError, read_alert, trial, written
 
     routes = _routes(file, settings_file)
     if faults := faults_of(routes):
@@ -427,7 +426,7 @@ def pager_try(
     for line in written(lines):
         typer.echo(printable(line, 500))
     outcomes = {line.outcome for line in lines if line.stage in dict(STAGES)}
-    # What only waits is told in the end.
+    # What only waits is told in the end, or dropped by a line of its own.
     if outcomes & {"drop", "mute"} or not any(line.outcome == "tell" for line in lines):
         typer.echo("nobody would be told", err=True)
         raise typer.Exit(_FAILURE)

@@ -93,8 +93,11 @@ _TRACKS: Final = """
         SELECT payload FROM outbox
         WHERE alert_id = t.alert_id AND event IN ('firing', 'worse') AND decided_at IS NOT NULL
         ORDER BY outbox_id DESC LIMIT 1) o
+    ORDER BY t.body->>'arrived', t.alert_id
 """
-_GROUPS: Final = "SELECT body::text FROM page_group WHERE closed_at IS NULL"
+_GROUPS: Final = """
+    SELECT body::text FROM page_group WHERE closed_at IS NULL ORDER BY opened_at, group_key
+"""
 # What has a page in its row, and what that calls itself.
 _WITH_PAGE: Final = {"firing": "firing", "worse": "firing", "resolved": "resolved"}
 _DECIDED: Final = "UPDATE outbox SET decided_at = %s WHERE outbox_id = ANY(%s)"

@@ -122,8 +122,13 @@ def _all_of(names: Iterable[str]) -> str:
 
 
 def _is_net(route: Route, routes: Routes) -> bool:
-    """Say whether a route is the net under the others, which may hang there unused."""
-    return route is routes.routes[-1] and not route.match.terms
+    """Say whether a route is the net under the others, which may hang there unused.
+
+    But not under one that takes everything itself.
+    """
+    earlier = (one for one in routes.routes[:-1] if not one.goes_on)
+    is_last = route is routes.routes[-1] and not route.match.terms
+    return is_last and all(one.match.terms for one in earlier)
 
 
 def _policies(routes: Routes) -> Iterator[str]:

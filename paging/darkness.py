@@ -16,7 +16,8 @@ from paging.routes import Darkness
 from paging.state import AreaKey, Group, Topology, Track
 from storage.pages import Page
 
-# Below half of what made it dark an area is not dark any more, and newcomers speak for themselves.
+# Below half of what made it dark, and of what its page speaks of, an area is not dark any more, and
+# newcomers speak for themselves.
 _STILL_DARK: Final = 0.5
 
 Silent = Iterable[tuple[Track, Page]]
@@ -94,18 +95,36 @@ def dark_of(area: AreaKey, group: str, silent: Silent, topology: Topology, told:
 
 
 def still_dark(
-    areas: Iterable[AreaKey], silent: Silent, topology: Topology, rule: Darkness
+    groups: Mapping[AreaKey, Group], silences: Silent, topology: Topology, rule: Darkness
 ) -> set[AreaKey]:
-    """Return those of some areas of which enough sensors are silent, whenever they fell so."""
-    counts: dict[AreaKey, set[str]] = {area: set() for area in areas}
-    for _, page in silent:
+    """Return the areas of which enough sensors are silent still.
+
+    Parameters
+    ----------
+    groups : mapping of AreaKey to Group
+        What speaks of each.
+    silences : iterable of (Track, Page)
+        Alerts of silence, those that are over among them. Of an area those count that are in its
+        group, or came before it: what falls silent later and by itself makes it no darker.
+    topology : Topology
+    rule : Darkness
+    """
+    spoken_of: dict[AreaKey, set[str]] = {area: set() for area in groups}
+    silent: dict[AreaKey, set[str]] = {area: set() for area in groups}
+    for track, page in silences:
         for area in topology.around(page.sensor, page.zone):
-            if area in counts:
-                counts[area].add(page.sensor)
+            group = groups.get(area)
+            if group is None or (group.key not in track.groups and track.arrived > group.opened):
+                continue
+            spoken_of[area].add(page.sensor)
+            if track.state != "resolved":
+                silent[area].add(page.sensor)
     return {
         area
-        for area, sensors in counts.items()
-        if len(sensors) >= max(rule.least, _STILL_DARK * rule.share * topology.sizes.get(area, 0))
+        for area, sensors in silent.items()
+        if len(sensors) >= rule.least
+        and len(sensors)
+        >= _STILL_DARK * max(len(spoken_of[area]), rule.share * topology.sizes.get(area, 0))
     }
 
 

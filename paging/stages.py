@@ -115,7 +115,7 @@ class Scene:
     sources : sequence of mapping of tuple to Source
         For each inhibition: the oldest open alert that inhibits, by what both must agree in; where
         none is open, the one that was over last.
-    company : mapping of (str, str) to mapping of str to datetime
+    company : mapping of (str, str) to mapping of str to sequence of datetime
         For each zone and kind: sensors with an open alert that passes the gates, and when it
         arrived.
     """
@@ -125,7 +125,7 @@ class Scene:
     topology: Topology
     dark: Mapping[AreaKey, str]
     sources: Sequence[Mapping[tuple[str, ...], Source]]
-    company: Mapping[tuple[str, str], Mapping[str, datetime]]
+    company: Mapping[tuple[str, str], Mapping[str, Sequence[datetime]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def out_of_maintenance(candidate: Candidate, scene: Scene, now: datetime) -> Dec
     """Keep quiet what is being worked on."""
     window = quieted(candidate.labels, scene.orders.windows, now)
     if window is not None:
-        return Decision("mute", f"maintenance window {_named(window)}", window.ends)
+        return Decision("mute", f"maintenance window {named(window)}", window.ends)
     return Decision("pass", "no maintenance window")
 
 
@@ -254,7 +254,7 @@ def not_silenced(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
     """Keep quiet what somebody has silenced."""
     silence = quieted(candidate.labels, scene.orders.silences, now)
     if silence is not None:
-        return Decision("mute", f"silence {_named(silence)}", silence.ends)
+        return Decision("mute", f"silence {named(silence)}", silence.ends)
     return Decision("pass", "no silence")
 
 
@@ -267,6 +267,8 @@ def not_in_the_dark(candidate: Candidate, scene: Scene, now: datetime) -> Decisi
     page, track = candidate.page, candidate.track
     if page.kind != DARK_KIND:
         return Decision("pass", "its sensor speaks")
+    if all(one.policy == NOBODY for one in routes_of(candidate.labels, scene.routes.routes)):
+        return Decision("pass", "its routes tell nobody")
     for area in reversed(scene.topology.around(page.sensor, page.zone)):
         key = scene.dark.get(area)
         if key is not None:
@@ -339,7 +341,8 @@ def corroborated(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
         page, track = candidate.page, candidate.track
         company = scene.company.get((page.zone, page.kind), {})
         others = sum(
-            sensor != page.sensor and abs(arrived - track.arrived) <= rule.within
+            sensor != page.sensor
+            and any(abs(one - track.arrived) <= rule.within for one in arrived)
             for sensor, arrived in company.items()
         )
         if others >= rule.sensors:
@@ -381,7 +384,7 @@ def not_quieted(gathering: Gathering, _now: datetime) -> Decision:
     """Keep quiet a group all of whose alerts were silenced since; its end is told all the same."""
     quiet = gathering.quiet
     if quiet is not None and not gathering.is_over:
-        return Decision("hold", f"all of it is quieted: {_named(quiet)}", quiet.ends)
+        return Decision("hold", f"all of it is quieted: {named(quiet)}", quiet.ends)
     return Decision("pass", "not quieted as a whole")
 
 
@@ -593,7 +596,8 @@ def counted(alerts: int) -> str:
     return "1 alert" if alerts == 1 else f"{alerts} alerts"
 
 
-def _named(quiet: Quiet) -> str:
+def named(quiet: Quiet) -> str:
+    """Return what a silence or a window is called where people read it."""
     comment = f": {quiet.comment}" if quiet.comment else ""
     return f"{quiet.name} ({quiet.match}) until {quiet.ends:%Y-%m-%d %H:%M:%S} UTC{comment}"
 

@@ -31,6 +31,7 @@ from paging.stages import (
     is_worse,
     judge,
     judge_group,
+    named,
     quieted,
     routes_of,
     step_due,
@@ -342,7 +343,12 @@ class _Decider:
             track = _changed(track, state="acknowledged", moved=self._now, acknowledged_by=by)
             self._put(track)
         for key in track.groups:
-            self._take(key, told.actor, track.alert_id)
+            # Not pages that have not told of it.
+            if key not in track.untold:
+                self._take(key, told.actor, track.alert_id)
+        before = self._tracks.get(track.takes_over) if track.takes_over else None
+        if before is not None:
+            self._acknowledge(before, told)
 
     def _take(self, key: str, actor: str, alert_id: UUID | None = None) -> None:
         """Let somebody have a group, or the summary that speaks for it: nobody else is woken."""
@@ -350,19 +356,23 @@ class _Decider:
         if group is not None and group.summary is not None:
             group = self._groups.get(group.summary)
         # Of what nobody was told of, nobody has more than the alert itself.
-        if group is None or group.first_told is None or group.acknowledged_at is not None:
+        if group is None or group.first_told is None:
             return
+        # Who takes a page has looked at it; who has an alert has what its page told of. Of what got
+        # worse both know less.
         members = [
             one
             for one in self._members_of(group.key)
-            # Of what got worse they were told less.
-            if self._is_known(one, group) and not (one.is_worse and self._is_untold(one, group))
+            if not self._is_untold(one, group)
+            or (alert_id is None and not one.is_worse and self._quiet_of(one) is None)
         ]
         if not members:
             return
         for track in members:
             self._put(_changed(track, acknowledged_by=track.acknowledged_by or actor))
         self._heed(group, members)
+        if group.acknowledged_at is not None:
+            return
         group = self._had(_changed(group, had_at=None), actor)
         said = f"{actor} has it"
         self._say(alert_id, group.key, "escalation", "quiet", said)
@@ -472,7 +482,9 @@ class _Decider:
         return Candidate(page, labels, track)
 
     def _scene(self) -> Scene:
-        company: dict[tuple[str, str], dict[str, datetime]] = defaultdict(dict)
+        company: dict[tuple[str, str], dict[str, list[datetime]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         rules = self._routes.inhibitions
         sources: list[dict[tuple[str, ...], Source]] = [{} for _ in rules]
         if rules or self._routes.corroborations:
@@ -480,13 +492,18 @@ class _Decider:
                 page = self._pages[alert_id]
                 if track.state != "resolved" and track.phase not in ("dropped", "over"):
                     if self._routes.corroborations and self._is_let_in(page, track):
-                        company[page.zone, page.kind][page.sensor] = track.arrived
+                        company[page.zone, page.kind][page.sensor].append(track.arrived)
                     self._add_source(sources, page, track, None)
-                elif track.state == "resolved" and self._now < track.moved + self._after_source:
+                elif self._explains_still(track):
                     self._add_source(sources, page, track, track.moved)
         return Scene(
             self._routes, self._orders, self._topology, self._still_dark(), sources, company
         )
+
+    def _explains_still(self, track: Track) -> bool:
+        """Say whether what is over was a reason a moment ago: not if it lacked neighbours."""
+        is_over = track.state == "resolved" and track.stage != "corroboration"
+        return is_over and self._now < track.moved + self._after_source
 
     def _add_source(
         self,
@@ -524,7 +541,7 @@ class _Decider:
                 track = _changed(track, takes_over=None)
                 self._put(_changed(track, phase="dropped", stage=verdict.stage, until=None))
             case "join":
-                self._join(track, self._siblings(decision.group or ""))
+                self._join(track, self._area_groups(decision.group or "", candidate.page))
             case _:
                 self._join(track, tuple(self._groups_for(candidate)))
         self._said.append(
@@ -599,18 +616,23 @@ class _Decider:
 
     def _still_dark(self) -> dict[AreaKey, str]:
         """Return the areas with an open group of which enough sensors are still silent."""
-        # Of two groups of one area the later: it went dark again before all of it was back.
-        groups = {
-            area: group.key
-            for group in sorted(self._groups.values(), key=lambda group: group.opened)
-            if (area := area_of(group)) is not None
-        }
+        # Of two groups of one area the later: it went dark again before all of it was back. Of one
+        # of several routes the first, to which all of its sensors came.
+        groups: dict[AreaKey, Group] = {}
+        for group in sorted(self._groups.values(), key=lambda group: group.opened):
+            area = area_of(group)
+            if area is not None and (area not in groups or groups[area].opened < group.opened):
+                groups[area] = group
         if not groups:
             return {}
         # What is held may be the area going dark again, which is news.
-        grouped = [pair for pair in self._silent() if pair[0].phase == "grouped"]
+        grouped = [
+            (track, self._pages[alert_id])
+            for alert_id, track in self._tracks.items()
+            if track.phase == "grouped" and self._pages[alert_id].kind == DARK_KIND
+        ]
         dark = still_dark(groups, grouped, self._topology, self._routes.darkness)
-        return {area: groups[area] for area in dark}
+        return {area: groups[area].key for area in dark}
 
     def _darken(self) -> None:
         """Open a group for each area that goes dark now; the largest takes all."""
@@ -634,22 +656,28 @@ class _Decider:
             and group.summary is None
             and (group.cause == "sensors" or area_of(group) in inside)
         }
+        # Another area that goes dark in this turn may have taken some of them.
         members = [
-            track for track in silent if track.phase == "held" or untold.issuperset(track.groups)
+            track
+            for track in self._present(silent)
+            if track.phase == "held" or untold.issuperset(track.groups)
         ]
         if not members:
             return
+        members.sort(key=lambda track: (track.arrived, str(track.alert_id)))
         pages = [self._pages[track.alert_id] for track in members]
         severity = _worst([_AREA_SEVERITY[area.kind], *(page.severity for page in pages)])
         zone = self._topology.zone_of(area) or one_of(page.zone for page in pages)
-        labels = labels_of(pages[0]) | {"severity": severity, "zone": zone, "sensor": area.name}
-        told = [route for route in routes_of(labels, self._routes.routes) if route.policy != NOBODY]
+        told = self._routes_of_area(
+            pages, {"severity": severity, "zone": zone, "sensor": area.name}
+        )
         if not told:
             return
-        first = min(members, key=lambda track: (track.arrived, str(track.alert_id)))
+        first = members[0]
         has_larger = any(area in parts for parts in self._topology.within.values())
         keys = {
-            _key(area.kind, area.name, route.name, str(first.alert_id)): route for route in told
+            _key(area.kind, area.name, route.name, str(first.alert_id)): route
+            for route in told.values()
         }
         for key, route in keys.items():
             wait = self._routes.darkness.parent_wait if has_larger else route.group_wait
@@ -667,6 +695,48 @@ class _Decider:
             said = f"{area} is dark, and speaks for it"
             self._say(track.alert_id, next(iter(keys)), "darkness", "join", said)
             self._join(track, tuple(keys))
+
+    def _routes_of_area(self, pages: Sequence[Page], labels: dict[str, str]) -> dict[str, Route]:
+        """Return the routes of an area by name: its first sensor's, and those to others than that.
+
+        Its sensors may be of several domains, whose staff all must know; each of them once.
+        """
+        told: dict[str, Route] = {}
+        for own in dict.fromkeys(tuple((labels_of(page) | labels).items()) for page in pages):
+            policies = {route.policy for route in told.values()} | {NOBODY}
+            told |= {
+                route.name: route
+                for route in routes_of(dict(own), self._routes.routes)
+                if route.policy not in policies
+            }
+        return told
+
+    def _area_groups(self, key: str, page: Page) -> tuple[str, ...]:
+        """Return the groups of an area that a sensor comes to: more where others see to it."""
+        group, siblings = self._groups[key], self._siblings(key)
+        known = [self._groups[one] for one in siblings]
+        severity = _worst([_AREA_SEVERITY[group.cause], page.severity])
+        labels = {"severity": severity, "zone": group.labels["zone"], "sensor": group.cause_name}
+        more = [
+            route
+            for name, route in self._routes_of_area([page], labels).items()
+            if name not in {one.route for one in known}
+            and route.policy not in {one.policy for one in known}
+        ]
+        for route in more:
+            new = _key(group.cause, group.cause_name, route.name, str(page.alert_id))
+            self._groups[new] = Group(
+                key=new,
+                cause=group.cause,
+                cause_name=group.cause_name,
+                route=route.name,
+                policy=route.policy,
+                labels=group.labels,
+                opened=group.opened,
+                waits_until=max(group.waits_until, self._now),
+            )
+        self._beside.clear()
+        return self._siblings(key)
 
     def _siblings(self, key: str) -> tuple[str, ...]:
         """Return the groups that an area has by every route that took it, one of which is given."""
@@ -952,6 +1022,7 @@ class _Decider:
             said = f"no step of {group.policy} that is left reaches anybody"
             self._say(None, group.key, "escalation", "pass", said)
         told = self._word(group, heard, event, reason, gathering, deliveries)
+        self._say_unheard(group, members, heard)
         if group.summary is not None:
             self._part([group.summary])
             self._disregard(group, members, heard)
@@ -964,6 +1035,15 @@ class _Decider:
             repeats_at=repeats_at,
             summary=None,
         )
+
+    def _say_unheard(self, group: Group, members: Sequence[Track], heard: Sequence[Track]) -> None:
+        """Say of what is quieted that it is not told with its page."""
+        known = {one.alert_id for one in heard}
+        for one in members:
+            quiet = None if one.alert_id in known else self._quiet_of(one)
+            if quiet is not None:
+                said = f"not told with its page: {named(quiet)}"
+                self._say(one.alert_id, group.key, "group silence", "quiet", said, quiet.ends)
 
     def _word(
         self,

@@ -80,17 +80,20 @@ _MEMBERS: Final[LiteralString] = f"""{_ALERT}
     JOIN page_member m USING (alert_id) WHERE m.group_key = %s
     ORDER BY a.opened_at DESC, a.alert_id LIMIT %s
 """
-# Of an alert, and of the groups that it is in, as long as it is in them.
+# Of an alert, and of the groups that it is in, as long as it is in them. Of what is said of a group
+# again and again the first counts: each of hundreds of neighbours that end is a reason to look.
 _DECISIONS: Final = """
-    SELECT * FROM (
-        SELECT decision_id, at, group_key, stage, outcome, reason, until, trail FROM decision
-        WHERE alert_id = %(alert)s
-        UNION ALL
-        SELECT d.decision_id, d.at, d.group_key, d.stage, d.outcome, d.reason, d.until, d.trail
+    (SELECT decision_id, at, group_key, stage, outcome, reason, until, trail FROM decision
+     WHERE alert_id = %(alert)s ORDER BY decision_id DESC LIMIT %(limit)s)
+    UNION ALL
+    (SELECT decision_id, at, group_key, stage, outcome, reason, until, trail FROM (
+        SELECT d.*, lag(concat_ws('|', d.stage, d.outcome, d.reason))
+                    OVER (PARTITION BY d.group_key ORDER BY d.decision_id) AS before
         FROM page_member m JOIN decision d USING (group_key)
-        WHERE m.alert_id = %(alert)s AND d.alert_id IS NULL AND d.at >= m.joined_at
-        ORDER BY decision_id DESC LIMIT %(limit)s
-    ) x ORDER BY decision_id
+        WHERE m.alert_id = %(alert)s AND d.alert_id IS NULL AND d.at >= m.joined_at) g
+     WHERE before IS DISTINCT FROM concat_ws('|', stage, outcome, reason)
+     ORDER BY decision_id DESC LIMIT %(limit)s)
+    ORDER BY decision_id
 """
 _WORDS: Final = """
     SELECT revision, event, at, payload ->> 'title' AS title FROM notice WHERE group_key = %s
@@ -210,7 +213,7 @@ async def pages_of(connection: Connection, alert_id: UUID) -> list[Page]:
 async def decisions(connection: Connection, alert_id: UUID) -> list[Decision]:
     """Return what the stages said of an alert and of its groups: the newest, in order."""
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(_DECISIONS, {"alert": alert_id, "limit": MAX_ROWS})
+        await cursor.execute(_DECISIONS, {"alert": alert_id, "limit": MAX_ROWS // 2})
         rows = await cursor.fetchall()
     return [
         Decision(

@@ -1,10 +1,14 @@
 """Which areas go dark, from which of their sensors are silent."""
 
+from collections.abc import Iterable
+from datetime import timedelta
 from uuid import uuid4
+
+from msgspec import structs
 
 from paging.darkness import Dark, Going, dark_of, newly_dark, still_dark
 from paging.routes import Area, Darkness
-from paging.state import AreaKey, Topology, Track
+from paging.state import AreaKey, Group, Topology, Track
 from paging.topology import topology_of
 from storage.pages import Page
 from tests.paging.scaffold import NOTICED_AT, page_of
@@ -70,15 +74,45 @@ def test_an_area_lies_in_another_when_nearly_all_of_it_does() -> None:
     assert HARBOUR not in topology_of(zones(3), AREAS).within
 
 
+def is_still_dark(topology: Topology, found: Iterable[tuple[Track, Page]]) -> bool:
+    group = Group(
+        key="own",
+        cause="gateway",
+        route="all",
+        policy="all",
+        opened=NOTICED_AT,
+        waits_until=NOTICED_AT,
+    )
+    return still_dark({NORTH: group}, found, topology, Darkness()) == {NORTH}
+
+
 def test_an_area_is_dark_until_less_than_half_of_what_made_it_so_is_silent() -> None:
     topology = city(n=80, x=400)
-
-    def is_dark(count: int) -> bool:
-        found = [silent(name) for name in sensors("n", count)]
-        return still_dark([NORTH], found, topology, Darkness()) == {NORTH}
-
+    found = [silent(name, "own") for name in sensors("n", 20)]
     # A quarter makes it dark.
-    assert [is_dark(count) for count in (9, 10, 20)] == [False, True, True]
+    assert [is_still_dark(topology, found[:count]) for count in (9, 10, 20)] == [False, True, True]
+
+
+def test_an_area_is_dark_until_less_than_half_of_what_its_page_speaks_of_is_silent() -> None:
+    topology = city(n=80, x=400)
+    found = [silent(name, "own") for name in sensors("n", 60)]
+    over = [(structs.replace(track, state="resolved"), page) for track, page in found]
+    assert [is_still_dark(topology, [*over[:back], *found[back:]]) for back in (0, 30, 31, 50)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_what_falls_silent_later_by_itself_makes_an_area_no_darker() -> None:
+    topology = city(n=80, x=400)
+    left = [silent(name, "own") for name in sensors("n", 9)]
+    others = [silent(name, "other") for name in sensors("n", 40)[9:]]
+    late = NOTICED_AT + timedelta(hours=1)
+    later = [(structs.replace(track, arrived=late), page) for track, page in others]
+    assert not is_still_dark(topology, [*left, *later])
+    assert is_still_dark(topology, [*left, *others])
 
 
 def test_told_before_is_what_others_alone_have_spoken_of() -> None:

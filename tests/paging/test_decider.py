@@ -4,15 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from psycopg.types.json import Jsonb
 
 from paging import book
+from paging.api import store
 from paging.connection import Connection, connected
 from paging.decider import Decider
-from paging.explaining import AlertUnknownError, explain, written
 from paging.hooks.kinds import KINDS
 from paging.pager import Pager, PagerConfig
 from paging.routes import Routes, read_routes
@@ -326,23 +325,40 @@ def test_an_alert_explains_itself_stage_by_stage(table: Table) -> None:
             await eventually(lambda: table.count("delivered_at IS NOT NULL") == 1)
         table.put(waits)
         async with connected(table.dsn, table.schema) as connection:
-            lines = await explain(connection, told.alert_id)
-            asked = [line.stage for line in lines if line.group is None]
-            assert asked == [name for name, _ in STAGES]
-            of_group = [line.stage for line in lines if line.group is not None]
-            assert of_group[:1] == ["grouping"]
-            assert of_group[-6:] == [*(name for name, _ in GROUP_STAGES), "delivery"]
-            assert lines[-1].reason == "trigger to control, step 1: taken, attempt 1"
-            assert all(map(str, written(lines)))
-            (*_, last) = await explain(connection, quiet.alert_id)
-            assert (last.stage, last.outcome) == ("quality", "drop")
-            (only,) = await explain(connection, waits.alert_id)
-            assert only.reason == "no pager has decided on it yet"
-            table.execute("DELETE FROM outbox WHERE alert_id = %s", waits.alert_id)
-            (only,) = await explain(connection, waits.alert_id)
-            assert only.stage == "worker"
-            with pytest.raises(AlertUnknownError):
-                await explain(connection, uuid4())
+            said = await store.decisions(connection, told.alert_id)
+            (own,) = [one for one in said if one.page_id is None]
+            assert [*(one.stage for one in own.passed), own.stage] == [name for name, _ in STAGES]
+            of_group = [one for one in said if one.page_id is not None]
+            assert of_group[0].stage == "grouping"
+            last = of_group[-1]
+            assert [*(one.stage for one in last.passed), last.stage] == [
+                name for name, _ in GROUP_STAGES
+            ]
+            assert last.outcome == "tell"
+            (only,) = await store.decisions(connection, quiet.alert_id)
+            assert (only.stage, only.outcome) == ("quality", "drop")
+            assert await store.decisions(connection, waits.alert_id) == []
+
+    within(work())
+
+
+def test_an_alert_explains_itself_however_often_its_group_was_looked_at(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_ROWS", 12)
+    first, others = alert("a"), [alert(f"b{number}") for number in range(20)]
+
+    async def work() -> None:
+        async with hooked() as (hook, url), running(pager(table, ladder(url))):
+            table.put(first, *others)
+            await hook.wait_for(lambda hook: hook.posts == 1)
+            for one in others:
+                table.put(resolution_of(one))
+                await eventually(lambda: table.count("decided_at IS NULL", "outbox") == 0)
+        async with connected(table.dsn, table.schema) as connection:
+            said = await store.decisions(connection, first.alert_id)
+        assert "routing" in [one.stage for one in said], "why it came to its page"
+        assert "tell" in [one.outcome for one in said], "and that it was told"
 
     within(work())
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paging import decider
+from paging.api import store
 from paging.connection import Connection, connected
-from paging.explaining import explain
 from paging.meter import Meter
 from paging.narrowing import Narrowing
 from paging.pager import Pager, PagerConfig
@@ -102,7 +102,7 @@ def test_one_event_that_fails_is_set_aside_and_all_others_are_told(
             table.put(page_of(sensor="later"))
             await hook.wait_for(lambda hook: hook.posts == 20)
         async with connected(table.dsn, table.schema) as connection:
-            (line,) = await explain(connection, bad.alert_id)
+            (line,) = await store.decisions(connection, bad.alert_id)
         assert (line.stage, line.outcome) == ("fault", "drop")
         assert line.reason == (
             "set aside, it cannot be decided: IndexError: a fault of the program"
@@ -203,7 +203,8 @@ def test_a_group_that_cannot_be_told_is_put_off_and_all_others_are_told(
             await hook.wait_for(lambda hook: hook.posts == 1)
             assert hook.arrivals[0].notice.zone == "good"
         async with connected(table.dsn, table.schema) as connection:
-            last = [line for line in await explain(connection, bad.alert_id) if line.group][-1]
+            said = await store.decisions(connection, bad.alert_id)
+        last = [one for one in said if one.page_id is not None][-1]
         assert (last.stage, last.outcome) == ("fault", "hold")
 
     within(work())
