@@ -203,7 +203,17 @@ class Watch:
         self.had.add(life.page.alert_id)
         track = memory.tracks.get(life.page.alert_id)
         if track is not None:
-            self.take(key for key in track.groups if key in memory.groups)
+            # Not pages that have not told of it.
+            self.take(
+                key
+                for key in track.groups
+                if key in memory.groups and (track.flapping or self.has_told(key, track.alert_id))
+            )
+
+    def has_told(self, key: str, alert_id: UUID) -> bool:
+        """Say whether a page has told of an alert, or the summary that speaks for it."""
+        summary = self.night.memory.groups[key].summary
+        return any(alert_id in self.told[one] for one in (key, summary) if one is not None)
 
     def take_newest(self) -> None:
         """Let somebody have the newest page: its alerts, and itself, as the API does it."""
@@ -214,11 +224,11 @@ class Watch:
         for life in self.lives.values():
             if life.page.alert_id in self.members(key):
                 self.acknowledge(life)
-        self.take([key])
+        self.take([key], is_whole=True)
         self.night.events.append(Taken(key, "anna"))
 
-    def take(self, groups: Iterable[str]) -> None:
-        """Let somebody have pages, or what speaks for them, with all that is in them."""
+    def take(self, groups: Iterable[str], *, is_whole: bool = False) -> None:
+        """Let somebody have what pages, or what speaks for them, told, or all that is there."""
         present = self.night.memory.groups
         for key in (present[key].summary or key for key in groups):
             # Of what nobody was told of, nobody has more than what they say.
@@ -227,7 +237,13 @@ class Watch:
                     one
                     for one in self.members(key)
                     if one in self.told[key]
-                    or (one not in self.listed[key] and not self.is_quieted(self.firings[one]))
+                    # Of what flaps, what told of it before stands for it.
+                    or self.night.memory.tracks[one].flapping
+                    or (
+                        is_whole
+                        and one not in self.listed[key]
+                        and not self.is_quieted(self.firings[one])
+                    )
                 }
 
     def members(self, key: str) -> set[UUID]:
