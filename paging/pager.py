@@ -25,6 +25,7 @@ from paging.renewal import RoutesFile
 from paging.routes import Routes, RoutesError
 from paging.sender import Sender, SenderConfig
 from paging.stages import SERVED_NAMESPACE
+from paging.threads import in_thread
 from storage.pages import outbox_channel
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ class Pager:
             await asyncio.sleep(self._config.sender.poll_interval_s)
             try:
                 # On a thread: the file may be large, and its disk may be away.
-                routes = await asyncio.to_thread(self._routes_file.changed)
+                routes = await in_thread(self._routes_file.changed, "routes-file")
                 if routes is None:
                     continue
                 notifiers = await self._doors.renew(routes)

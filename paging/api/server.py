@@ -23,6 +23,7 @@ from paging.api.guard import Failures
 from paging.api.problems import Problem, answer, install, responses
 from paging.renewal import RoutesFile
 from paging.routes import Routes, RoutesError
+from paging.threads import in_thread
 from storage.migrate import session_options
 
 log = logging.getLogger(__name__)
@@ -306,7 +307,7 @@ async def _watch(app: FastAPI, file: RoutesFile | None, look_every_s: float) -> 
         await asyncio.sleep(look_every_s)
         try:
             # On a thread: the file may be large, and its disk may be away.
-            routes = await asyncio.to_thread(file.changed)
+            routes = await in_thread(file.changed, "routes-file")
         except RoutesError as error:
             log.error(  # noqa: TRY400 - it is the operator's fault, not a fault of the program
                 "the routes file cannot be used, the last good one stays in force",

@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from paging.hooks import MAX_TIMEOUT_S, Refused, Retry, Secret, SecretError
+from paging.hooks.names import Names
 
 USER_AGENT: Final = "citywatch-pager/1"
 # A receiver may ask for patience, not for silence: a page an hour late is stale.
@@ -108,7 +109,9 @@ class Poster:
         self._session = aiohttp.ClientSession(
             # Each attempt has a connection of its own: one that died while it lay idle would cost
             # a page its attempt. How many there are is the sender's to bound.
-            connector=aiohttp.TCPConnector(ssl=_trust(self._ca_file), force_close=True, limit=0),
+            connector=aiohttp.TCPConnector(
+                ssl=_trust(self._ca_file), force_close=True, limit=0, resolver=Names()
+            ),
             timeout=self._timeout,
             headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),

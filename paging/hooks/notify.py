@@ -8,11 +8,11 @@ What Apprise says of a failure may quote its URL, which is a secret. So its own 
 that is told of an attempt is the service and that it did not take the notice.
 """
 
-import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote
 from urllib.request import getproxies_environment
@@ -21,6 +21,7 @@ import msgspec
 
 from paging.hooks import HookKind, Notifier, NotTold, Refused, Retry, Secret, SecretError
 from paging.notices import Notice, moment
+from paging.threads import in_thread
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -79,7 +80,7 @@ class Told:
             finally:
                 self._threads.release()
 
-        if (fault := await _in_thread(attempt)) is not None:
+        if (fault := await in_thread(attempt, "notify")) is not None:
             raise fault
 
 
@@ -180,25 +181,6 @@ def service_of(url: str, address: str | None) -> "NotifyBase | None":
     return service
 
 
-async def _in_thread(call: Callable[[], NotTold | None]) -> NotTold | None:
-    """Return what `call` returns; it goes on by itself where this is cancelled."""
-    loop = asyncio.get_running_loop()
-    said: asyncio.Future[NotTold | None] = loop.create_future()
-
-    def settle(fault: NotTold | None) -> None:
-        if not said.done():
-            said.set_result(fault)
-
-    def run() -> None:
-        fault = call()
-        # The loop may have ended in the meantime.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, fault)
-
-    threading.Thread(target=run, name="notify", daemon=True).start()
-    return await said
-
-
 def _load(url: str) -> bool:
     """Load Apprise without its log, and say whether it knows the service of a URL."""
     logging.getLogger("apprise").disabled = True
@@ -222,7 +204,7 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
         raise SecretError(
             f"the environment names proxies ({', '.join(named)}): proxies = true lets them be used"
         )
-    if not await asyncio.to_thread(_load, url):
+    if not await in_thread(partial(_load, url), "apprise"):
         place = options.url.file or options.url.env
         raise SecretError(f"{place}: expected a URL of a service that Apprise knows")
     yield Told(url, options.max_chars)
