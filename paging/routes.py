@@ -377,9 +377,9 @@ class _Reader:
                     self._match(one.match, f"{where}.match"),
                     one.policy,
                     one.group_by,
-                    span_of(one.group_wait),
-                    span_of(one.group_interval),
-                    span_of(one.repeat_interval),
+                    self._span(one.group_wait, f"{where}.group_wait"),
+                    self._span(one.group_interval, f"{where}.group_interval"),
+                    self._span(one.repeat_interval, f"{where}.repeat_interval"),
                     one.goes_on,
                 )
                 for where, one in self._listed("route", _RouteTable)
@@ -406,12 +406,12 @@ class _Reader:
                 self._zone(shift.time_zone, "shift"),
             ),
             budget=shift.budget,
-            summary_wait=span_of(shift.summary_wait),
-            flapping=Flapping(flapping.times, span_of(flapping.within)),
+            summary_wait=self._span(shift.summary_wait, "shift.summary_wait"),
+            flapping=Flapping(flapping.times, self._span(flapping.within, "flapping.within")),
             darkness=Darkness(
-                span_of(dark.wait),
-                span_of(dark.parent_wait),
-                span_of(dark.within),
+                self._span(dark.wait, "darkness.wait"),
+                self._span(dark.parent_wait, "darkness.parent_wait"),
+                self._span(dark.within, "darkness.within"),
                 dark.share,
                 dark.parents,
                 dark.least,
@@ -426,7 +426,7 @@ class _Reader:
                     self._match(one.source, f"{where}.source"),
                     self._match(one.target, f"{where}.target"),
                     one.equal,
-                    span_of(one.wait),
+                    self._span(one.wait, f"{where}.wait"),
                 )
                 for where, one in self._listed("inhibit", _InhibitTable)
             ),
@@ -434,7 +434,7 @@ class _Reader:
                 Corroboration(
                     self._match(one.match, f"{where}.match"),
                     one.sensors,
-                    span_of(one.within),
+                    self._span(one.within, f"{where}.within"),
                     one.otherwise,
                 )
                 for where, one in self._listed("corroborate", _CorroborateTable)
@@ -443,8 +443,8 @@ class _Reader:
                 self._match(one.match, f"{where}.match")
                 for where, one in self._listed("shadow", _ShadowTable)
             ),
-            stale_after=span_of(pager.stale_after),
-            late_wait=span_of(pager.late_wait),
+            stale_after=self._span(pager.stale_after, "pager.stale_after"),
+            late_wait=self._span(pager.late_wait, "pager.late_wait"),
             link=pager.link,
         )
 
@@ -496,10 +496,17 @@ class _Reader:
             else:
                 kind = msgspec.convert(found["kind"] or "hook", TargetKind)
                 targets.append(Target(kind, found["name"] or found["alone"], found["hook"]))
-        return Step(span_of(table.after), tuple(targets))
+        return Step(self._span(table.after, f"{where}.after"), tuple(targets))
 
     def _match(self, values: Any, where: str) -> Match:
         return read_match(values, where, self.faults)
+
+    def _span(self, text: str, where: str) -> timedelta:
+        try:
+            return span_of(text)
+        except ValueError as error:
+            self.faults.append(f"{where}: {error}")
+            return timedelta()
 
     def _zone(self, name: str, where: str) -> str:
         try:

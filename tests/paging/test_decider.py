@@ -98,6 +98,24 @@ async def until_told(table: Table, connection: Connection, one: Decider, notices
         await asyncio.sleep(0.01)
 
 
+def test_spans_as_long_as_they_may_be_are_waited_for(table: Table) -> None:
+    text = LADDER.replace('"1h"', '"3650d"').replace('"0.3s"', '"3650d"')
+    more = 'repeat_interval = "3650d"\n[pager]\nstale_after = "3650d"\nlate_wait = "3650d"'
+    url = "http://127.0.0.1:1/"
+    routes = read_routes(text.format(control=url, sms=url, more=more), KINDS)
+
+    async def work(connection: Connection) -> None:
+        one = decider(table, routes)
+        table.put(alert("a"))
+        await until_told(table, connection, one, 1)
+        table.put(alert("b", since=datetime.now(UTC) - timedelta(days=3_000)))
+        await one.turn(connection)
+        (turn,) = table.execute("SELECT wakes_at - now() AS left FROM pager_turn")
+        assert turn["left"] > timedelta(days=3_649)
+
+    on(table, work)
+
+
 def test_what_is_remembered_is_what_stands_in_the_database(table: Table) -> None:
     first, second = alert("a"), alert("b", zone="station")
 

@@ -120,6 +120,39 @@ def test_what_is_not_well_formed_is_named_with_its_place(text: str, fault: str) 
     assert any(line.startswith(fault) for line in str(caught.value).splitlines()), caught.value
 
 
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("[pager]\nstale_after = {0}\nlate_wait = {0}\n", "pager.stale_after pager.late_wait"),
+        ("[shift]\nsummary_wait = {0}\n", "shift.summary_wait"),
+        ("[flapping]\nwithin = {0}\n", "flapping.within"),
+        (
+            "[darkness]\nwait = {0}\nparent_wait = {0}\nwithin = {0}\n",
+            "darkness.wait darkness.parent_wait darkness.within",
+        ),
+        (
+            '[[inhibit]]\nsource = {{ zone = "x" }}\ntarget = {{ zone = "y" }}\nwait = {0}\n',
+            "inhibit 1.wait",
+        ),
+        ('[[corroborate]]\nmatch = {{ zone = "x" }}\nwithin = {0}\n', "corroborate 1.within"),
+        ('[policy.x]\nsteps = [{{ to = ["hook:control"], after = {0} }}]\n', "policy.x.after"),
+        (
+            NET + "group_wait = {0}\ngroup_interval = {0}\nrepeat_interval = {0}\n",
+            "route net.group_wait route net.group_interval route net.repeat_interval",
+        ),
+    ],
+)
+def test_a_span_that_no_calendar_holds_is_named_with_its_place(text: str, places: str) -> None:
+    with pytest.raises(RoutesError) as caught:
+        read(text.format('"9999999d"'))
+    faults = str(caught.value).splitlines()
+    named = " ".join(
+        fault.partition(": at most ten years, 3650d, are expected")[0] for fault in faults
+    )
+    assert named == places
+    read(text.format('"3650d"'))
+
+
 def test_every_fault_is_listed() -> None:
     text = '[x]\n[hook.x]\ntype = "pigeon"\n[darkness]\nleast = 0\n[[route]]\nname = "a"\n'
     with pytest.raises(RoutesError) as caught:

@@ -107,6 +107,12 @@ def test_spans(text: str, seconds: float) -> None:
     assert span_of(spoken(span_of(text))) == span_of(text)
 
 
+@pytest.mark.parametrize("text", ["3650.001d", "87601h", "999999999d", "999999999.999d"])
+def test_what_is_longer_than_ten_years_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"at most ten years, 3650d, are expected, not '{text}'"):
+        span_of(text)
+
+
 @pytest.mark.parametrize("text", ["", "30", "s", "-3s", "1w", "1e3s"])
 def test_what_is_no_span_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a span of time"):
