@@ -1,5 +1,6 @@
 """The hooks that are open, as routes come and go: one that is the same in both stays open."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Self
 from paging.hooks import Notifier
 from paging.hooks.kinds import KINDS
 from paging.routes import Hook, Routes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +90,7 @@ class Doors:
     async def close(self) -> None:
         """Close those that are not in use any more."""
         while self._left:
-            await self._left.pop().exits.aclose()
+            try:
+                await self._left.pop().exits.aclose()
+            except Exception as error:  # noqa: BLE001 - who is not in use any more stops nobody
+                log.warning("a hook did not close", extra={"error": type(error).__name__})

@@ -19,10 +19,10 @@ from paging.checking import faults_of
 from paging.connection import AWAY, Connection, connected, listen
 from paging.decider import Decider
 from paging.doors import Doors
-from paging.hooks import Notifier, SecretError
+from paging.hooks import Notifier
 from paging.meter import Meter
-from paging.renewal import RoutesFile
-from paging.routes import Routes, RoutesError
+from paging.renewal import RoutesFile, refused
+from paging.routes import Routes
 from paging.sender import Sender, SenderConfig
 from paging.stages import SERVED_NAMESPACE
 from paging.threads import in_thread
@@ -192,11 +192,12 @@ class Pager:
                 if routes is None:
                     continue
                 notifiers = await self._doors.renew(routes)
-            except (RoutesError, SecretError) as error:
-                self._refuse(error)
+                sending = sender.renew(routes, notifiers)
+            except Exception as error:  # noqa: BLE001 - no file ends a pager, whatever is in it
+                self._meter.routes_refused()
+                refused(error)
                 continue
             decider.renew(routes)
-            sending = sender.renew(routes, notifiers)
             self._meter.routes_taken()
             log.info("the routes file was taken up", extra={"routes": len(routes.routes)})
             self._to_decide.set()
@@ -205,13 +206,6 @@ class Pager:
             if sending:
                 await asyncio.wait(sending)
             await self._doors.close()
-
-    def _refuse(self, error: ValueError) -> None:
-        self._meter.routes_refused()
-        log.error(
-            "the routes file cannot be used, the last good one stays in force",
-            extra={"error": str(error)},
-        )
 
     async def _serve(
         self, work: Callable[[Connection], Awaitable[None]], stop: asyncio.Event

@@ -4,18 +4,36 @@ A look costs one `stat`. What is read is a file that has changed and then stood 
 to the next, so nobody's half-written file is taken up. Whoever looks keeps what was last good.
 """
 
+import logging
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from paging.checking import faults_of
+from paging.hooks import SecretError
 from paging.routes import MAX_BYTES, Routes, RoutesError
+
+log = logging.getLogger(__name__)
 
 # Of a file that is not there.
 _NONE: Final = (0, 0, 0)
+_REFUSED: Final = "the routes file cannot be used, the last good one stays in force"
 
 Mark = tuple[int, int, int]
+
+
+def refused(error: Exception) -> None:
+    """Log why a changed file is not taken up.
+
+    A fault of the program is logged with its place and without its text: of what stands behind a
+    hook's secret that may quote some.
+    """
+    if isinstance(error, RoutesError | SecretError):
+        log.error(_REFUSED, extra={"error": str(error)})
+    else:
+        fault = RuntimeError(type(error).__name__)
+        log.error(_REFUSED, exc_info=(RuntimeError, fault, error.__traceback__))
 
 
 class RoutesFile:

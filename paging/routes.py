@@ -345,7 +345,8 @@ def read_routes(text: str, kinds: Mapping[str, HookKind[Any]]) -> Routes:
         raise RoutesError(f"larger than {MAX_BYTES} characters")
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    # ValueError: also of a number with more digits than Python reads.
+    except (ValueError, RecursionError) as error:
         raise RoutesError(str(error)) from error
     reader = _Reader(values, kinds)
     routes = reader.routes()

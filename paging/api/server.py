@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -21,8 +22,8 @@ from paging.api import alerts, duty, orders, screens
 from paging.api.forms import Health
 from paging.api.guard import Failures
 from paging.api.problems import Problem, answer, install, responses
-from paging.renewal import RoutesFile
-from paging.routes import Routes, RoutesError
+from paging.renewal import RoutesFile, refused
+from paging.routes import Routes
 from paging.threads import in_thread
 from storage.migrate import session_options
 
@@ -110,10 +111,13 @@ def create_app(
             },
         ) as pool:
             app.state.pool = pool
-            async with asyncio.TaskGroup() as group:
-                watcher = group.create_task(_watch(app, routes_file, look_every_s))
+            watcher = asyncio.create_task(_watch(app, routes_file, look_every_s))
+            watcher.add_done_callback(partial(_note_end, app))
+            try:
                 yield
+            finally:
                 watcher.cancel()
+                await asyncio.wait({watcher})
 
     app = FastAPI(
         title="Citywatch",
@@ -128,6 +132,8 @@ def create_app(
     )
     app.state.routes = routes
     app.state.failures = failures or Failures()
+    app.state.fault = None
+    app.state.failed = asyncio.Event()
     app.add_api_route(
         "/healthz",
         _health,
@@ -164,6 +170,9 @@ async def serve(
     ------
     OSError
         If the address cannot be bound.
+    Exception
+        If what goes on beside the requests has failed: better none than one that serves on with
+        routes of which nobody knows how old they are.
     """
     config = uvicorn.Config(
         app,
@@ -191,12 +200,16 @@ async def serve(
             shown = f"[{host}]" if ":" in host else host
             started(f"http://{shown}:{listening.getsockname()[1]}")
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        failing = asyncio.create_task(app.state.failed.wait())
+        await asyncio.wait({serving, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         stopping.cancel()
+        failing.cancel()
         await serving
     finally:
         listening.close()
+    if app.state.fault is not None:
+        raise app.state.fault
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -308,15 +321,19 @@ async def _watch(app: FastAPI, file: RoutesFile | None, look_every_s: float) -> 
         try:
             # On a thread: the file may be large, and its disk may be away.
             routes = await in_thread(file.changed, "routes-file")
-        except RoutesError as error:
-            log.error(  # noqa: TRY400 - it is the operator's fault, not a fault of the program
-                "the routes file cannot be used, the last good one stays in force",
-                extra={"error": str(error)},
-            )
+        except Exception as error:  # noqa: BLE001 - no file stops the API, whatever is in it
+            refused(error)
             continue
         if routes is not None:
             app.state.routes = routes
             log.info("the routes file was taken up", extra={"routes": len(routes.routes)})
+
+
+def _note_end(app: FastAPI, watcher: asyncio.Task[None]) -> None:
+    """Let the API end by what has ended its watcher."""
+    if not watcher.cancelled() and (fault := watcher.exception()) is not None:
+        app.state.fault = fault
+        app.state.failed.set()
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

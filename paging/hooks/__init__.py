@@ -39,6 +39,8 @@ ALL_EVENTS: Final[tuple[Event, ...]] = ("trigger", "update", "acknowledge", "res
 MAX_TIMEOUT_S: Final = 60.0
 _MAX_SECRET_BYTES: Final = 65_536
 
+# No file has a name with NUL in it, and who asks for one is told by a fault of the program.
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+$")]
 OptionsT = TypeVar("OptionsT", bound=msgspec.Struct)
 
 
@@ -84,7 +86,7 @@ class Notifier(Protocol):
 class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a secret stands: `{ file = "/run/secrets/x" }` or `{ env = "X" }`, never itself."""
 
-    file: str | None = None
+    file: FileName | None = None
     env: str | None = None
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 from yarl import URL
 
-from paging.hooks import HookKind, Notifier, Secret
+from paging.hooks import FileName, HookKind, Notifier, Secret
 from paging.hooks.http import Poster, checked_url, read_url
 from paging.notices import Notice, earlier_rings
 
@@ -51,7 +51,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str | Secret
     labels: dict[str, str] = {}
-    ca_file: str | None = None
+    ca_file: FileName | None = None
     proxies: bool = False
 
     def __post_init__(self) -> None:

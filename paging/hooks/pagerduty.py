@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 from yarl import URL
 
-from paging.hooks import HookKind, Notifier, Retry, Secret, SecretError
+from paging.hooks import FileName, HookKind, Notifier, Retry, Secret, SecretError
 from paging.hooks.http import Poster, checked_url
 from paging.notices import MAX_KEY_CHARS, Notice, earlier_rings
 from storage.pages import Severity
@@ -68,7 +68,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     routing_key: Secret
     endpoint: str = ENDPOINT
-    ca_file: str | None = None
+    ca_file: FileName | None = None
     proxies: bool = False
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from paging.hooks import HookKind, Notifier, Secret, SecretError
+from paging.hooks import FileName, HookKind, Notifier, Secret, SecretError
 from paging.hooks.http import Poster, checked_url, read_url, utc_now
 from paging.notices import Notice, encode_notice
 
@@ -48,7 +48,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str | Secret
     keys: Annotated[tuple[Secret, ...], msgspec.Meta(max_length=_MAX_KEYS)] = ()
-    ca_file: str | None = None
+    ca_file: FileName | None = None
     proxies: bool = False
 
     def __post_init__(self) -> None:

@@ -108,6 +108,10 @@ def test_what_has_changed_is_taken_up_once_it_stands_still(watched: Watched) -> 
         ("", "nobody is told of anything"),
         (routes_text(one="http://x/").replace('policy = "all"', 'policy = "y"'), "no policy y"),
         ("#" * (MAX_BYTES + 1), "larger than"),
+        # More digits than Python reads.
+        (f"x = {'9' * 5_000}", "4300 digits"),
+        ('[hook.x]\ntype = "webhook"\nurl = { file = "/run/a\\u0000b" }', "hook.x: Expected"),
+        ('[hook.x]\ntype = "webhook"\nurl = "http://x"\nca_file = "\\u0000"', "hook.x: Expected"),
     ],
 )
 def test_what_is_broken_is_said_once(watched: Watched, text: str, said: str) -> None:
@@ -228,6 +232,43 @@ def test_a_pager_takes_up_what_is_good_and_nothing_else(
     said = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
     assert said == ["the routes file cannot be used, the last good one stays in force"] * 3
     assert value(meter, FILES, outcome="refused") == 3
+
+
+def fails(_text: str) -> Routes:
+    raise KeyError("T0KEN")
+
+
+@pytest.mark.integration
+def test_what_nobody_foresaw_of_a_file_ends_no_pager(
+    table: Table, pager_of: PagerOf, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    meter = Meter()
+
+    async def work() -> None:
+        async with hooked() as (one, one_url), hooked() as (two, two_url):
+            watched = Watched(tmp_path / "routes.toml", routes_text(one=one_url))
+            pager = pager_of(routes=watched.routes, routes_file=watched.file, meter=meter)
+            with pytest.MonkeyPatch.context() as patch:
+                async with running(pager):
+                    patch.setattr(watched.file, "_parse", fails)
+                    watched.write(routes_text(two=two_url))
+                    await eventually(lambda: value(meter, FILES, outcome="refused") == 1)
+                    assert value(meter, "citywatch_pager_routes_outdated") == 1
+                    table.put(page_of(sensor="still"))
+                    await eventually(lambda: came(one) == {"still"})
+                    patch.undo()
+                    watched.write(routes_text(one=two_url))
+                    await eventually(lambda: value(meter, FILES, outcome="taken") == 1)
+                    assert value(meter, "citywatch_pager_routes_outdated") == 0
+                    table.put(page_of(sensor="mended"))
+                    await eventually(lambda: came(two) == {"mended"})
+
+    within(work())
+    assert "the last good one stays in force" in caplog.text
+    assert "in fails" in caplog.text
+    assert "RuntimeError: KeyError" in caplog.text
+    # It may be of a secret.
+    assert "KeyError: 'T0KEN'" not in caplog.text
 
 
 INHIBIT = """
