@@ -47,7 +47,7 @@ RETURNING d.delivery_id, d.key, d.event, n.payload::text, d.step, d.person, d.at
         SELECT FROM delivery e
         WHERE e.group_key = d.group_key AND e.hook = d.hook
           AND e.person IS NOT DISTINCT FROM d.person AND e.delivery_id < d.delivery_id
-          AND e.delivered_at IS NOT NULL)
+          AND (e.delivered_at IS NOT NULL OR e.attempts > e.missed))
 """
 # Of hooks that no route file names any more, after a while in which another pager may know them.
 _ORPHANED: Final = """
@@ -71,9 +71,14 @@ WHERE delivery_id = %(delivery_id)s AND claimed_until = %(claimed_until)s
   AND delivered_at IS NULL AND abandoned_at IS NULL
 """)
 _FAILED: Final = _SETTLED.format(
-    SQL("last_error = %(error)s, next_attempt_at = now() + make_interval(secs => %(delay_s)s)")
+    SQL(
+        "last_error = %(error)s, missed = missed + %(missed)s,"
+        " next_attempt_at = now() + make_interval(secs => %(delay_s)s)"
+    )
 )
-_ABANDONED: Final = _SETTLED.format(SQL("last_error = %(error)s, abandoned_at = now()"))
+_ABANDONED: Final = _SETTLED.format(
+    SQL("last_error = %(error)s, missed = missed + %(missed)s, abandoned_at = now()")
+)
 # Nothing was sent, so this claim was no attempt, and nobody else need be told for it.
 _SPARED: Final = _SETTLED.format(
     SQL("last_error = %(error)s, abandoned_at = now(), heeded_at = now(), attempts = attempts - 1")
@@ -105,7 +110,8 @@ class Claim:
     claimed_until : datetime
         The end of the lease, by the database's clock.
     is_awaited : bool
-        Whether the target was told that this began; always of a trigger.
+        Whether the target was told that this began, or may have heard it in an attempt of which
+        nobody knows how it ended; always of a trigger.
     """
 
     delivery_id: int
@@ -142,19 +148,24 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The notice was not told; try again after `delay_s`."""
+    """The notice was not told; try again after `delay_s`. It may have come all the same."""
 
     claim: Claim
     error: str
     delay_s: float
+    may_have_come: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """The notice was not told and will not be: the next step of the policy is due."""
+    """The notice was not told and will not be: the next step of the policy is due.
+
+    The last attempt may have come all the same.
+    """
 
     claim: Claim
     error: str
+    may_have_come: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +206,11 @@ def _statement(outcome: Outcome) -> tuple[SQL | Composed, dict[str, Any]]:
     match outcome:
         case Delivered():
             return _DELIVERED, {}
-        case Failed(error=error, delay_s=delay_s):
-            return _FAILED, {"error": _short(error), "delay_s": delay_s}
-        case Abandoned(error=error):
-            return _ABANDONED, {"error": _short(error)}
+        case Failed(error=error, delay_s=delay_s, may_have_come=came):
+            values = {"error": _short(error), "delay_s": delay_s, "missed": int(not came)}
+            return _FAILED, values
+        case Abandoned(error=error, may_have_come=came):
+            return _ABANDONED, {"error": _short(error), "missed": int(not came)}
         case Spared(reason=reason):
             return _SPARED, {"error": _short(f"not told: {reason}")}
 

@@ -215,7 +215,9 @@ class Sender:
             notice = claim.notice()
         except NoticeError as error:
             # Not given up at once: a newer pager may write what only a newer one can read.
-            line.outcomes.append(self._failed(line, claim, f"unreadable: {error}"))
+            line.outcomes.append(
+                self._failed(line, claim, Retry(None, f"unreadable: {error}", may_have_come=False))
+            )
             return
         if not claim.is_awaited:
             line.outcomes.append(Spared(claim, "nobody was told there that it began"))
@@ -242,33 +244,32 @@ class Sender:
             async with asyncio.timeout(limit_s):
                 await line.notifier.send(notice, claim.key)
         except Refused as error:
-            return Abandoned(claim, f"refused: {error.reason}")
+            return Abandoned(claim, f"refused: {error.reason}", may_have_come=False)
         except Retry as error:
-            return self._failed(line, claim, error.reason, error.after_s)
+            return self._failed(line, claim, error)
         except TimeoutError:
-            return self._failed(line, claim, f"not told within {limit_s:g} s")
+            return self._failed(line, claim, Retry(None, f"not told within {limit_s:g} s"))
         except Exception as error:  # noqa: BLE001 - a hook's fault must not stop other pages
             # Its text is not repeated: it may quote the hook's URL.
             place = extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__} in {place.name}, line {place.lineno}"
-            return self._failed(line, claim, f"the hook failed: {fault}")
+            return self._failed(line, claim, Retry(None, f"the hook failed: {fault}"))
         return Delivered(claim)
 
-    def _failed(
-        self, line: _Line, claim: Claim, reason: str, after_s: float | None = None
-    ) -> Outcome:
+    def _failed(self, line: _Line, claim: Claim, fault: Retry) -> Outcome:
+        reason, came = fault.reason, fault.may_have_come
         if claim.attempts >= self._config.max_attempts:
-            return Abandoned(claim, f"gave up after {claim.attempts} attempts: {reason}")
+            return Abandoned(claim, f"gave up after {claim.attempts} attempts: {reason}", came)
         # On top of what the receiver asked for, or all pages would come back in one moment.
-        delay_s = (after_s or 0.0) + backoff_s(
+        delay_s = (fault.after_s or 0.0) + backoff_s(
             claim.attempts,
             base_s=self._config.backoff_base_s,
             cap_s=self._config.backoff_cap_s,
             random=self._random,
         )
         if claim.age_s + delay_s > line.terms.give_up_after_s:
-            return Abandoned(claim, f"gave up after {claim.age_s:.0f} s: {reason}")
-        return Failed(claim, reason, delay_s)
+            return Abandoned(claim, f"gave up after {claim.age_s:.0f} s: {reason}", came)
+        return Failed(claim, reason, delay_s, came)
 
     async def _write_down(self, connection: Connection) -> None:
         for line in self._every():

@@ -52,7 +52,7 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
         "page_member": "SELECT, INSERT",
         "decision": "INSERT",
         "notice": "SELECT, INSERT",
-        "delivery": "SELECT, INSERT, UPDATE (next_attempt_at, attempts, claimed_until,"
+        "delivery": "SELECT, INSERT, UPDATE (next_attempt_at, attempts, missed, claimed_until,"
         " delivered_at, abandoned_at, heeded_at, last_error)",
         "silence": "SELECT",
         "oncall_override": "SELECT",

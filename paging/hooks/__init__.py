@@ -53,11 +53,16 @@ class NotTold(Exception):  # noqa: N818 - says what happened, as its two cases d
 
 
 class Retry(NotTold):
-    """The other side may take the notice later, after `after_s` seconds where it said so."""
+    """The other side may take the notice later, after `after_s` seconds where it said so.
 
-    def __init__(self, after_s: float | None, reason: str) -> None:
+    It `may_have_come` all the same, so the other side is told how it ends, unless nothing was sent
+    or the other side said that it has not taken it.
+    """
+
+    def __init__(self, after_s: float | None, reason: str, *, may_have_come: bool = True) -> None:
         super().__init__(reason)
         self.after_s = after_s
+        self.may_have_come = may_have_come
 
 
 class Refused(NotTold):

@@ -21,6 +21,8 @@ USER_AGENT: Final = "citywatch-pager/1"
 _MAX_RETRY_AFTER_S: Final = 900.0
 # 408 is a timeout that the receiver noticed first (RFC 9110, 15.5.9: the client may repeat).
 _RETRIED_4XX: Final = frozenset({408, 429})
+# No connection, or none to the receiver: nothing was sent.
+_UNSENT: Final = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL)
 
 
 def utc_now() -> datetime:
@@ -153,14 +155,20 @@ class Poster:
             raise Retry(None, f"{host}: no answer within {limit} s") from None
         except (aiohttp.ClientError, OSError) as error:
             # Not chained: the text of some of these errors holds the whole URL.
-            raise Retry(None, f"{host}: {_failure(error)}") from None
+            is_sent = not isinstance(error, _UNSENT)
+            raise Retry(None, f"{host}: {_failure(error)}", may_have_come=is_sent) from None
         if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, 15.3
             return
         if status >= 500 or status in _RETRIED_4XX:  # noqa: PLR2004 - RFC 9110, 15.6
             wait_s = retry_after_s(after, self._clock())
             if status == 429 and wait_s is None:  # noqa: PLR2004 - RFC 6585, 4
                 wait_s = self._after_429_s
-            raise Retry(wait_s, f"{host}: answered with status {status}")
+            # Something between us may have said 5xx when the receiver had it already.
+            raise Retry(
+                wait_s,
+                f"{host}: answered with status {status}",
+                may_have_come=status not in _RETRIED_4XX,
+            )
         raise Refused(f"{host}: answered with status {status}")
 
 

@@ -72,7 +72,7 @@ class Told:
             raise Refused("the hook's URL wants an address, and the delivery has none")
         title, body = text_of(notice, self._max_chars)
         if not self._threads.acquire(blocking=False):
-            raise Retry(None, f"{MAX_THREADS} attempts hang")
+            raise Retry(None, f"{MAX_THREADS} attempts hang", may_have_come=False)
 
         def attempt() -> NotTold | None:
             try:

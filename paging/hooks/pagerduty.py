@@ -113,7 +113,8 @@ class PagerDuty:
         """Send the events, all or none of them held back; one that comes twice is one."""
         events = events_of(notice, self._routing_key)
         if wait_s := self._window.wait_s(asyncio.get_running_loop().time(), len(events)):
-            raise Retry(wait_s, f"held back: {MAX_EVENTS_PER_MINUTE} events within a minute")
+            reason = f"held back: {MAX_EVENTS_PER_MINUTE} events within a minute"
+            raise Retry(wait_s, reason, may_have_come=False)
         for event in events:
             await self._poster.post(self._endpoint, event, {})
 

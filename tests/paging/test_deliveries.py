@@ -159,9 +159,45 @@ def test_who_was_not_told_that_it_began_does_not_await_its_end(table: Table) -> 
     async def work(connection: Connection) -> None:
         (begins,) = await claim(connection, "webhook", limit=9, lease_s=30)
         assert begins.is_awaited
-        await record(connection, [Abandoned(begins, "no")])
+        await record(connection, [Abandoned(begins, "no", may_have_come=False)])
         (ends,) = await claim(connection, "webhook", limit=9, lease_s=30)
         assert not ends.is_awaited
+
+    on(table, work)
+
+
+@pytest.mark.parametrize("came", [(True, False), (False, True), (True, True), (False, False)])
+def test_who_may_have_heard_that_it_began_awaits_its_end(
+    table: Table, came: tuple[bool, bool]
+) -> None:
+    put(table, "g")
+    put(table, "g", "resolve", revision=2)
+
+    async def work(connection: Connection) -> None:
+        (begins,) = await claim(connection, "webhook", limit=9, lease_s=30)
+        failed = Failed(begins, "no answer", 0.0, may_have_come=came[0])
+        # A repeat, as after a connection that broke before the answer, counts nothing twice.
+        await record(connection, [failed])
+        await record(connection, [failed])
+        (begins,) = await claim(connection, "webhook", limit=9, lease_s=30)
+        await record(connection, [Abandoned(begins, "no answer", may_have_come=came[1])])
+        (ends,) = await claim(connection, "webhook", limit=9, lease_s=30)
+        assert ends.is_awaited is any(came)
+
+    on(table, work)
+
+
+def test_what_a_sender_that_died_was_about_to_tell_may_have_been_heard(table: Table) -> None:
+    put(table, "g")
+    put(table, "g", "resolve", revision=2)
+
+    async def work(connection: Connection) -> None:
+        await claim(connection, "webhook", limit=1, lease_s=0.1)
+        await eventually(lambda: table.count("claimed_until <= now()") == 1)
+        (begins,) = await claim(connection, "webhook", limit=9, lease_s=30)
+        await record(connection, [Abandoned(begins, "refused", may_have_come=False)])
+        (ends,) = await claim(connection, "webhook", limit=9, lease_s=30)
+        assert ends.is_awaited
 
     on(table, work)
 
@@ -173,7 +209,7 @@ def test_what_one_person_was_told_another_does_not_await(table: Table) -> None:
 
     async def work(connection: Connection) -> None:
         to_anna, to_bo = await claim(connection, "sms", limit=9, lease_s=30)
-        await record(connection, [Delivered(to_anna), Abandoned(to_bo, "no")])
+        await record(connection, [Delivered(to_anna), Abandoned(to_bo, "no", may_have_come=False)])
         ends = await claim(connection, "sms", limit=9, lease_s=30)
         assert [(one.person, one.is_awaited) for one in ends] == [("anna", True), ("bo", False)]
 

@@ -69,6 +69,7 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
     assert isinstance(fault, Retry)
     assert fault.after_s is None
     assert fault.reason == f"127.0.0.1: answered with status {status}"
+    assert fault.may_have_come is (status >= 500)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413, 422])
@@ -101,6 +102,7 @@ def test_a_receiver_that_hangs_is_given_up() -> None:
     fault, _ = send_to(hang, timeout_s=0.2)
     assert isinstance(fault, Retry)
     assert fault.reason == "127.0.0.1: no answer within 0.2 s"
+    assert fault.may_have_come
 
 
 def test_a_receiver_that_hangs_up_is_tried_again() -> None:
@@ -110,6 +112,7 @@ def test_a_receiver_that_hangs_up_is_tried_again() -> None:
 
     fault, _ = send_to(hang_up)
     assert isinstance(fault, Retry)
+    assert fault.may_have_come
 
 
 def test_a_receiver_that_is_away_is_tried_again() -> None:
@@ -119,6 +122,7 @@ def test_a_receiver_that_is_away_is_tried_again() -> None:
         fault = send(f"http://127.0.0.1:{taken.getsockname()[1]}/{SECRET}")
     assert isinstance(fault, Retry)
     assert "ClientConnectorError" in fault.reason
+    assert not fault.may_have_come
 
 
 def test_a_receiver_that_speaks_no_http_is_tried_again() -> None:

@@ -25,6 +25,7 @@ from paging.pager import NamespaceRefusedError, Pager, PagerConfig
 from paging.sender import SenderConfig
 from storage.pages import Page
 from tests.paging.conftest import routes_to
+from tests.paging.hooks.test_bad_days import hang, hang_up
 from tests.paging.scaffold import (
     Answer,
     Hook,
@@ -247,6 +248,34 @@ def test_a_refused_page_is_abandoned_and_its_resolution_not_told(
     within(work())
     assert table.row(page)["last_error"] == "refused: 127.0.0.1: answered with status 400"
     assert table.row(over)["last_error"] == "not told: nobody was told there that it began"
+
+
+@pytest.mark.parametrize(
+    ("bad", "is_told"),
+    [(hang, True), (hang_up, True), (answer(500), True), (answer(429), False)],
+    ids=["hang", "hang-up", "500", "429"],
+)
+def test_who_may_have_heard_of_it_is_told_that_it_is_over(
+    table: Table, pager_of: PagerOf, bad: Answer, *, is_told: bool
+) -> None:
+    """A receiver that was given up, and is well again when the alert ends."""
+    page = page_of_its_own()
+    over = resolution_of(page)
+
+    async def work() -> None:
+        async with hooked() as (hook, url):
+            hook.script.extend([bad] * 100)
+            table.put(page)
+            terms = {"timeout_s": 0.2, "give_up_after_s": 0.5}
+            async with running(pager_of(url, terms=terms)):
+                await eventually(abandoned(table, page))
+                hook.script.clear()
+                table.put(over)
+                await eventually(delivered(table, over) if is_told else abandoned(table, over))
+            told = [arrival.notice.event for arrival in hook.arrivals]
+            assert told == (["resolve"] if is_told else [])
+
+    within(work())
 
 
 def test_attempts_are_bounded(table: Table, pager_of: PagerOf) -> None:

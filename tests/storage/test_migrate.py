@@ -270,6 +270,41 @@ def test_what_was_told_before_causes_is_decided_and_what_is_open_is_told_once_mo
     ]
 
 
+def test_a_pager_that_was_granted_its_rights_before_goes_on(
+    first: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def before(folder: str) -> MigrationList:
+        return read_migrations(folder).filter(lambda migration: migration.id < "0016")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.migrate.read_migrations", before)
+        migrate(first.dsn, first.schema)
+    pager = Identifier(f"{first.schema}_pager")
+    first.connection.execute(SQL("CREATE ROLE {}").format(pager))
+    try:
+        first.connection.execute(SQL("GRANT UPDATE (last_error) ON delivery TO {}").format(pager))
+        first.connection.execute(
+            "WITH n AS (INSERT INTO notice (group_key, revision, event, at, payload)"
+            "           VALUES ('g', 1, 'trigger', now(), '{}') RETURNING notice_id)"
+            " INSERT INTO delivery (notice_id, key, group_key, event, step, hook, attempts,"
+            "                       abandoned_at)"
+            " SELECT notice_id, x, 'g', 'trigger', 1, x, 3, CASE x WHEN 'gone' THEN now() END"
+            " FROM n, unnest(ARRAY['gone', 'open']) AS e (x)"
+        )
+        migrate(first.dsn, first.schema)
+        may = "SELECT has_column_privilege(%s, 'delivery', 'missed', 'UPDATE')"
+        assert first.one(may, f"{first.schema}_pager")
+        # Nobody is told the end of what was given up before.
+        assert first.all("SELECT hook, missed FROM delivery ORDER BY 1") == [
+            ("gone", 3),
+            ("open", 0),
+        ]
+    finally:
+        first.connection.execute(
+            SQL("REVOKE ALL ON delivery FROM {0}; DROP ROLE {0}").format(pager)
+        )
+
+
 def test_letters_that_were_missing_before_are_still_missed(first: Database) -> None:
     first.connection.execute("DELETE FROM dead_letter WHERE reason = 'too-large'")
     first.connection.execute("DELETE FROM dead_letter WHERE mqtt_topic = ''")
