@@ -49,6 +49,12 @@ RETURNING d.delivery_id, d.key, d.event, n.payload::text, d.step, d.person, d.at
           AND e.person IS NOT DISTINCT FROM d.person AND e.delivery_id < d.delivery_id
           AND (e.delivered_at IS NOT NULL OR e.attempts > e.missed))
 """
+# What was put off at the wish of a hook that is not there waits for nobody.
+_HASTENED: Final = """
+UPDATE delivery SET next_attempt_at = now()
+WHERE delivered_at IS NULL AND abandoned_at IS NULL AND hook <> ALL(%s)
+  AND next_attempt_at > now() AND (claimed_until IS NULL OR claimed_until <= now())
+"""
 # Of hooks that no route file names any more, after a while in which another pager may know them.
 _ORPHANED: Final = """
 UPDATE delivery
@@ -183,6 +189,11 @@ async def claim(connection: Connection, hook: str, *, limit: int, lease_s: float
     """Lease at most `limit` deliveries of a hook that are due and nobody holds, oldest first."""
     cursor = await connection.execute(_CLAIM, {"hook": hook, "limit": limit, "lease_s": lease_s})
     return [Claim(*row) for row in sorted(await cursor.fetchall())]
+
+
+async def hasten_orphans(connection: Connection, hooks: Sequence[str]) -> None:
+    """Let what is put off for hooks that are not there be due now."""
+    await connection.execute(_HASTENED, (list(hooks),))
 
 
 async def abandon_orphans(connection: Connection, hooks: Sequence[str]) -> int:

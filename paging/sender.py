@@ -115,6 +115,8 @@ class Sender:
         # Of hooks that are gone, until what was under way is written down.
         self._leaving: list[_Line] = []
         self._orphans_at = -_ORPHANS_S
+        # By which routes nothing is put off any more that is for hooks that are not there.
+        self._hastened: Routes | None = None
 
     @property
     def untold(self) -> int:
@@ -201,6 +203,11 @@ class Sender:
             found = found or bool(claims)
             for claim in claims:
                 self._start(name, line, claim, group, bell)
+        # Once, for another pager may know them; and when what is under way has been answered.
+        if self._hastened is not self._routes and not self._leaving:
+            routes = self._routes
+            await deliveries.hasten_orphans(connection, list(routes.hooks))
+            self._hastened = routes
         if time.monotonic() - self._orphans_at >= _ORPHANS_S:
             self._orphans_at = time.monotonic()
             lost = await deliveries.abandon_orphans(connection, list(self._lines))

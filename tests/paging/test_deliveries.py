@@ -11,6 +11,7 @@ from paging.deliveries import (
     Spared,
     abandon_orphans,
     claim,
+    hasten_orphans,
     record,
 )
 from paging.notices import NoticeError, encode_notice
@@ -300,3 +301,40 @@ def test_what_is_for_a_hook_that_is_gone_is_given_up_after_a_while(table: Table)
     on(table, work)
     found = [row(table, one)["abandoned_at"] is not None for one in (old, new, known)]
     assert found == [True, False, False]
+
+
+def test_what_another_pager_is_telling_a_hook_that_only_it_knows_is_not_given_up(
+    table: Table,
+) -> None:
+    held = put(table, "a", hook="gone")
+    late = "UPDATE delivery SET next_attempt_at = now() - interval '2 minutes'"
+
+    async def work(connection: Connection) -> None:
+        (mine,) = await claim(connection, "gone", limit=1, lease_s=30)
+        table.execute(late)
+        assert await abandon_orphans(connection, ["webhook"]) == 0
+        await record(connection, [Failed(mine, "status 500", 0.0)])
+        assert row(table, held)["last_error"] == "status 500"
+        table.execute(late)
+        assert await abandon_orphans(connection, ["webhook"]) == 1
+
+    on(table, work)
+
+
+def test_what_is_put_off_for_a_hook_that_is_gone_is_due(table: Table) -> None:
+    put_off, held, known = (
+        put(table, "a", hook="gone"),
+        put(table, "b", hook="gone"),
+        put(table, "c"),
+    )
+    table.execute("UPDATE delivery SET next_attempt_at = now() + interval '15 minutes'")
+    table.execute(
+        "UPDATE delivery SET claimed_until = now() + interval '30 s' WHERE group_key = 'b'"
+    )
+
+    async def work(connection: Connection) -> None:
+        await hasten_orphans(connection, ["webhook"])
+
+    on(table, work)
+    due = "delivery_id = {} AND next_attempt_at <= now()"
+    assert [table.count(due.format(one)) for one in (put_off, held, known)] == [1, 0, 0]

@@ -334,6 +334,59 @@ def test_what_waits_is_asked_by_routes_that_were_renewed_in_the_middle_of_a_turn
     on(table, work)
 
 
+class Patient(Held):
+    """A hook that asks for patience, and may do so late."""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        await super().handle(request)
+        return web.Response(status=429, headers={"Retry-After": "900"})
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("is_late", [False, True])
+def test_what_a_hook_put_off_does_not_wait_for_it_when_it_is_gone(
+    table: Table,
+    pager_of: PagerOf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_late: bool,
+) -> None:
+    monkeypatch.setattr("paging.sender._ORPHANS_S", 0.05)
+    meter = Meter()
+
+    async def work() -> None:
+        gone = Patient()
+        async with serve(gone) as gone_url, hooked() as (_, url):
+            watched = Watched(tmp_path / "routes.toml", routes_text(gone=gone_url, stays=url))
+            pager = pager_of(routes=watched.routes, routes_file=watched.file, meter=meter)
+            async with running(pager):
+                if not is_late:
+                    gone.free.set()
+                table.put(page_of(sensor="a"))
+                put_off = "hook = 'gone' AND next_attempt_at > now() + interval '10 minutes'"
+                if is_late:
+                    await eventually(lambda: gone.posts == 1)
+                else:
+                    await eventually(lambda: table.count(put_off) == 1)
+                watched.write(routes_text(stays=url))
+                await eventually(lambda: value(meter, FILES, outcome="taken") == 1)
+                gone.free.set()
+                failed = "hook = 'gone' AND last_error IS NOT NULL"
+                await eventually(lambda: table.count(f"{failed} AND next_attempt_at <= now()") == 1)
+                # For a while another pager may know it.
+                assert table.count(f"{failed} AND abandoned_at IS NULL") == 1
+                table.execute(
+                    "UPDATE delivery SET next_attempt_at = next_attempt_at - interval '61 seconds'"
+                    " WHERE hook = 'gone'"
+                )
+                await eventually(
+                    lambda: table.count("last_error = 'there is no such hook any more'") == 1
+                )
+
+    within(work())
+
+
 @pytest.mark.integration
 def test_what_is_under_way_comes_to_its_end(
     table: Table, pager_of: PagerOf, tmp_path: Path
