@@ -13,9 +13,9 @@ import typer
 import uvloop
 
 from citywatch import __version__
+from citywatch.log_lines import Lines
 from citywatch.settings import PREFIX, Settings, SettingsError, read_settings
 
-_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _USAGE_ERROR: Final = 2
 
 app = typer.Typer(
@@ -65,7 +65,9 @@ def _root(
     level = os.environ.get("LOG_LEVEL", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise typer.BadParameter(f"LOG_LEVEL: expected the name of a level, not {level!r}")
-    logging.basicConfig(level=level, format=_LOG_FORMAT, stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(Lines())
+    logging.basicConfig(level=level, handlers=[lines])
     # Reconnects of the libraries are told by the rooms, once each.
     for name in ("faust", "mode", "yoyo", "aiohttp.access"):
         logging.getLogger(name).setLevel(logging.WARNING)

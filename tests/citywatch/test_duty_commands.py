@@ -131,6 +131,19 @@ def test_a_night_in_the_terminal(run: Run, dsn: str, schema: str) -> None:
 
 
 @pytest.mark.integration
+def test_the_log_says_why_a_routes_file_is_not_taken_up(
+    run: Run, routes_file: Path, tmp_path: Path
+) -> None:
+    routes_file.write_text(ROUTES.replace('"day"', '"days"'), encoding="utf-8")
+    ends = time.monotonic() + 30
+    while not (found := re.search(r".*cannot be used.*", (tmp_path / "log").read_text())):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    assert re.search(r'error="\S+/routes.toml: route city: there is no policy days"$', found[0])
+    assert run("viewer", "oncall", "show").exit_code == 0
+
+
+@pytest.mark.integration
 def test_an_explanation_in_the_terminal_ends_with_whom_it_reached(
     run: Run, dsn: str, schema: str
 ) -> None:
