@@ -133,6 +133,15 @@ class DatabaseSettings(_Section):
     dsn: SecretStr = SecretStr("postgresql://citywatch@127.0.0.1:5432/citywatch")
     password_file: Path | None = None
 
+    # Otherwise the end of the password would be the name of a host that no log can do without.
+    @field_validator("dsn")
+    @classmethod
+    def _one_at_sign(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if "://" in text and text.partition("?")[0].count("@") > 1:
+            raise ValueError("an @ of the user or the password is written as %40")
+        return value
+
 
 class RetentionSettings(_Section):
     """How long things are kept. `citywatch db migrate` and `citywatch db expire` read it."""

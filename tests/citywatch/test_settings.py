@@ -300,6 +300,24 @@ def test_secrets_are_not_shown_and_not_in_faults() -> None:
     assert "hunter2" not in repr(read_settings(None, environment))
 
 
+def test_a_password_that_would_become_a_host_is_a_fault() -> None:
+    """Nobody could reach that host, and the log would say so."""
+    for dsn, is_good in {
+        "postgresql://u:hunt@er2@h/d": False,
+        "postgresql://u:hunt@er/2@h/d": False,
+        "postgresql://u:hunt%40er2@h/d?application_name=a@b": True,
+        "host=h user=u password=hunt@er2@": True,
+    }.items():
+        environment = {"CITYWATCH_DATABASE__DSN": dsn}
+        if is_good:
+            assert read_settings(None, environment).database.dsn.get_secret_value() == dsn
+            continue
+        with pytest.raises(SettingsError) as caught:
+            read_settings(None, environment)
+        assert str(caught.value).startswith("database.dsn: ")
+        assert "er2" not in str(caught.value)
+
+
 def test_a_secret_comes_from_its_file_without_the_line_end(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("hunter2\n", encoding="utf-8")
