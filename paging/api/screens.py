@@ -212,10 +212,16 @@ def _from_here(request: Request) -> None:
     ProblemError
     """
     site = request.headers.get("Sec-Fetch-Site", "same-origin")
-    origin = request.headers.get("Origin")
-    is_ours = origin is None or urlsplit(origin).netloc == request.headers.get("Host")
-    if site not in ("same-origin", "none") or not is_ours:
+    if site not in ("same-origin", "none") or not _is_ours(request):
         raise ProblemError(403, "the form came from elsewhere")
+
+
+def _is_ours(request: Request) -> bool:
+    origin = request.headers.get("Origin")
+    try:
+        return origin is None or urlsplit(origin).netloc == request.headers.get("Host")
+    except ValueError:
+        return False
 
 
 def _is_secure(request: Request) -> bool:

@@ -142,6 +142,7 @@ def test_who_only_looks_has_no_button(api: Api, alert: Page) -> None:
         ({}, "of another person"),
         ({"Origin": "https://elsewhere.example"}, ""),
         ({"Origin": "null"}, ""),
+        ({"Origin": "http://["}, ""),
         ({"Sec-Fetch-Site": "cross-site"}, ""),
         ({"Sec-Fetch-Site": "same-site"}, ""),
     ],
@@ -168,6 +169,12 @@ def test_a_form_that_was_not_made_here_does_nothing(
 
     assert refused.status_code == 403
     assert api.get(f"/v1{path}").json()["state"] == "open"
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://[v1.x]", "http://a]b"])
+def test_an_origin_that_is_no_address_is_elsewhere(api: Api, origin: str) -> None:
+    for path in ("/sign-in", "/sign-out", f"/alerts/{uuid4()}/acknowledge"):
+        assert Person(api.url).post(path, {"Origin": origin}, token="x").status_code == 403
 
 
 def test_behind_tls_the_cookie_goes_by_tls_alone(api: Api, routes: Routes) -> None:
