@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paging.api import alerts, duty, orders, screens
+from paging.api.connections import MOST, Impatient
 from paging.api.forms import Health
 from paging.api.guard import Failures
 from paging.api.problems import Problem, answer, install, responses
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 # The largest request is a silence with a hundred patterns of each label.
 MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_HEAD_BYTES: Final = 16 * 1024
-# What staff and their tools ask at once; more wait, and more than that are sent away.
+# What staff and their tools ask of the database at once; more wait, and more are sent away.
 _CONNECTIONS: Final = 8
 _WAITING: Final = 64
 _CONCURRENCY: Final = 256
@@ -179,7 +180,7 @@ async def serve(
         host=host,
         port=port,
         loop="none",
-        http="h11",
+        http=Impatient,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -188,7 +189,6 @@ async def serve(
         # Whoever comes is who the socket says: of a forged header an attacker could make a new
         # address for every guess.
         proxy_headers=False,
-        limit_concurrency=_CONCURRENCY,
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         timeout_graceful_shutdown=_STOP_S,
     )
@@ -221,7 +221,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(_CONCURRENCY)
+        listening.listen(MOST)
     except OSError:
         listening.close()
         raise
@@ -238,10 +238,11 @@ class _Server(uvicorn.Server):
 
 
 class Bounds:
-    """Takes in only so much of a body, and puts the same headers on every answer."""
+    """Takes in so much of a body and so many requests at most; all answers get the same headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._asking = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -266,7 +267,16 @@ class Bounds:
             )
             await refusal(scope, receive, finish)
             return
-        await self._app(scope, _given(body, receive), finish)
+        # Only now: a request that does not come keeps nobody out.
+        if self._asking >= _CONCURRENCY:
+            refusal = answer(503, "too many ask at once", headers={"Retry-After": "1"})
+            await refusal(scope, receive, finish)
+            return
+        self._asking += 1
+        try:
+            await self._app(scope, _given(body, receive), finish)
+        finally:
+            self._asking -= 1
 
 
 async def _body(receive: Receive) -> bytes | None:
