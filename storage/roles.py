@@ -109,7 +109,8 @@ _RIGHTS: Final[Mapping[Group, Mapping[str, str]]] = {
             ),
             "SELECT",
         ),
-        # Without what was said to whom, and what the other side answered.
+        # Without what was said, and what the other side answered. Who was told is no secret of
+        # these: what the pager remembers of a group, which counting those that wait needs, says so.
         "outbox": "SELECT (outbox_id, alert_id, event, at, created_at, decided_at)",
         "delivery": "SELECT (delivery_id, notice_id, group_key, event, step, hook, created_at,"
         " next_attempt_at, attempts, delivered_at, abandoned_at)",
