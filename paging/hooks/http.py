@@ -186,7 +186,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return min(wait, _MAX_RETRY_AFTER_S)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

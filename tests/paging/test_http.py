@@ -181,6 +181,9 @@ def test_what_is_no_url_is_refused_without_repeating_it(url: str) -> None:
         ("Tue, 04 Mar 2025 14:00:30 -0000", 30.0),
         ("Tue, 04 Mar 2025 13:00:00 GMT", 0.0),
         ("Wed, 05 Mar 2025 14:00:00 GMT", 900.0),
+        ("Tue, 99999999999 Mar 2025 14:00:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 900.0),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0.0),
     ],
 )
 def test_retry_after_is_read_within_bounds(header: str | None, wait_s: float | None) -> None:
