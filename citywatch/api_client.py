@@ -29,6 +29,8 @@ class ApiClient:
         token = secret(settings.token, settings.token_file)
         if not token:
             raise SettingsError("api.token or api.token_file: expected a token of the API")
+        if not (token.isascii() and token.isprintable()):
+            raise SettingsError("api.token or api.token_file: a token is letters, digits, _ and -")
         self._session = requests.Session()
         # Nothing of the environment or of ~/.netrc is to take the token's place.
         self._session.trust_env = False

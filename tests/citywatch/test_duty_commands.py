@@ -130,6 +130,22 @@ def test_a_night_in_the_terminal(run: Run, dsn: str, schema: str) -> None:
     table.close()
 
 
+@pytest.mark.parametrize("token", ["cw_\u2713\u2713", "cw_a\nb", "cw_\xfc"])
+def test_what_cannot_be_a_token_is_not_sent(token: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "citywatch", "alerts", "list"],
+        env=os.environ | {"CITYWATCH_API__TOKEN": token, "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "api.token" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert token not in result.stderr
+
+
 @pytest.mark.integration
 def test_the_log_says_why_a_routes_file_is_not_taken_up(
     run: Run, routes_file: Path, tmp_path: Path
