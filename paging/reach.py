@@ -49,12 +49,12 @@ def boxes_of(matches: Sequence[Match]) -> list[Box]:
 
 def is_everything(match: Match) -> bool:
     """Say whether a match takes every alert that can page, or cannot be shown not to."""
+    return all(_is_all(term, _MOST_STEPS_OF_ONE // len(match.terms)) for term in match.terms)
+
+
+def _is_all(term: Term, most_steps: int) -> bool:
     try:
-        return all(
-            _takes(term, fitting)
-            for term in match.terms
-            for fitting in _classes(term.label, (term,), _MOST_STEPS_OF_ONE)
-        )
+        return all(_takes(term, one) for one in _classes(term.label, (term,), most_steps))
     except TooManyError:
         return True
 

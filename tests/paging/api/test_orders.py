@@ -1,12 +1,17 @@
 """Silences, maintenance windows, who is on call, test pages and figures."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from paging import reach
+from paging.api import orders
+from paging.matching import Match
 from paging.pager import Pager, PagerConfig
 from paging.sender import SenderConfig
 from tests.paging.api.conftest import Api
@@ -100,6 +105,27 @@ def test_what_leaves_something_to_be_told_may_be_silenced(api: Api, match: Any) 
     answer = api.post("/v1/silences", order(match=match))
     assert answer.status_code == 201, answer.text
     api.ask("responder", "DELETE", f"/v1/silences/{answer.json()['id']}").raise_for_status()
+
+
+def test_others_are_answered_while_a_match_is_compared(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared, may_end = threading.Event(), threading.Event()
+
+    def is_everything(match: Match) -> bool:
+        compared.set()
+        assert may_end.wait(20)
+        return reach.is_everything(match)
+
+    monkeypatch.setattr(orders, "is_everything", is_everything)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(api.post, "/v1/silences", order(match={"sensor": "*"}))
+        try:
+            assert compared.wait(20)
+            assert api.get("/v1/silences").status_code == 200
+        finally:
+            may_end.set()
+        assert made.result().status_code == 400
 
 
 def test_a_silence_that_begins_later_may_last_as_long(api: Api) -> None:
