@@ -157,6 +157,8 @@ _LIFT_OVERRIDE: Final = """
     UPDATE oncall_override SET lifted_at = now(), lifted_by = %s
     WHERE override_id = %s AND lifted_at IS NULL AND ends_at > now()
 """
+# Of those who ask in the same moment one counts after the other.
+_ALONE: Final = "SELECT pg_advisory_xact_lock(hashtext('page_test'), hashtext(current_schema()))"
 _TESTS_LATELY: Final = """
     SELECT count(*) FROM page_test WHERE created_at > now() - INTERVAL '10 min'
 """
@@ -436,14 +438,12 @@ async def lift_override(connection: Connection, override_id: UUID, actor: str) -
     await connection.execute(_LIFT_OVERRIDE, (actor, override_id))
 
 
-async def tests_lately(connection: Connection) -> int:
-    """Return how many test pages were asked for in the last ten minutes."""
-    return int((await _one(connection, _TESTS_LATELY))[0])
-
-
-async def add_test(connection: Connection, policy: str, author: str) -> UUID:
-    """Ask for a page that shows whether it comes."""
+async def add_test(connection: Connection, policy: str, author: str, most: int) -> UUID | None:
+    """Ask for a page that shows whether it comes; None after so many in ten minutes."""
     async with connection.transaction():
+        await connection.execute(_ALONE)
+        if (await _one(connection, _TESTS_LATELY))[0] >= most:
+            return None
         (test_id,) = await _one(connection, _ADD_TEST, (policy, author))
         await connection.execute(_RING)
     return test_id  # type: ignore[no-any-return]
