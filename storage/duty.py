@@ -1,8 +1,8 @@
 """Figures for the duty: how long it takes to page, acknowledge and resolve, and how much there is.
 
-A page is a cause that people were told of. Its times begin when the first of its alerts was written
-down, and when the first word of it was delivered, all by the database's clock. Of several marks of
-a page the newest counts.
+A page is a cause that people were to be told of, also one that no hook took. Its times begin when
+the first of its alerts was written down, and when the first word of it was delivered, all by the
+database's clock. Of several marks of a page the newest counts.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ _SHIFTS: Final = """
 SELECT s.began, count(g.group_key) AS pages
 FROM (SELECT began, lead(began, 1, %(until)s) OVER (ORDER BY began) AS ends
       FROM unnest(%(began)s::timestamptz[]) AS x (began)) s
-LEFT JOIN page_group g ON g.told_at >= s.began AND g.told_at < s.ends
+LEFT JOIN page_group g ON g.told_at >= greatest(s.began, %(since)s) AND g.told_at < s.ends
 GROUP BY s.began ORDER BY s.began
 """
 
@@ -86,9 +86,10 @@ async def figures(
 
 
 async def shifts(
-    connection: AsyncConnection[Any], began: Sequence[datetime], until: datetime
+    connection: AsyncConnection[Any], began: Sequence[datetime], since: datetime, until: datetime
 ) -> list[ShiftPages]:
-    """Return the pages of each shift, the last of which is cut off at `until`."""
+    """Return the pages of each shift in [since, until), which cuts off the first and the last."""
+    values = {"began": list(began), "since": since, "until": until}
     async with connection.cursor(row_factory=class_row(ShiftPages)) as cursor:
-        await cursor.execute(_SHIFTS, {"began": list(began), "until": until})
+        await cursor.execute(_SHIFTS, values)
         return await cursor.fetchall()

@@ -170,7 +170,7 @@ async def show_figures(
     _bounded(wanted)
     found = await duty.figures(database, wanted.since, wanted.until)
     began = routes.shifts.between(wanted.since, wanted.until)
-    shifts = await duty.shifts(database, began, wanted.until)
+    shifts = await duty.shifts(database, began, wanted.since, wanted.until)
     return Figures(
         since=wanted.since,
         until=wanted.until,

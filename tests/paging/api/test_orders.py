@@ -247,6 +247,49 @@ def test_test_pages_are_bounded_also_where_many_ask_at_once(api: Api) -> None:
     assert set(statuses) <= {429, 503}
 
 
+def test_figures_of_a_part_of_a_shift_are_of_that_part(api: Api) -> None:
+    day = datetime(2025, 5, 5, tzinfo=UTC)
+    for hour in (7, 9, 10, 13, 15):
+        put_page(api, day + timedelta(hours=hour))
+    for since, until, of_shifts in (
+        (6, 22, [4, 1]),
+        (8, 22, [3, 1]),
+        (10, 13, [1]),
+        (9, 15, [3, 0]),
+    ):
+        span = {
+            "since": (day + timedelta(hours=since)).isoformat(),
+            "until": (day + timedelta(hours=until)).isoformat(),
+        }
+        found = api.get("/v1/figures", params=span).json()
+        assert [one["pages"] for one in found["shifts"]] == of_shifts
+        assert found["causes"][0]["pages"] == sum(of_shifts)
+
+
+def test_a_page_that_no_hook_took_counts_and_has_no_times(api: Api) -> None:
+    day = datetime(2025, 6, 2, tzinfo=UTC)
+    key = put_page(api, day + timedelta(hours=1))
+    marked = api.ask("responder", "PUT", f"/v1/pages/{key}/mark", json={"is_false": True})
+    assert marked.status_code == 200
+    put_page(api, None)
+    span = {"since": day.isoformat(), "until": (day + DAY).isoformat()}
+    total, *_ = api.get("/v1/figures", params=span).json()["causes"]
+    assert (total["pages"], total["marked"], total["to_page"]["median_s"]) == (1, 1, None)
+
+
+def put_page(api: Api, told: datetime | None) -> str:
+    """Write down a cause of which nothing was delivered."""
+    key = str(uuid4())
+    api.table.execute(
+        "INSERT INTO page_group (group_key, cause, cause_name, route, policy, labels, opened_at,"
+        " told_at, closed_at, body) VALUES (%s, 'sensors', '', 'city', 'day', '{}', now(), %s,"
+        " now(), '{}')",
+        key,
+        told,
+    )
+    return key
+
+
 def test_figures_count_what_people_were_told(api: Api) -> None:
     day = datetime(2025, 9, 1, tzinfo=UTC)
     # From written down to told 1, 2, 3, 4 and 5 s; acknowledged after as many minutes, over after
