@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from paging import reach
@@ -15,6 +16,7 @@ from paging.api import orders
 from paging.matching import Match
 from paging.pager import Pager, PagerConfig
 from paging.sender import SenderConfig
+from storage.pages import outbox_channel
 from tests.paging.api.conftest import Api
 from tests.paging.conftest import QUICK, routes_to
 from tests.paging.scaffold import eventually, hooked, page_of, running
@@ -127,6 +129,99 @@ def test_others_are_answered_while_a_match_is_compared(
         finally:
             may_end.set()
         assert made.result().status_code == 400
+
+
+def test_what_is_over_by_now_cannot_be_ordered(api: Api) -> None:
+    """Also where it would end after it began: the clock of whoever asks may be slow."""
+    span = {"begins_at": in_(timedelta(seconds=-30)), "ends_at": in_(timedelta(seconds=-5))}
+    answer = api.post("/v1/silences", order(**span))
+    assert (answer.status_code, answer.json()["detail"].split(":")[0]) == (400, "ends_at")
+    body = {"rotation": "primary", "person": "bo", **span}
+    assert api.post("/v1/oncall/overrides", body).status_code == 400
+
+
+def test_silences_and_windows_are_bounded_together(api: Api) -> None:
+    silences = "SELECT count(*) AS n FROM silence WHERE ends_at > now() AND lifted_at IS NULL"
+    (present,) = api.table.execute(silences)
+    api.table.execute(
+        "INSERT INTO silence (kind, match, begins_at, ends_at, comment, author)"
+        " SELECT (ARRAY['silence', 'maintenance'])[1 + n %% 2], '{}', now(),"
+        "        now() + interval '1 h', '', 'many' FROM generate_series(1, %s) AS x (n)",
+        999 - present["n"],
+    )
+    try:
+        last = api.post("/v1/silences", order())
+        assert last.status_code == 201, last.text
+        for path, role in (("silences", "responder"), ("maintenance", "admin")):
+            refused = api.post(f"/v1/{path}", order(), role)
+            assert (refused.status_code, refused.json()["status"]) == (409, 409)
+        path = f"/v1/silences/{last.json()['id']}"
+        assert api.ask("responder", "DELETE", path).status_code == 200
+        again = api.post("/v1/silences", order())
+        assert again.status_code == 201, "what is over does not count"
+        path = f"/v1/silences/{again.json()['id']}"
+        assert api.ask("responder", "DELETE", path).status_code == 200
+    finally:
+        api.table.execute("DELETE FROM silence WHERE author = 'many'")
+
+
+def test_overrides_are_bounded(api: Api) -> None:
+    overrides = (
+        "SELECT count(*) AS n FROM oncall_override WHERE ends_at > now() AND lifted_at IS NULL"
+    )
+    (present,) = api.table.execute(overrides)
+    api.table.execute(
+        "INSERT INTO oncall_override (rotation, person, begins_at, ends_at, author)"
+        " SELECT 'primary', 'bo', now() + interval '1 d', now() + interval '2 d', 'many'"
+        " FROM generate_series(1, %s)",
+        499 - present["n"],
+    )
+    body = {
+        "rotation": "primary",
+        "person": "bo",
+        "begins_at": in_(2 * DAY),
+        "ends_at": in_(3 * DAY),
+    }
+    try:
+        last = api.post("/v1/oncall/overrides", body)
+        assert last.status_code == 201, last.text
+        assert api.post("/v1/oncall/overrides", body).status_code == 409
+        path = f"/v1/oncall/overrides/{last.json()['id']}"
+        assert api.ask("responder", "DELETE", path).status_code == 200
+    finally:
+        api.table.execute("DELETE FROM oncall_override WHERE author = 'many'")
+
+
+def test_what_is_over_by_itself_cannot_be_ended(api: Api) -> None:
+    """Nobody has ended it, and history must not say so."""
+    span = in_(-2 * HOUR), in_(-HOUR)
+    (silence,) = api.table.execute(
+        "INSERT INTO silence (kind, match, begins_at, ends_at, comment, author)"
+        " VALUES ('silence', '{}', %s, %s, '', 'a') RETURNING silence_id AS id",
+        *span,
+    )
+    (override,) = api.table.execute(
+        "INSERT INTO oncall_override (rotation, person, begins_at, ends_at, author)"
+        " VALUES ('primary', 'bo', %s, %s, 'a') RETURNING override_id AS id",
+        *span,
+    )
+    for path in (f"/v1/silences/{silence['id']}", f"/v1/oncall/overrides/{override['id']}"):
+        ended = api.ask("responder", "DELETE", path)
+        assert ended.status_code == 200, ended.text
+        assert (ended.json()["lifted_at"], ended.json()["lifted_by"]) == (None, None)
+
+
+def test_the_pager_hears_at_once_of_what_is_silenced_and_no_longer(api: Api) -> None:
+    with psycopg.connect(api.dsn, autocommit=True) as connection:
+        connection.execute(f"LISTEN {outbox_channel(api.schema)}")
+
+        def rings() -> int:
+            return len(list(connection.notifies(timeout=20, stop_after=1)))
+
+        made = api.post("/v1/silences", order()).json()
+        assert rings() == 1
+        api.ask("responder", "DELETE", f"/v1/silences/{made['id']}").raise_for_status()
+        assert rings() == 1
 
 
 def test_a_silence_that_begins_later_may_last_as_long(api: Api) -> None:
