@@ -11,7 +11,7 @@ from typing import Final
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _ROOMS: Final = frozenset(
-    {"citywatch", "detectors", "ingest", "paging", "simulators", "storage", "streams"}
+    {"citywatch", "dashboards", "detectors", "ingest", "paging", "simulators", "storage", "streams"}
 )
 # A routes file may have hundreds of faults; the first few say where to look.
 _MAX_VALUE: Final = 2_000
