@@ -364,6 +364,7 @@ def serve_pager(context: typer.Context, settings_file: SettingsFile = None) -> N
     from citywatch.liveness import served_pager
     from citywatch.settings import SettingsError
     from citywatch.wiring import dsn, pager_config, routes_file
+    from paging.hooks import SecretError
     from paging.meter import Meter
     from paging.pager import NamespaceRefusedError, Pager
 
@@ -382,8 +383,12 @@ def serve_pager(context: typer.Context, settings_file: SettingsFile = None) -> N
     except (NamespaceRefusedError, SettingsError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(_FAILURE) from error
-    with served_pager(settings.pager, meter):
-        until_signal(served.run)
+    try:
+        with served_pager(settings.pager, meter):
+            until_signal(served.run)
+    except SecretError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_FAILURE) from error
 
 
 @pager.command("check")

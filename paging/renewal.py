@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from paging.checking import faults_of
+from paging.files import read_file
 from paging.hooks import SecretError
 from paging.routes import MAX_BYTES, Routes, RoutesError
 
@@ -97,8 +98,7 @@ class RoutesFile:
     def _data(self) -> bytes:
         try:
             # One more than may be read, so that what is too large is refused as that.
-            with self._path.open("rb") as stream:
-                data = stream.read(MAX_BYTES + 1)
+            data = read_file(self._path, MAX_BYTES + 1)
         except OSError as error:
             # Whatever comes back is new, also what was there before.
             self._digest = b""

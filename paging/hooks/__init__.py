@@ -25,6 +25,7 @@ Errors
 - SecretError: a secret that the options name is not to be had.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -33,7 +34,9 @@ from typing import Annotated, Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from paging.files import read_file
 from paging.notices import Event, Notice
+from paging.threads import in_thread
 
 ALL_EVENTS: Final[tuple[Event, ...]] = ("trigger", "update", "acknowledge", "resolve")
 MAX_TIMEOUT_S: Final = 60.0
@@ -41,7 +44,10 @@ _MAX_SECRET_BYTES: Final = 65_536
 
 # No file has a name with NUL in it, and who asks for one is told by a fault of the program.
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+$")]
+# What is small and lies on a disk that answers is read in milliseconds.
+READ_S: Final = 5.0
 OptionsT = TypeVar("OptionsT", bound=msgspec.Struct)
+ReadT = TypeVar("ReadT")
 
 
 class NotTold(Exception):  # noqa: N818 - says what happened, as its two cases do
@@ -100,7 +106,7 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("either file or env is expected")
 
     def read(self, environment: Mapping[str, str]) -> str:
-        """Return the secret without the white space around it.
+        """Return the secret without the white space around it; a disk that hangs blocks it.
 
         Raises
         ------
@@ -113,8 +119,7 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         else:
             place = str(self.file)
             try:
-                with Path(place).open("rb") as stream:
-                    text = stream.read(_MAX_SECRET_BYTES).decode().strip()
+                text = read_file(Path(place), _MAX_SECRET_BYTES).decode().strip()
             except OSError as error:
                 raise SecretError(f"{place}: {error.strerror}") from None
             except UnicodeDecodeError:
@@ -122,6 +127,30 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not text:
             raise SecretError(f"{place}: empty, a secret is expected")
         return text
+
+
+async def in_time(read: Callable[[], ReadT], *places: str | Secret | None) -> ReadT:
+    """Return what is read of secrets or certificates, without waiting for a disk that hangs.
+
+    Parameters
+    ----------
+    read : callable
+        Blocks, and raises `SecretError`.
+    places : str, Secret or None
+        Where it reads.
+
+    Raises
+    ------
+    SecretError
+        If it does, or takes too long.
+    """
+    try:
+        async with asyncio.timeout(READ_S):
+            return await in_thread(read, "secrets")
+    except TimeoutError:
+        files = [one.file if isinstance(one, Secret) else one for one in places]
+        named = ", ".join(file for file in files if file)
+        raise SecretError(f"{named}: not read within {READ_S:g} s") from None
 
 
 class HookTerms(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,12 +16,13 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from yarl import URL
 
-from paging.hooks import FileName, HookKind, Notifier, Secret
+from paging.hooks import FileName, HookKind, Notifier, Secret, in_time
 from paging.hooks.http import Poster, checked_url, read_url
 from paging.notices import Notice, earlier_rings
 
@@ -133,7 +134,8 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
     SecretError
         If the URL or the authorities' certificates are not to be had.
     """
-    url = read_url(options.url, environment)
+    secret = options.url if isinstance(options.url, Secret) else None
+    url = await in_time(partial(read_url, options.url, environment), secret)
     async with Poster(ca_file=options.ca_file, proxies=options.proxies) as poster:
         yield Alertmanager(url, options.labels, poster)
 

@@ -7,13 +7,16 @@ import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
 from yarl import URL
 
-from paging.hooks import MAX_TIMEOUT_S, Refused, Retry, Secret, SecretError
+from paging.files import check_regular
+from paging.hooks import MAX_TIMEOUT_S, Refused, Retry, Secret, SecretError, in_time
 from paging.hooks.names import Names
 
 USER_AGENT: Final = "citywatch-pager/1"
@@ -108,12 +111,12 @@ class Poster:
         SecretError
             If the certificates of the authorities are not to be had.
         """
+        file = self._ca_file
+        trust = True if file is None else await in_time(partial(_trust, file), file)
         self._session = aiohttp.ClientSession(
             # Each attempt has a connection of its own: one that died while it lay idle would cost
             # a page its attempt. How many there are is the sender's to bound.
-            connector=aiohttp.TCPConnector(
-                ssl=_trust(self._ca_file), force_close=True, limit=0, resolver=Names()
-            ),
+            connector=aiohttp.TCPConnector(ssl=trust, force_close=True, limit=0, resolver=Names()),
             timeout=self._timeout,
             headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -193,10 +196,9 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     return min(max((moment - now).total_seconds(), 0.0), _MAX_RETRY_AFTER_S)
 
 
-def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
-    if ca_file is None:
-        return True
+def _trust(ca_file: str) -> ssl.SSLContext:
     try:
+        check_regular(Path(ca_file).stat())
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise SecretError(f"{ca_file}: no certificates ({_failure(error)})") from None

@@ -19,7 +19,7 @@ from urllib.request import getproxies_environment
 
 import msgspec
 
-from paging.hooks import HookKind, Notifier, NotTold, Refused, Retry, Secret, SecretError
+from paging.hooks import HookKind, Notifier, NotTold, Refused, Retry, Secret, SecretError, in_time
 from paging.notices import Notice, moment
 from paging.threads import in_thread
 
@@ -199,7 +199,7 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
         If the URL is not to be had or none that Apprise knows, or if there are proxies that may
         not be used.
     """
-    url = options.url.read(environment)
+    url = await in_time(partial(options.url.read, environment), options.url)
     if not options.proxies and (named := sorted(getproxies_environment())):
         raise SecretError(
             f"the environment names proxies ({', '.join(named)}): proxies = true lets them be used"

@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, Final
@@ -20,7 +21,7 @@ from typing import Any, Final
 import msgspec
 from yarl import URL
 
-from paging.hooks import FileName, HookKind, Notifier, Retry, Secret, SecretError
+from paging.hooks import FileName, HookKind, Notifier, Retry, Secret, SecretError, in_time
 from paging.hooks.http import Poster, checked_url
 from paging.notices import MAX_KEY_CHARS, Notice, earlier_rings
 from storage.pages import Severity
@@ -242,7 +243,7 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
         If the integration key or the authorities' certificates are not to be had.
     """
     secret = options.routing_key
-    key = secret.read(environment)
+    key = await in_time(partial(secret.read, environment), secret)
     if len(key) != _ROUTING_KEY_CHARS or not (key.isascii() and key.isalnum()):
         raise SecretError(
             f"{secret.file or secret.env}: expected an integration key of {_ROUTING_KEY_CHARS}"

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from paging.hooks import FileName, HookKind, Notifier, Secret, SecretError
+from paging.hooks import FileName, HookKind, Notifier, Secret, SecretError, in_time
 from paging.hooks.http import Poster, checked_url, read_url, utc_now
 from paging.notices import Notice, encode_notice
 
@@ -143,8 +143,13 @@ async def opened(options: Options, environment: Mapping[str, str]) -> AsyncItera
     SecretError
         If the URL, a key or the authorities' certificates are not to be had.
     """
-    url = read_url(options.url, environment)
-    keys = [read_key(secret, environment) for secret in options.keys]
+
+    def read() -> tuple[URL, list[bytes]]:
+        keys = [read_key(secret, environment) for secret in options.keys]
+        return read_url(options.url, environment), keys
+
+    secrets = [one for one in (options.url, *options.keys) if isinstance(one, Secret)]
+    url, keys = await in_time(read, *secrets)
     async with Poster(ca_file=options.ca_file, proxies=options.proxies) as poster:
         yield Webhook(url, poster, keys)
 

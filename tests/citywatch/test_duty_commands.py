@@ -316,6 +316,22 @@ def test_routes_are_checked(routes_file: Path) -> None:
     assert cli("pager", "check", str(routes_file) + ".none").exit_code == 1
 
 
+def test_a_pager_whose_secret_is_a_pipe_says_so_and_ends(routes_file: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    secret = f'{{ file = "{pipe}" }}'
+    routes_file.write_text(ROUTES.replace('{ env = "NOBODY" }', secret), encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ended = cli(
+        "pager",
+        CITYWATCH_DATABASE__DSN="postgresql://127.0.0.1:1/nowhere",
+        CITYWATCH_PAGER__ROUTES_FILE=str(routes_file),
+        CITYWATCH_PAGER__METRICS_PORT=str(port),
+    )
+    assert (ended.exit_code, ended.stderr) == (1, f"{pipe}: no regular file\n")
+
+
 def tried(tmp_path: Path, routes: Path, **changes: object) -> Result:
     alert = {
         "category": "city", "kind": "noise", "severity": "major", "sensor": "mic-1",

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -84,6 +85,17 @@ def test_a_secret_is_read_where_it_stands(tmp_path: Path) -> None:
     file.write_text(" s3cret\n")
     assert Secret(file=str(file)).read({}) == "s3cret"
     assert Secret(env="KEY").read({"KEY": "s3cret"}) == "s3cret"
+
+
+def test_a_pipe_and_a_folder_are_no_secrets(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(SecretError, match="pipe: no regular file"):
+        Secret(file=str(pipe)).read({})
+    with pytest.raises(SecretError, match="Is a directory"):
+        Secret(file=str(tmp_path)).read({})
+    with pytest.raises(SecretError, match="/dev/zero: no regular file"):
+        Secret(file="/dev/zero").read({})
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,13 @@ def test_what_is_broken_is_said_once(watched: Watched, text: str, said: str) -> 
     assert watched.look() == watched.routes, "it is in order again, and whoever refused it hears so"
 
 
+def test_a_pipe_in_its_place_is_refused(watched: Watched) -> None:
+    watched.path.unlink()
+    os.mkfifo(watched.path)
+    with pytest.raises(RoutesError, match="no regular file"):
+        watched.look()
+
+
 def test_a_file_that_is_gone_is_missed_once_and_taken_up_again(watched: Watched) -> None:
     text = watched.path.read_text(encoding="utf-8")
     watched.path.unlink()
@@ -205,7 +212,11 @@ def test_a_pager_takes_up_what_is_good_and_nothing_else(
 
                 # Its hook is new, and its secret is not to be had.
                 secret = HOOK.format(name="three", url="").replace('""', '{ env = "NOBODY" }')
-                for count, broken in enumerate(("[[route", "", secret + routes_text(two=one_url))):
+                # Nobody writes into it, and the pager does not wait for anybody.
+                os.mkfifo(tmp_path / "pipe")
+                piped = secret.replace('env = "NOBODY"', f'file = "{tmp_path / "pipe"}"')
+                more = [one + routes_text(two=one_url) for one in (secret, piped)]
+                for count, broken in enumerate(("[[route", "", *more)):
                     watched.write(broken)
                     await eventually(
                         lambda count=count: value(meter, FILES, outcome="refused") == count + 1
@@ -230,8 +241,8 @@ def test_a_pager_takes_up_what_is_good_and_nothing_else(
 
     within(work())
     said = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
-    assert said == ["the routes file cannot be used, the last good one stays in force"] * 3
-    assert value(meter, FILES, outcome="refused") == 3
+    assert said == ["the routes file cannot be used, the last good one stays in force"] * 4
+    assert value(meter, FILES, outcome="refused") == 4
 
 
 def fails(_text: str) -> Routes:

@@ -1,6 +1,7 @@
 """What every hook that speaks HTTP must do, whatever the other side does."""
 
 import asyncio
+import os
 import socket
 import ssl
 import threading
@@ -440,6 +441,33 @@ def test_authorities_that_are_not_to_be_had_are_named(
 
     with pytest.raises(SecretError, match=r"ca\.pem"):
         asked(hook, nullcontext("http://127.0.0.1:9"), ca_file=str(ca_file))
+
+
+def test_authorities_in_a_pipe_are_refused(hook: HttpHook, tmp_path: Path) -> None:
+    pipe = tmp_path / "ca.pem"
+    os.mkfifo(pipe)
+    with pytest.raises(SecretError, match=r"ca\.pem: no certificates \(OSError \(no regular file"):
+        asked(hook, nullcontext("http://127.0.0.1:9"), ca_file=str(pipe))
+
+
+def test_a_secret_on_a_disk_that_hangs_is_named_in_time(
+    hook: HttpHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No loop waits for it; that a mount hangs is stood in for by a read that does."""
+    may_read = threading.Event()
+
+    def hang(_path: Path, _most: int) -> bytes:
+        may_read.wait()
+        return b""
+
+    monkeypatch.setattr("paging.hooks.read_file", hang)
+    monkeypatch.setattr("paging.hooks.READ_S", 0.1)
+    url = {"routing_key" if hook.kind == "pagerduty" else "url": {"file": "/mnt/key"}}
+    try:
+        with pytest.raises(SecretError, match=r"^/mnt/key: not read within 0\.1 s$"):
+            asked(hook, nullcontext("http://127.0.0.1:9"), **url)
+    finally:
+        may_read.set()
 
 
 def test_a_secret_that_is_missing_is_named_when_it_is_opened(hook: HttpHook) -> None:
