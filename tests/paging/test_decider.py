@@ -215,7 +215,11 @@ def test_a_clock_that_was_far_ahead_holds_nobody_up(
         monkeypatch.setattr(book, "_LOCK", fast)
         table.put(alert("a"))
         await until_told(table, connection, one, 1)
-        table.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 h'")
+        # And somebody holds it, by that clock.
+        table.execute(
+            "UPDATE delivery SET next_attempt_at = now() + interval '1 h',"
+            " claimed_until = now() + interval '1 h 30 s'"
+        )
         monkeypatch.setattr(book, "_LOCK", lock)
         before = datetime.now(UTC)
         assert "the clock was set back" not in caplog.messages
@@ -226,6 +230,7 @@ def test_a_clock_that_was_far_ahead_holds_nobody_up(
         # The second step is an hour after the first, by whatever clock.
         assert abs(due - before - timedelta(hours=1)) < timedelta(seconds=10)
         assert table.count("next_attempt_at < now() + interval '10 s'") == 1
+        assert table.count("claimed_until - next_attempt_at = interval '30 s'") == 1
         assert one._memory is not None
         assert await book.remembered(connection, one._memory.shift) == one._memory
         table.put(alert("b", zone="station"))

@@ -345,6 +345,32 @@ def test_what_waits_is_asked_by_routes_that_were_renewed_in_the_middle_of_a_turn
     on(table, work)
 
 
+@pytest.mark.integration
+def test_a_hook_that_leads_elsewhere_stays_open_for_what_is_under_way(
+    table: Table, pager_of: PagerOf, tmp_path: Path
+) -> None:
+    meter = Meter()
+
+    async def work() -> None:
+        old = Held()
+        async with serve(old) as old_url, hooked() as (new, new_url):
+            watched = Watched(tmp_path / "routes.toml", routes_text(moved=old_url))
+            pager = pager_of(routes=watched.routes, routes_file=watched.file, meter=meter)
+            async with running(pager):
+                table.put(page_of(sensor="first"))
+                await eventually(lambda: came(old) == {"first"})
+                watched.write(routes_text(moved=new_url))
+                await eventually(lambda: value(meter, FILES, outcome="taken") == 1)
+                table.put(page_of(sensor="second"))
+                await eventually(lambda: came(new) == {"second"})
+                old.free.set()
+                await eventually(lambda: table.count("delivered_at IS NULL") == 0)
+            assert table.count("attempts = 1") == 2
+            assert (old.posts, new.posts) == (1, 1)
+
+    within(work())
+
+
 class Patient(Held):
     """A hook that asks for patience, and may do so late."""
 

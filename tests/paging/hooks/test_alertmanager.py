@@ -416,6 +416,24 @@ def test_a_path_before_its_api_is_kept() -> None:
     assert paths == [f"{path}/api/v2/alerts" for path in ("", "", "/alerts", "/alerts")]
 
 
+def test_an_update_says_nothing_of_the_rings_before() -> None:
+    """They have ended, and whoever is told so once more may be notified once more."""
+    bodies: list[list[dict[str, Any]]] = []
+
+    async def look(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return web.Response()
+
+    async def tell() -> None:
+        async with served(look) as base, told(base) as notifier:
+            for event in ("trigger", "update", "resolve"):
+                await notifier.send(notice_of(event=event, ring=2), KEY)
+
+    asyncio.run(tell())
+    rings = [[one["labels"].get("ring") for one in body] for body in bodies]
+    assert rings == [[None, "1", "2"], ["2"], [None, "1", "2"]]
+
+
 def test_nobody_waits_for_an_end_in_years_to_come() -> None:
     (firing,) = alerts_of(notice_of(), {})
     assert firing["endsAt"] - AT > timedelta(days=3_600)
