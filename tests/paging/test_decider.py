@@ -273,7 +273,7 @@ def test_a_dead_hook_is_given_up_and_the_next_step_is_told(table: Table) -> None
 
     async def work() -> None:
         async with hooked() as (control, control_url), hooked() as (sms, sms_url):
-            control.script.extend([answer(503)] * 1000)
+            control.script.extend([answer(429)] * 1000)
             async with running(pager(table, ladder(control_url, sms_url))):
                 table.put(one)
                 await sms.wait_for(lambda hook: hook.posts == 1)
