@@ -342,12 +342,16 @@ def corroborated(candidate: Candidate, scene: Scene, now: datetime) -> Decision:
         company = scene.company.get((page.zone, page.kind), {})
         others = sum(
             sensor != page.sensor
-            and any(abs(one - track.arrived) <= rule.within for one in arrived)
+            # Also what came while nobody was to hear of this.
+            and any(
+                track.arrived - rule.within <= one <= track.free_since + rule.within
+                for one in arrived
+            )
             for sensor, arrived in company.items()
         )
         if others >= rule.sensors:
             return Decision("pass", f"{others} neighbours say the same")
-        waits_until = track.arrived + rule.within
+        waits_until = track.free_since + rule.within
         if now < waits_until:
             return Decision("hold", f"{others} of {rule.sensors} neighbours so far", waits_until)
         said = f"only {others} of {rule.sensors} neighbours within {spoken(rule.within)}"

@@ -64,8 +64,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Who has it, where somebody has said so of the alert itself.
     peak : str or None
         The worst severity of those whose place it took, where it flaps.
-    is_worse : bool
-        Whether it got worse since it came into its groups.
+    was : str or None
+        How severe it was before it got worse, where it did since it came into its groups.
     takes_over : UUID or None
         The same, opened before and flapping, that stands for it in its groups until it comes there.
     """
@@ -88,7 +88,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     had: dict[str, str] = {}
     acknowledged_by: str | None = None
     peak: Severity | None = None
-    is_worse: bool = False
+    was: Severity | None = None
     takes_over: UUID | None = None
 
     @property

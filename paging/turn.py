@@ -324,7 +324,9 @@ class _Decider:
         keys = self._groups_of(track, page)
         self._say(track.alert_id, keys[0], "deduplication", "join", said)
         if set(keys) == set(track.groups):
-            self._put(_changed(track, untold=keys, is_worse=True))
+            # What nobody was told of yet has not got worse to anybody.
+            was = track.was if track.was and set(track.groups) <= set(track.untold) else before
+            self._put(_changed(track, untold=keys, was=was))
             return
         # It is past all stages; who is told of it may be somebody else.
         self._part(key for key in track.groups if key not in keys)
@@ -364,7 +366,7 @@ class _Decider:
             one
             for one in self._members_of(group.key)
             if not self._is_untold(one, group)
-            or (alert_id is None and not one.is_worse and self._quiet_of(one) is None)
+            or (alert_id is None and one.was is None and self._quiet_of(one) is None)
         ]
         if not members:
             return
@@ -583,7 +585,7 @@ class _Decider:
             self._leave(before)
             self._part(key for key in before.groups if key not in keys)
         self._touch(track.groups)
-        waits = {"stage": "", "until": None, "takes_over": None, "is_worse": False}
+        waits = {"stage": "", "until": None, "takes_over": None, "was": None}
         self._put(_changed(track, phase="grouped", groups=keys, untold=keys, had={}, **waits))
         self._note(keys, track.alert_id)
 
@@ -768,7 +770,9 @@ class _Decider:
                 if not self._left(present):
                     self._tell_one(key, present)
                 elif group.first_told is not None:
-                    group = self._owned(group, present)
+                    # What is worse than what people know to be open is nobody's.
+                    level = _level(group, self._told_as(group, present))
+                    group = self._owned(_changed(group, level=level), present)
                     level = _level(group, self._gathering(group, present).known)
                     self._groups[key] = _changed(group, level=level)
 
@@ -935,7 +939,7 @@ class _Decider:
             _worst([*self._severities(rising, group), *areas]) if rising else None,
             len(members),
             len(unheard),
-            sum(track.is_worse for track in unheard),
+            sum(track.was is not None for track in unheard),
             not left,
             None if heard else first,
             self._shift,
@@ -943,6 +947,19 @@ class _Decider:
             None if first is None else first.ends,
             self._is_dark(group.key),
         )
+
+    def _told_as(self, group: Group, members: Sequence[Track]) -> Severity:
+        """Return how severe the worst is that is left of a group, as far as it has told of it."""
+        told: list[Severity] = []
+        keys = {group.key}
+        for track in self._left(members):
+            keys.update(self._as_of(track, group))
+            if not self._is_untold(track, group):
+                told.append(self._pages[track.alert_id].severity)
+            elif track.was is not None:
+                told.append(track.was)
+        areas = [_AREA_SEVERITY[self._groups[key].cause] for key in keys if self._is_dark(key)]
+        return _worst([*(told or [group.level or group.worst or "minor"]), *areas])
 
     def _severities(self, tracks: Sequence[Track], group: Group) -> list[Severity]:
         found = [self._pages[track.alert_id].severity for track in tracks]

@@ -259,3 +259,22 @@ def test_of_what_is_silenced_in_its_group_it_is_said_until_when() -> None:
         "group silence: not told with its page: works (sensor=a) until 2025-03-04 02:08:20 UTC"
     )
     assert "group silence" not in " ".join(night.why("b"))
+
+
+def test_neighbours_that_come_during_a_silence_count_when_it_ends() -> None:
+    rule = """
+[[corroborate]]
+match = { kind = "exceedance" }
+within = "10s"
+otherwise = "drop"
+"""
+    play(
+        at(0, silence(200, sensor="a")),
+        at(10, open("a", kind="exceedance")),
+        at(150, open("b", kind="exceedance")),
+        at(155, open("c", kind="exceedance")),
+        want(between(156, 156.1), page("b", "c")),
+        want(between(200, 200.1), update("a", "b", "c")),
+        routes=ROUTES + rule,
+        until=400,
+    )

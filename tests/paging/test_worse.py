@@ -356,3 +356,38 @@ def test_who_takes_a_page_as_something_of_it_gets_worse_has_not_that() -> None:
         routes=LADDER,
         until=500,
     )
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_what_gets_worse_as_the_worst_ends_is_worse_than_the_rest(apart: float) -> None:
+    play(
+        at(0, open("a", severity="critical"), open("c", severity="minor")),
+        want(between(1, 1.1), page("a", "c", step=1)),
+        at(10, acknowledge("a")),
+        want(between(10, 10.1), acknowledged("a", "c")),
+        at(100, over("a")),
+        at(100 + apart, worse("c")),
+        want(between(100 + apart, 100.2), page("a", "c", severity="critical", step=1, ring=1)),
+        at(110, acknowledge("c")),
+        want(between(110, 110.1), acknowledged("a", "c", ring=1)),
+        routes=LADDER,
+        until=1000,
+    )
+
+
+def test_what_got_worse_twice_before_anybody_heard_was_what_they_know() -> None:
+    play(
+        at(0, open("a", severity="minor"), open("b", severity="critical")),
+        want(between(1, 1.1), page("a", "b", step=1)),
+        at(10, acknowledge("b")),
+        want(between(10, 10.1), acknowledged("a", "b")),
+        at(20, worse("a", "major"), over("b")),
+        want(between(20, 20.1), page("a", "b", severity="major", step=1, ring=1)),
+        at(30, silence(100, sensor="a")),
+        at(40, worse("a", "critical")),
+        want(between(130, 130.1), page("a", "b", severity="critical", step=1, ring=2)),
+        at(140, acknowledge("a")),
+        want(between(140, 140.1), acknowledged("a", "b")),
+        routes=LADDER,
+        until=600,
+    )
