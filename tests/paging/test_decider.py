@@ -282,7 +282,7 @@ def test_a_dead_hook_is_given_up_and_the_next_step_is_told(table: Table) -> None
                 assert arrival.notice.to is not None
                 assert (arrival.notice.to.name, arrival.notice.to.address) == ("anna", "+34 1")
                 table.put(resolution_of(one))
-                # It is over for whoever was told that it began, and for nobody else.
+                # It is over for whoever may have heard that it began, and for nobody else.
                 await sms.wait_for(lambda hook: hook.posts == 2)
                 await eventually(lambda: table.count("last_error LIKE 'not told: %'") == 1)
                 assert control.arrivals == ()
