@@ -7,9 +7,10 @@ gateways goes by them instead, because one of its gateways alone may be more tha
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 from paging.routes import Darkness
@@ -66,16 +67,23 @@ def area_of(group: Group) -> AreaKey | None:
     return None
 
 
-def going_silent(silent: Silent, topology: Topology, since: datetime) -> Going:
+def going_silent(
+    silent: Silent,
+    topology: Topology,
+    since: datetime,
+    spoken_for: Mapping[AreaKey, Collection[str]] = MappingProxyType({}),
+) -> Going:
     """Return which sensors of each area fell silent since a moment, and which before.
 
-    What was under maintenance counts from its end: a gateway may have stayed dark.
+    What was under maintenance counts from its end: a gateway may have stayed dark. What a page of
+    the area speaks of already, of groups by these keys, makes it dark no second time.
     """
     going = Going()
     for track, page in silent:
-        is_new = track.free_since >= since
-        side = going.new if is_new else going.old
+        is_late = track.free_since >= since
         for area in topology.around(page.sensor, page.zone):
+            is_new = is_late and not any(key in spoken_for.get(area, ()) for key in track.groups)
+            side = going.new if is_new else going.old
             side[area].add(page.sensor)
             if is_new:
                 going.members[area].append(track)
@@ -95,14 +103,14 @@ def dark_of(area: AreaKey, group: str, silent: Silent, topology: Topology, told:
 
 
 def still_dark(
-    groups: Mapping[AreaKey, Group], silences: Silent, topology: Topology, rule: Darkness
+    groups: Mapping[AreaKey, Sequence[Group]], silences: Silent, topology: Topology, rule: Darkness
 ) -> set[AreaKey]:
     """Return the areas of which enough sensors are silent still.
 
     Parameters
     ----------
-    groups : mapping of AreaKey to Group
-        What speaks of each.
+    groups : mapping of AreaKey to sequence of Group
+        What speaks of each, by one route or several.
     silences : iterable of (Track, Page)
         Alerts of silence, those that are over among them. Of an area those count that are in its
         group, or came before it: what falls silent later and by itself makes it no darker.
@@ -113,8 +121,9 @@ def still_dark(
     silent: dict[AreaKey, set[str]] = {area: set() for area in groups}
     for track, page in silences:
         for area in topology.around(page.sensor, page.zone):
-            group = groups.get(area)
-            if group is None or (group.key not in track.groups and track.arrived > group.opened):
+            speaking = groups.get(area, ())
+            is_in = any(group.key in track.groups for group in speaking)
+            if not is_in and not (speaking and track.arrived <= speaking[0].opened):
                 continue
             spoken_of[area].add(page.sensor)
             if track.state != "resolved":

@@ -131,6 +131,7 @@ class _Decider:
         self._closed: list[Group] = []
         self._touched: dict[str, None] = {}
         self._fresh: list[UUID] = []
+        self._had_again: dict[str, str] = {}
         self._by_identity: dict[str, list[UUID]] | None = None
         waits = (rule.wait for rule in routes.inhibitions)
         # So long what is over still explains what has not ended yet.
@@ -157,6 +158,7 @@ class _Decider:
                     self._take(event.group, event.actor)
                 case Tested():
                     self._test(event)
+        self._have_again()
         self._settle_up()
         waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
         are_dropped = self._judge(dict.fromkeys((*waiting, *self._fresh)))
@@ -276,9 +278,11 @@ class _Decider:
 
     def _part(self, keys: Iterable[str]) -> None:
         """Remember of groups that another page speaks for some of what they told."""
-        for key in keys:
-            self._groups[key] = _changed(self._groups[key], parted=True)
-            self._touched[key] = None
+        for key in tuple(keys):
+            for one in (key, self._groups[key].summary):
+                if one is not None:
+                    self._groups[one] = _changed(self._groups[one], parted=True)
+                    self._touched[one] = None
 
     def _is_news(self, page: Page, track: Track) -> bool:
         alone = Scene(self._routes, self._orders, self._topology, {}, (), {})
@@ -311,7 +315,12 @@ class _Decider:
             self._say(track.alert_id, None, "deduplication", "quiet", "it is as bad already")
             return
         said = f"it got worse: {page.severity}, was {before}"
+        is_known = track.flapping and RANK[page.severity] <= RANK[self._peak_of(track)]
         self._pages[track.alert_id] = page
+        if is_known and track.phase == "grouped":
+            self._say(track.alert_id, None, "flapping", "quiet", f"{said}; it has been as bad")
+            self._put(_changed(track, moved=self._now))
+            return
         track = _changed(track, moved=self._now, had={}, acknowledged_by=None)
         if track.state == "acknowledged":
             track = _changed(track, state="open")
@@ -331,6 +340,8 @@ class _Decider:
         # It is past all stages; who is told of it may be somebody else.
         self._part(key for key in track.groups if key not in keys)
         self._join(track, keys)
+        if not set(keys).isdisjoint(track.groups):
+            self._tracks[track.alert_id] = _changed(self._tracks[track.alert_id], was=before)
 
     def _groups_of(self, track: Track, page: Page) -> tuple[str, ...]:
         """Return the groups to which an alert in groups belongs as it is now."""
@@ -360,6 +371,10 @@ class _Decider:
         # Of what nobody was told of, nobody has more than the alert itself.
         if group is None or group.first_told is None:
             return
+        if group.acknowledged_at is not None:
+            # Once a turn: of a page that is acknowledged every alert may say so.
+            self._had_again.setdefault(group.key, actor)
+            return
         # Who takes a page has looked at it; who has an alert has what its page told of. Of what got
         # worse both know less.
         members = [
@@ -373,13 +388,22 @@ class _Decider:
         for track in members:
             self._put(_changed(track, acknowledged_by=track.acknowledged_by or actor))
         self._heed(group, members)
-        if group.acknowledged_at is not None:
-            return
         group = self._had(_changed(group, had_at=None), actor)
         said = f"{actor} has it"
         self._say(alert_id, group.key, "escalation", "quiet", said)
         self._dark_areas = None
         self._word(group, self._heard(self._present(members)), "acknowledge", said)
+
+    def _have_again(self) -> None:
+        """Let those who had a page, and said so of more of it, have all that it told of."""
+        members = self._members(dict.fromkeys(self._had_again))
+        for key, actor in self._had_again.items():
+            group = self._groups.get(key)
+            if group is None:
+                continue
+            for track in self._present(members[key]):
+                if track.acknowledged_by is None and not self._is_untold(track, group):
+                    self._put(_changed(track, acknowledged_by=actor))
 
     def _heed(self, group: Group, members: Sequence[Track]) -> None:
         """Remember that people know of all that is in a group, or in those it speaks for."""
@@ -618,13 +642,16 @@ class _Decider:
 
     def _still_dark(self) -> dict[AreaKey, str]:
         """Return the areas with an open group of which enough sensors are still silent."""
-        # Of two groups of one area the later: it went dark again before all of it was back. Of one
-        # of several routes the first, to which all of its sensors came.
-        groups: dict[AreaKey, Group] = {}
-        for group in sorted(self._groups.values(), key=lambda group: group.opened):
+        # Of two outages of one area the later: it went dark again before all of it was back.
+        groups: dict[AreaKey, list[Group]] = {}
+        for group in sorted(self._groups.values(), key=lambda group: (group.opened, group.key)):
             area = area_of(group)
-            if area is not None and (area not in groups or groups[area].opened < group.opened):
-                groups[area] = group
+            if area is not None:
+                same = groups.get(area)
+                if same is not None and same[0].opened == group.opened:
+                    same.append(group)
+                else:
+                    groups[area] = [group]
         if not groups:
             return {}
         # What is held may be the area going dark again, which is news.
@@ -634,7 +661,7 @@ class _Decider:
             if track.phase == "grouped" and self._pages[alert_id].kind == DARK_KIND
         ]
         dark = still_dark(groups, grouped, self._topology, self._routes.darkness)
-        return {area: groups[area].key for area in dark}
+        return {area: groups[area][0].key for area in dark}
 
     def _darken(self) -> None:
         """Open a group for each area that goes dark now; the largest takes all."""
@@ -644,7 +671,13 @@ class _Decider:
             return
         rule = self._routes.darkness
         known = self._still_dark()
-        going = going_silent(self._silent(), self._topology, self._now - rule.within)
+        spoken_for: dict[AreaKey, set[str]] = defaultdict(set)
+        for group in self._groups.values():
+            area = area_of(group)
+            if area is not None:
+                spoken_for[area].add(group.key)
+        since = self._now - rule.within
+        going = going_silent(self._silent(), self._topology, since, spoken_for)
         for area in newly_dark(going, known, self._topology, rule):
             self._open_area(area, going.members[area])
 
@@ -737,7 +770,8 @@ class _Decider:
                 opened=group.opened,
                 waits_until=max(group.waits_until, self._now),
             )
-        self._beside.clear()
+        if more:
+            self._beside.clear()
         return self._siblings(key)
 
     def _siblings(self, key: str) -> tuple[str, ...]:
@@ -767,9 +801,10 @@ class _Decider:
                 if group is None:
                     continue
                 present = self._present(members[key])
-                if not self._left(present):
+                # What all have left for another page ends after that has been looked at.
+                if not self._left(present) and present:
                     self._tell_one(key, present)
-                elif group.first_told is not None:
+                elif group.first_told is not None and present:
                     # What is worse than what people know to be open is nobody's.
                     level = _level(group, self._told_as(group, present))
                     group = self._owned(_changed(group, level=level), present)

@@ -1,7 +1,10 @@
 """What the decider reads of the database, and what it leaves there."""
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,9 +21,9 @@ from tests.paging.test_deliveries import on, put
 pytestmark = pytest.mark.integration
 
 
-def decider(table: Table, **route: Any) -> Decider:
+def decider(table: Table, facts: Mapping[str, Any] = MappingProxyType({}), **route: Any) -> Decider:
     routes = routes_to("http://127.0.0.1:1/")
-    routes = replace(routes, routes=(replace(routes.routes[0], **route),))
+    routes = replace(routes, routes=(replace(routes.routes[0], **route),), **facts)
     return Decider(table.schema, routes, poll_interval_s=0.05)
 
 
@@ -92,11 +95,81 @@ def test_a_pager_that_did_not_decide_last_reads_what_the_other_left(table: Table
     on(table, work)
 
 
+def worse_than(page: Page, **facts: Any) -> Page:
+    before = {name: getattr(page, name) for name in page.__struct_fields__}
+    return Page(**before | {"severity": "critical", "sentence": "far worse"} | facts)
+
+
+@pytest.mark.parametrize(
+    ("others", "routes"),
+    [
+        pytest.param(1, {}, id="a page"),
+        pytest.param(0, {}, id="a page that is over"),
+        pytest.param(1, {"budget": 0}, id="a summary"),
+    ],
+)
+def test_who_takes_a_page_has_not_what_left_it_for_another(
+    table: Table, others: int, routes: dict[str, Any]
+) -> None:
+    bad, *rest = (
+        page_of(
+            severity="minor", sensor=f"s{number}", zone="harbour" if not routes else f"z{number}"
+        )
+        for number in range(1 + others)
+    )
+
+    async def work(connection: Connection) -> None:
+        one = decider(table, routes, group_by=("zone", "severity"))
+        table.put(bad, *rest)
+        await one.turn(connection)
+        (old,) = table.execute("SELECT group_key FROM page_group WHERE told_at IS NOT NULL")
+        table.worsen(worse_than(bad))
+        await one.turn(connection)
+        table.execute("SELECT acknowledge_page(%s, 'anna', 'mine')", old["group_key"])
+        await one.turn(connection)
+        had = {
+            row["group_key"]: row["acknowledged_by"]
+            for row in table.execute(
+                "SELECT group_key, acknowledged_by FROM page_group"
+                " WHERE told_at IS NOT NULL AND closed_at IS NULL"
+            )
+        }
+        assert had.pop(old["group_key"], None) == ("anna" if others else None)
+        assert list(had.values()) == [None], "the page of what got worse is nobody's"
+        states = table.execute("SELECT severity, state FROM alert ORDER BY severity")
+        assert [(row["severity"], row["state"]) for row in states] == [
+            ("critical", "open"),
+            *([("minor", "acknowledged")] if others else []),
+        ]
+
+    on(table, work)
+
+
+def test_a_page_of_thousands_is_acknowledged_in_one_turn(table: Table) -> None:
+    pages = [page_of(sensor=f"s{number}") for number in range(3000)]
+
+    async def work(connection: Connection) -> None:
+        one = decider(table, group_by=("zone",))
+        table.put_many(pages)
+        await one.turn(connection)
+        (group,) = table.execute("SELECT group_key FROM page_group")
+        took = table.execute(
+            "SELECT acknowledge_page(%s, 'anna', 'mine') AS took", group["group_key"]
+        )
+        assert took == [{"took": 3000}]
+        # Longer, and the database would end the connection.
+        async with asyncio.timeout(8):
+            while table.count("decided_at IS NULL", "outbox"):
+                await one.turn(connection)
+        assert notices(table) == ["trigger", "acknowledge"]
+
+    on(table, work)
+
+
 def test_what_got_worse_is_as_bad_to_a_pager_that_reads_it(table: Table) -> None:
     page = page_of(severity="minor")
-    facts = {name: getattr(page, name) for name in page.__struct_fields__}
-    worse = Page(**facts | {"severity": "critical", "sentence": "far worse"})
-    unheard = Page(**facts | {"severity": "major", "sentence": "worse"})
+    worse = worse_than(page)
+    unheard = worse_than(page, severity="major", sentence="worse")
 
     async def work(connection: Connection) -> None:
         one, other = decider(table), decider(table)

@@ -83,7 +83,7 @@ def is_still_dark(topology: Topology, found: Iterable[tuple[Track, Page]]) -> bo
         opened=NOTICED_AT,
         waits_until=NOTICED_AT,
     )
-    return still_dark({NORTH: group}, found, topology, Darkness()) == {NORTH}
+    return still_dark({NORTH: [group]}, found, topology, Darkness()) == {NORTH}
 
 
 def test_an_area_is_dark_until_less_than_half_of_what_made_it_so_is_silent() -> None:
