@@ -14,6 +14,7 @@ from tests.paging.timeline import (
     play,
     resolve,
     silence,
+    take,
     update,
     want,
 )
@@ -276,5 +277,35 @@ otherwise = "drop"
         want(between(156, 156.1), page("b", "c")),
         want(between(200, 200.1), update("a", "b", "c")),
         routes=ROUTES + rule,
+        until=400,
+    )
+
+
+def test_one_sensor_that_flickers_as_its_gateway_comes_back_makes_nothing_dark() -> None:
+    play(
+        at(0, dark(*NORTH)),
+        want(between(4, 4.1), page(*NORTH)),
+        at(20, acknowledge("s00")),
+        want(between(20, 20.1), acknowledged(*NORTH)),
+        at(30, over(*NORTH[:11])),
+        at(35, dark("s00")),
+        want(between(46, 46.1), page("s00", severity="minor")),
+        routes=DARK,
+        zones=SENSORS,
+        until=100,
+    )
+
+
+def test_who_takes_a_page_has_not_what_is_silenced_and_was_not_told() -> None:
+    play(
+        at(0, open("a"), open("b", severity="critical")),
+        at(0.5, silence(100, sensor="b")),
+        want(between(1, 1.1), page("a", step=1, total=1)),
+        at(5, take("a")),
+        want(between(5, 5.1), acknowledged("a")),
+        want(between(100.5, 100.6), page("a", "b", severity="critical", step=1)),
+        at(110, take("a")),
+        want(between(110, 110.1), acknowledged("a", "b")),
+        routes=LADDER,
         until=400,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.paging.test_timelines import DARK, LADDER, SENSORS
+from tests.paging.test_timelines import DARK, LADDER, SENSORS, THE_REST
 from tests.paging.timeline import (
     ROUTES,
     acknowledge,
@@ -390,4 +390,102 @@ def test_what_got_worse_twice_before_anybody_heard_was_what_they_know() -> None:
         want(between(140, 140.1), acknowledged("a", "b")),
         routes=LADDER,
         until=600,
+    )
+
+
+def test_who_takes_a_page_as_it_gets_worse_has_not_what_another_route_takes_then() -> None:
+    crisis = """[[route]]
+name = "critical"
+match = { severity = "critical" }
+policy = "crisis"
+continue = true
+[[route]]"""
+    policy = """
+[hook.crisis]
+type = "webhook"
+url = "http://127.0.0.1:3/"
+[policy.crisis]
+steps = [{ to = ["hook:crisis"] }]
+"""
+    play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", step=1)),
+        at(10, worse("a"), take("a")),
+        want(between(10, 10.1), page("a", severity="critical", to={"crisis"})),
+        want(between(10, 10.1), page("a", severity="critical", to={"control"}, ring=1)),
+        at(20, acknowledge("a")),
+        want(between(20, 20.1), acknowledged("a")),
+        want(between(20, 20.1), acknowledged("a")),
+        routes=LADDER.replace("[[route]]", crisis, 1) + policy,
+        until=100,
+    )
+
+
+def test_what_flaps_between_two_severities_while_it_is_open_rings_once() -> None:
+    play(
+        *(
+            move
+            for begin in (0, 10)
+            for move in (
+                at(begin, open("a", severity="minor")),
+                want(between(begin + 1, begin + 1.1), page("a")),
+                at(begin + 5, over("a")),
+                want(between(begin + 5, begin + 5.1), resolve("a")),
+            )
+        ),
+        at(20, open("a", severity="minor")),
+        want(between(21, 21.1), page("a", severity="minor")),
+        at(22, acknowledge("a")),
+        want(between(22, 22.1), acknowledged("a")),
+        at(25, worse("a")),
+        want(between(25, 25.1), page("a", severity="critical", ring=1)),
+        at(26, acknowledge("a")),
+        want(between(26, 26.1), acknowledged("a", ring=1)),
+        *(
+            at(begin + after, move)
+            for begin in (30, 50, 70)
+            for after, move in (
+                (0, over("a")),
+                (5, open("a", severity="minor")),
+                (10, worse("a")),
+            )
+        ),
+        routes=ROUTES + '\n[flapping]\ntimes = 2\nwithin = "10m"\n',
+        until=300,
+    )
+
+
+def test_a_summary_that_something_left_does_not_say_that_all_is_over() -> None:
+    spoken_for = "speaks for harbour level minor\nspeaks for z2 level minor"
+    play(
+        at(0, open("x", zone="z9")),
+        want(between(1, 1.1), page("x")),
+        at(10, open("a", severity="minor"), open("b", severity="minor", zone="z2")),
+        want(between(11, 11.1), page("a", "b", cause="budget", severity="minor")),
+        at(30, worse("a")),
+        want(between(30, 30.1), page("a", severity="critical")),
+        at(40, over("b")),
+        want(
+            between(40, 40.1),
+            resolve("b", cause="budget", text=f"{THE_REST}\n{spoken_for}\nb speaks"),
+        ),
+        routes=ROUTES.replace("[[route]]", '[[route]]\ngroup_by = ["zone", "kind", "severity"]')
+        + "\n[shift]\nbudget = 1\n",
+        until=60,
+    )
+
+
+def test_what_gets_worse_in_a_summary_stays_with_that_where_it_may() -> None:
+    play(
+        at(0, open("x", zone="z9")),
+        want(between(1, 1.1), page("x")),
+        at(10, open("a", severity="minor")),
+        want(between(11, 11.1), page("a", cause="budget", severity="minor", step=1)),
+        at(30, worse("a", "major")),
+        want(between(30, 30.1), page("a", cause="budget", severity="major", step=1, ring=1)),
+        at(40, acknowledge("a")),
+        want(between(40, 40.1), acknowledged("a", cause="budget")),
+        routes=ROUTES.replace("[[route]]", '[[route]]\ngroup_by = ["zone", "severity"]')
+        + "\n[shift]\nbudget = 1\n",
+        until=100,
     )
