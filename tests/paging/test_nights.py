@@ -156,8 +156,12 @@ class Watch:
         self.night.turn(moment(self.now))
         for _, telling in self.night.told[known:]:
             notice = telling.notice
-            for found in (self.listed, self.told):
-                found[notice.group].update(one.alert_id for one in notice.alerts)
+            self.listed[notice.group].update(one.alert_id for one in notice.alerts)
+            self.told[notice.group].update(
+                one.alert_id
+                for one in notice.alerts
+                if one.severity == self.firings[one.alert_id].severity
+            )
             if notice.event == "update" and notice.actor is not None:
                 # Of those who have the rest of this page.
                 self.joined[notice.group].update(one.alert_id for one in notice.alerts)
