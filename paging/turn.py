@@ -132,6 +132,9 @@ class _Decider:
         self._touched: dict[str, None] = {}
         self._fresh: list[UUID] = []
         self._had_again: dict[str, str] = {}
+        # Groups that all have left, and alerts that are to come to others.
+        self._emptied: set[str] = set()
+        self._moving: dict[UUID, None] = {}
         self._by_identity: dict[str, list[UUID]] | None = None
         waits = (rule.wait for rule in routes.inhibitions)
         # So long what is over still explains what has not ended yet.
@@ -160,6 +163,7 @@ class _Decider:
                     self._test(event)
         self._have_again()
         self._settle_up()
+        self._move()
         waiting = [track.alert_id for track in self._tracks.values() if self._is_asked(track)]
         are_dropped = self._judge(dict.fromkeys((*waiting, *self._fresh)))
         # What is dropped explains nothing any more.
@@ -256,7 +260,7 @@ class _Decider:
             "untold": before.untold,
             "had": before.had,
             "acknowledged_by": before.acknowledged_by,
-            "peak": self._peak_of(before),
+            "peak": self._told_peak_of(before),
         }
         self._put(_changed(track, phase="grouped", until=None, **moved))
         self._leave(before)
@@ -270,6 +274,13 @@ class _Decider:
 
     def _peak_of(self, track: Track) -> Severity:
         return _worst([track.peak or "informational", self._pages[track.alert_id].severity])
+
+    def _told_peak_of(self, track: Track) -> Severity | None:
+        """Return the worst that people were told of an alert, and of those whose place it took."""
+        is_told = not set(track.groups) <= set(track.untold)
+        told = self._pages[track.alert_id].severity if is_told else track.was
+        found = [one for one in (track.peak, told) if one is not None]
+        return _worst(found) if found else None
 
     def _leave(self, track: Track) -> None:
         """Take an alert out of its groups, for another stands in its place."""
@@ -315,7 +326,8 @@ class _Decider:
             self._say(track.alert_id, None, "deduplication", "quiet", "it is as bad already")
             return
         said = f"it got worse: {page.severity}, was {before}"
-        is_known = track.flapping and RANK[page.severity] <= RANK[self._peak_of(track)]
+        peak = self._told_peak_of(track) if track.flapping else None
+        is_known = peak is not None and RANK[page.severity] <= RANK[peak]
         self._pages[track.alert_id] = page
         if is_known and track.phase == "grouped":
             self._say(track.alert_id, None, "flapping", "quiet", f"{said}; it has been as bad")
@@ -337,11 +349,24 @@ class _Decider:
             was = track.was if track.was and set(track.groups) <= set(track.untold) else before
             self._put(_changed(track, untold=keys, was=was))
             return
-        # It is past all stages; who is told of it may be somebody else.
+        # It is past all stages; who is told of it may be somebody else: after what is over is.
         self._part(key for key in track.groups if key not in keys)
-        self._join(track, keys)
-        if not set(keys).isdisjoint(track.groups):
-            self._tracks[track.alert_id] = _changed(self._tracks[track.alert_id], was=before)
+        self._touch(track.groups)
+        kept = tuple(key for key in track.groups if key in keys)
+        self._put(_changed(track, groups=kept, untold=kept, was=before if kept else None))
+        self._moving[track.alert_id] = None
+
+    def _move(self) -> None:
+        """Let what got worse come to its groups: not to what was over in this turn."""
+        for alert_id in self._moving:
+            track = self._tracks[alert_id]
+            if track.state == "resolved" and not track.groups:
+                self._put(_changed(track, phase="over"))
+                continue
+            page = self._pages[alert_id]
+            keys = tuple(self._groups_for(Candidate(page, labels_of(page), track), has_waited=True))
+            self._join(track, keys)
+            self._tracks[alert_id] = _changed(self._tracks[alert_id], was=track.was)
 
     def _groups_of(self, track: Track, page: Page) -> tuple[str, ...]:
         """Return the groups to which an alert in groups belongs as it is now."""
@@ -590,7 +615,7 @@ class _Decider:
             labels = {name: candidate.labels[name] for name in route.group_by}
             index = _index(route.name, labels)
             key = self._keys.get(index)
-            if key is None:
+            if key is None or key in self._emptied:
                 key = _key(route.name, *map("=".join, index[1]), str(candidate.page.alert_id))
                 self._keys[index] = key
                 self._groups[key] = Group(
@@ -674,8 +699,9 @@ class _Decider:
         spoken_for: dict[AreaKey, set[str]] = defaultdict(set)
         for group in self._groups.values():
             area = area_of(group)
-            if area is not None:
-                spoken_for[area].add(group.key)
+            if area is not None and (group.first_told is not None or group.summary is not None):
+                for one in (area, *self._topology.within.get(area, ())):
+                    spoken_for[one].add(group.key)
         since = self._now - rule.within
         going = going_silent(self._silent(), self._topology, since, spoken_for)
         for area in newly_dark(going, known, self._topology, rule):
@@ -689,7 +715,7 @@ class _Decider:
             for key, group in self._groups.items()
             if group.first_told is None
             and group.summary is None
-            and (group.cause == "sensors" or area_of(group) in inside)
+            and (group.cause == "sensors" or area_of(group) in (*inside, area))
         }
         # Another area that goes dark in this turn may have taken some of them.
         members = [
@@ -804,7 +830,9 @@ class _Decider:
                 # What all have left for another page ends after that has been looked at.
                 if not self._left(present) and present:
                     self._tell_one(key, present)
-                elif group.first_told is not None and present:
+                elif not present:
+                    self._emptied.add(key)
+                elif group.first_told is not None:
                     # What is worse than what people know to be open is nobody's.
                     level = _level(group, self._told_as(group, present))
                     group = self._owned(_changed(group, level=level), present)
@@ -1197,7 +1225,9 @@ class _Decider:
         closed = {key: one for key, one in self._groups.items() if group.key in (key, one.summary)}
         for key, one in closed.items():
             del self._groups[key]
-            self._keys.pop(_index(one.route, one.labels), None)
+            index = _index(one.route, one.labels)
+            if self._keys.get(index) == key:
+                del self._keys[index]
             self._closed.append(_changed(one, closed=self._now, wakes_at=None))
         for track in members:
             present = self._tracks[track.alert_id]

@@ -14,19 +14,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    -- In one order, so that two who acknowledge the same page do not wait for each other. An alert
-    -- that got too bad for it has left, though the page told of it once.
-    SELECT count(*) FILTER (WHERE acknowledge_alert(x.alert_id, by_whom, why)) INTO changed
-    FROM (
-        SELECT m.alert_id FROM page_member m JOIN alert a USING (alert_id)
-        JOIN page_track t USING (alert_id)
-        WHERE m.group_key = of_group AND a.state IN ('open', 'stale')
-          AND EXISTS (
-              SELECT FROM jsonb_array_elements_text(t.body -> 'groups') k (group_key)
-              LEFT JOIN page_group g USING (group_key)
-              WHERE k.group_key = of_group OR g.body ->> 'summary' = of_group)
-        ORDER BY m.alert_id
-    ) x;
+    -- First, for whoever takes a page has looked at it, and knows what has joined.
     IF present.closed_at IS NULL AND NOT present.body ? 'acknowledged_at' THEN
         INSERT INTO outbox (alert_id, event, dedup_key, payload, at, actor)
         SELECT alert_id, 'acknowledged', of_group, jsonb_build_object('group', of_group),
@@ -38,6 +26,26 @@ BEGIN
         ORDER BY joined_at DESC, alert_id LIMIT 1;
         PERFORM ring_pagers();
     END IF;
+    -- In one order, so that two who acknowledge the same page do not wait for each other. An alert
+    -- that got too bad for it has left, though the page told of it once. What has got worse and is
+    -- not told yet, and what may be silenced since before it was told, is nobody's: they know less.
+    SELECT count(*) FILTER (WHERE acknowledge_alert(x.alert_id, by_whom, why)) INTO changed
+    FROM (
+        SELECT m.alert_id FROM page_member m JOIN alert a USING (alert_id)
+        JOIN page_track t USING (alert_id)
+        WHERE m.group_key = of_group AND a.state IN ('open', 'stale')
+          AND EXISTS (
+              SELECT FROM jsonb_array_elements_text(t.body -> 'groups') k (group_key)
+              LEFT JOIN page_group g USING (group_key)
+              WHERE (k.group_key = of_group OR g.body ->> 'summary' = of_group)
+                AND (NOT coalesce(t.body -> 'untold' ? k.group_key, false)
+                     OR NOT (t.body ? 'was' OR EXISTS (
+                         SELECT FROM silence s WHERE s.begins_at <= now() AND s.ends_at > now()
+                           AND s.lifted_at IS NULL))))
+          AND NOT EXISTS (SELECT FROM outbox o WHERE o.alert_id = m.alert_id
+                          AND o.event = 'worse' AND o.decided_at IS NULL)
+        ORDER BY m.alert_id
+    ) x;
     RETURN changed;
 END
 $function$;

@@ -145,6 +145,41 @@ def test_who_takes_a_page_has_not_what_left_it_for_another(
     on(table, work)
 
 
+@pytest.mark.parametrize("is_told", [False, True])
+def test_who_takes_a_page_has_not_what_is_silenced_and_was_not_told_as_bad(
+    table: Table, clock: Clock, *, is_told: bool
+) -> None:
+    first = page_of(severity="minor", sensor="a")
+    other = page_of(severity="minor" if is_told else "critical", sensor="b")
+
+    async def work(connection: Connection) -> None:
+        one = decider(table, group_by=("zone",), group_wait=timedelta(seconds=60))
+        table.put(first, other)
+        await one.turn(connection)
+        quiet = (
+            "INSERT INTO silence (kind, match, begins_at, ends_at, author, comment)"
+            " VALUES ('silence', '{\"sensor\": \"b\"}', now() - interval '1 minute',"
+            " now() + interval '1 day', 'anna', 'works')"
+        )
+        if not is_told:
+            table.execute(quiet)
+        clock.advance(61)
+        await one.turn(connection)
+        if is_told:
+            table.execute(quiet)
+            await one.turn(connection)
+            table.worsen(worse_than(other))
+            await one.turn(connection)
+        (group,) = table.execute("SELECT group_key FROM page_group")
+        table.execute("SELECT acknowledge_page(%s, 'anna', 'mine')", group["group_key"])
+        await one.turn(connection)
+        table.execute("UPDATE silence SET lifted_at = now()")
+        await one.turn(connection)
+        assert notices(table) == ["trigger", "acknowledge", "trigger"]
+
+    on(table, work)
+
+
 def test_a_page_of_thousands_is_acknowledged_in_one_turn(table: Table) -> None:
     pages = [page_of(sensor=f"s{number}") for number in range(3000)]
 

@@ -309,3 +309,32 @@ def test_who_takes_a_page_has_not_what_is_silenced_and_was_not_told() -> None:
         routes=LADDER,
         until=400,
     )
+
+
+def test_a_sensor_that_flickers_makes_no_part_of_what_comes_back_dark() -> None:
+    city = {**dict.fromkeys(some("s", 0, 40), "harbour")}
+    play(
+        at(0, dark(*some("s", 0, 40))),
+        want(between(1, 1.1), page(cause="zone", total=40)),
+        at(20, acknowledge("s00")),
+        want(between(20, 20.1), acknowledged(total=40)),
+        at(30, over(*some("s", 0, 28))),
+        at(31, over("s39")),
+        at(40, dark("s39")),
+        want(between(51, 51.1), page("s39", severity="minor")),
+        routes=DARK,
+        zones=city,
+        until=100,
+    )
+
+
+def test_an_area_that_wavers_before_it_is_told_is_one_page() -> None:
+    play(
+        at(0, dark(*some("s", 0, 5))),
+        at(1, over(*some("s", 0, 3))),
+        at(2, dark(*some("s", 5, 13))),
+        want(between(4, 6.1), page(cause="gateway")),
+        routes=DARK,
+        zones=SENSORS,
+        until=20,
+    )

@@ -489,3 +489,67 @@ def test_what_gets_worse_in_a_summary_stays_with_that_where_it_may() -> None:
         + "\n[shift]\nbudget = 1\n",
         until=100,
     )
+
+
+def test_what_flaps_and_was_as_bad_unheard_rings_when_it_is_heard() -> None:
+    play(
+        *(
+            move
+            for begin in (0, 10)
+            for move in (
+                at(begin, open("a", severity="minor")),
+                want(between(begin + 1, begin + 1.1), page("a")),
+                at(begin + 5, over("a")),
+                want(between(begin + 5, begin + 5.1), resolve("a")),
+            )
+        ),
+        at(20, open("a", severity="minor")),
+        want(between(21, 21.1), page("a", severity="minor")),
+        at(22, acknowledge("a")),
+        want(between(22, 22.1), acknowledged("a")),
+        at(30, silence(100, sensor="a")),
+        at(40, worse("a")),
+        at(50, over("a")),
+        at(60, open("a", severity="minor")),
+        want(between(130, 130.1), update("a", severity="minor")),
+        at(200, worse("a")),
+        want(between(200, 200.1), page("a", severity="critical")),
+        routes=ROUTES + '\n[flapping]\ntimes = 2\nwithin = "10m"\n',
+        until=300,
+    )
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_what_opens_as_all_have_left_a_page_is_a_page_of_its_own(apart: float) -> None:
+    play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", severity="minor")),
+        at(5, acknowledge("a")),
+        want(between(5, 5.1), acknowledged("a")),
+        at(100, worse("a")),
+        at(100 + apart, open("b", severity="minor")),
+        want(between(100, 100.1), resolve(total=0)),
+        want(between(100, 100.1), page("a", severity="critical")),
+        want(between(101, 101.2), page("b", severity="minor")),
+        routes=ROUTES.replace("[[route]]", '[[route]]\ngroup_by = ["zone", "severity"]'),
+        until=200,
+    )
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_what_gets_worse_as_a_page_ends_is_not_theirs_who_had_that(apart: float) -> None:
+    play(
+        at(0, open("b", severity="critical"), open("c", severity="minor")),
+        want(between(1, 1.1), page("b", severity="critical")),
+        want(between(1, 1.1), page("c", severity="minor")),
+        at(5, acknowledge("b"), acknowledge("c")),
+        want(between(5, 5.1), acknowledged("b")),
+        want(between(5, 5.1), acknowledged("c")),
+        at(100, over("b")),
+        at(100 + apart, worse("c")),
+        want(between(100, 100.1), resolve("b")),
+        want(between(100 + apart, 100.2), resolve(total=0)),
+        want(between(100 + apart, 100.2), page("c", severity="critical")),
+        routes=ROUTES.replace("[[route]]", '[[route]]\ngroup_by = ["zone", "severity"]'),
+        until=200,
+    )
