@@ -342,17 +342,16 @@ class _Decider:
             self._put(_changed(track, phase="held", stage="", until=self._now))
             self._fresh.append(track.alert_id)
             return
-        keys = self._groups_of(track, page)
-        self._say(track.alert_id, keys[0], "deduplication", "join", said)
-        if set(keys) == set(track.groups):
+        kept = self._kept(track, page)
+        self._say(track.alert_id, None, "deduplication", "join", said)
+        if kept is None:
             # What nobody was told of yet has not got worse to anybody.
             was = track.was if track.was and set(track.groups) <= set(track.untold) else before
-            self._put(_changed(track, untold=keys, was=was))
+            self._put(_changed(track, untold=track.groups, was=was))
             return
         # It is past all stages; who is told of it may be somebody else: after what is over is.
-        self._part(key for key in track.groups if key not in keys)
+        self._part(key for key in track.groups if key not in kept)
         self._touch(track.groups)
-        kept = tuple(key for key in track.groups if key in keys)
         self._put(_changed(track, groups=kept, untold=kept, was=before if kept else None))
         self._moving[track.alert_id] = None
 
@@ -365,15 +364,29 @@ class _Decider:
                 continue
             page = self._pages[alert_id]
             keys = tuple(self._groups_for(Candidate(page, labels_of(page), track), has_waited=True))
+            if not keys:
+                # Its routes tell nobody: they say so.
+                self._put(_changed(track, phase="held", stage="", until=self._now))
+                self._fresh.append(alert_id)
+                continue
             self._join(track, keys)
             self._tracks[alert_id] = _changed(self._tracks[alert_id], was=track.was)
 
-    def _groups_of(self, track: Track, page: Page) -> tuple[str, ...]:
-        """Return the groups to which an alert in groups belongs as it is now."""
-        if any(self._groups[key].cause != "sensors" for key in track.groups):
-            return track.groups
-        candidate = Candidate(page, labels_of(page), track)
-        return tuple(self._groups_for(candidate, has_waited=True)) or track.groups
+    def _kept(self, track: Track, page: Page) -> tuple[str, ...] | None:
+        """Return in which of its groups an alert stays as it is now; None if it goes to no other.
+
+        One that its routes would tell nobody now goes on where it is.
+        """
+        is_of_area = any(self._groups[key].cause != "sensors" for key in track.groups)
+        labels = labels_of(page)
+        told = [one for one in routes_of(labels, self._routes.routes) if one.policy != NOBODY]
+        keys = {
+            self._keys.get(_index(route.name, {name: labels[name] for name in route.group_by}))
+            for route in told
+        }
+        if track.groups and (is_of_area or not told or keys == set(track.groups)):
+            return None
+        return tuple(key for key in track.groups if key in keys)
 
     def _acknowledge(self, track: Track, told: Told) -> None:
         if track.state != "resolved":

@@ -553,3 +553,38 @@ def test_what_gets_worse_as_a_page_ends_is_not_theirs_who_had_that(apart: float)
         routes=ROUTES.replace("[[route]]", '[[route]]\ngroup_by = ["zone", "severity"]'),
         until=200,
     )
+
+
+def test_what_gets_worse_and_is_over_at_once_leaves_nothing() -> None:
+    night = play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", severity="minor")),
+        at(10, worse("a"), over("a")),
+        want(between(10, 10.1), resolve(total=0)),
+        # With its own wait.
+        at(20, open("b", severity="critical")),
+        want(between(21, 21.1), page("b", severity="critical")),
+        at(30, over("b")),
+        want(between(30, 30.1), resolve("b")),
+        routes=ROUTES.replace("[[route]]", '[[route]]\ngroup_by = ["zone", "severity"]'),
+        until=2000,
+    )
+    assert night.memory.groups == {}
+
+
+def test_what_gets_worse_twice_at_once_goes_by_what_it_is_in_the_end() -> None:
+    nobody = """[[route]]
+name = "nobody"
+match = { severity = "critical" }
+policy = "nobody"
+[[route]]
+group_by = ["zone", "severity"]"""
+    night = play(
+        at(0, open("a", severity="minor")),
+        want(between(1, 1.1), page("a", severity="minor")),
+        at(10, worse("a", "major"), worse("a", "critical")),
+        want(between(10, 10.1), resolve(total=0)),
+        routes=ROUTES.replace("[[route]]", nobody),
+        until=50,
+    )
+    assert night.why("a")[-1] == "routing: route nobody tells nobody"
